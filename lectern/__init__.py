@@ -1,0 +1,1 @@
+"""Lectern: every model of a deep-learning course, served over gRPC."""

@@ -1,0 +1,133 @@
+"""`card.json`: what services need to serve a model and what people ask about it.
+
+Training writes cards, services and clients read them; this is the one schema of both.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, NonNegativeFloat, NonNegativeInt, PositiveInt, model_validator
+
+Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+Split = Literal["train", "validation", "test"]
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class ImagePreprocessing(_Strict):
+    """The graph takes uint8 `[N, height, width, channels]`; other sizes are resized with `resample`."""
+
+    kind: Literal["image"] = "image"
+    height: PositiveInt
+    width: PositiveInt
+    channels: Literal[1, 3] = 3
+    resample: Literal["bilinear", "bicubic", "lanczos", "box"] = "bicubic"
+
+
+class TabularPreprocessing(_Strict):
+    """The graph takes float32 `[N, len(features)]` and gives float32 `[N, len(targets)]`."""
+
+    kind: Literal["tabular"] = "tabular"
+    features: tuple[str, ...]
+    targets: tuple[str, ...]
+
+
+Preprocessing = Annotated[ImagePreprocessing | TabularPreprocessing, Field(discriminator="kind")]
+
+
+class Metric(_Strict):
+    """A measured figure; `n` is the number of items it was measured on, `target` what it should reach."""
+
+    name: str
+    value: float
+    split: Split
+    n: PositiveInt
+    target: float | None = None
+
+
+class Baseline(_Strict):
+    """What something simpler reaches on the same split."""
+
+    name: str
+    metric: str
+    value: float
+
+
+class DataSource(_Strict):
+    """Where training data came from; `train`, `validation` and `test` count the items of each split."""
+
+    source: str
+    version: str
+    sha256: Sha256
+    licence: str
+    train: NonNegativeInt
+    validation: NonNegativeInt
+    test: NonNegativeInt
+
+
+class Training(_Strict):
+    """How the weights came about; `commit` is the code's, with `+` when the tree had changes."""
+
+    command: str
+    seed: int
+    device: str
+    seconds: NonNegativeFloat
+    parameters: NonNegativeInt
+    commit: str
+
+
+class Parity(_Strict):
+    """The largest difference between the framework's outputs and ONNX Runtime's, over these batch sizes."""
+
+    max_abs_diff: NonNegativeFloat
+    batches: tuple[PositiveInt, ...]
+
+
+class Card(_Strict):
+    """A version of a model."""
+
+    name: Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$")]
+    version: PositiveInt
+    title: str
+    lecture: str
+    capability: str
+    task: str
+    description: str
+    graphs: dict[str, str]
+    preprocessing: Preprocessing
+    labels: tuple[str, ...] = ()
+    decision: dict[str, float] = {}
+    metrics: tuple[Metric, ...]
+    baselines: tuple[Baseline, ...] = ()
+    data: tuple[DataSource, ...]
+    training: Training
+    parity: Parity
+    files: dict[str, Sha256]
+
+    @model_validator(mode="after")
+    def _forward_graph_is_named(self) -> Card:
+        if "forward" not in self.graphs:
+            raise ValueError("graphs must name the role `forward`")
+        return self
+
+    @classmethod
+    def read(cls, path: Path) -> Card:
+        """Parse a card.
+
+        Raises:
+            OSError: the file cannot be read.
+            pydantic.ValidationError: it is not a card.
+        """
+        return cls.model_validate_json(path.read_bytes())
+
+    def write(self, path: Path) -> None:
+        """Write it as indented JSON."""
+        path.write_text(self.model_dump_json(indent=2) + "\n")
+
+    def metric(self, name: str, split: Split = "test") -> Metric | None:
+        """The figure of that name on that split, if it was measured."""
+        return next((m for m in self.metrics if m.name == name and m.split == split), None)

@@ -1,0 +1,1 @@
+"""Export: torch modules to ONNX graphs with measured parity, Triton configs and cards, written as one version."""

@@ -1,0 +1,139 @@
+"""Torch modules to ONNX files whose outputs were compared with torch's."""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime
+import torch
+from numpy.typing import NDArray
+from onnx import TensorProto, helper, numpy_helper
+from torch import Tensor
+
+from lectern.card import Parity
+from training.recipe import Graph
+
+OPSET = 20
+LARGE_BATCH_FACTOR = 3
+
+
+class ExportError(RuntimeError):
+    """A graph could not be exported as promised."""
+
+
+def export_graph(graph: Graph, path: Path) -> Parity:
+    """Write `graph` to `path` and return how far ONNX Runtime's outputs are from torch's.
+
+    Raises:
+        ExportError: an output differs by more than the graph's tolerance, or an example's size is burned in.
+    """
+    batch = torch.export.Dim.DYNAMIC
+    logging.getLogger("torch.onnx").setLevel(logging.ERROR)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        program = torch.onnx.export(
+            graph.module.eval(),
+            tuple(graph.inputs.values()),
+            dynamo=True,
+            opset_version=OPSET,
+            input_names=list(graph.inputs),
+            output_names=list(graph.outputs),
+            dynamic_shapes=tuple({0: batch, **dict.fromkeys(graph.dynamic_axes.get(name, ()), batch)} for name in graph.inputs),
+            verbose=False,
+        )
+    assert program is not None
+    model = program.model_proto
+    _strip(model)
+    _name_batch_axes(model)
+    store_exact_halves(model)
+    onnx.checker.check_model(model, full_check=True)
+    onnx.save(model, path)
+    parity = measure_parity(graph, path)
+    if not parity.max_abs_diff <= graph.tolerance:
+        raise ExportError(f"{path.name}: differs from torch by {parity.max_abs_diff:.2g}, more than {graph.tolerance:.2g}")
+    return parity
+
+
+def measure_parity(graph: Graph, path: Path) -> Parity:
+    """Compare ONNX Runtime with torch on one item, on the example, on a larger batch, and on shorter dynamic axes."""
+    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    worst, batches = 0.0, []
+    for inputs in _variations(graph):
+        with torch.no_grad():
+            expected = graph.module(*inputs.values())
+        expected = expected if isinstance(expected, tuple) else (expected,)
+        found = session.run(list(graph.outputs), {name: value.numpy() for name, value in inputs.items()})
+        for name, wanted, got in zip(graph.outputs, expected, found, strict=True):
+            if tuple(wanted.shape) != got.shape:
+                raise ExportError(f"{path.name}: output {name} has shape {got.shape}, torch gives {tuple(wanted.shape)}")
+            difference = np.abs(wanted.numpy().astype(np.float64) - got.astype(np.float64))
+            worst = max(worst, float(difference.max()))
+        batches.append(len(next(iter(inputs.values()))))
+    return Parity(max_abs_diff=worst, batches=tuple(batches))
+
+
+def store_exact_halves(model: onnx.ModelProto) -> None:
+    """Store each float32 initializer that float16 holds exactly as float16 with a Cast: half the file, the same values.
+
+    ONNX Runtime folds the Cast when it loads the graph.
+    """
+    casts = []
+    for tensor in model.graph.initializer:
+        if tensor.data_type != TensorProto.FLOAT:
+            continue
+        values: NDArray[np.float32] = numpy_helper.to_array(tensor)
+        with np.errstate(over="ignore"):
+            halves = values.astype(np.float16)
+        if values.size < 64 or not np.array_equal(halves.astype(np.float32), values):
+            continue
+        name = tensor.name
+        tensor.CopyFrom(numpy_helper.from_array(halves, f"{name}_half"))
+        casts.append(helper.make_node("Cast", [f"{name}_half"], [name], name=f"{name}_cast", to=TensorProto.FLOAT))
+    nodes = [*casts, *model.graph.node]
+    del model.graph.node[:]
+    model.graph.node.extend(nodes)
+
+
+@torch.no_grad()
+def round_to_half(module: torch.nn.Module) -> torch.nn.Module:
+    """Round every parameter to float16's precision in place, so that what is measured is what is stored."""
+    for parameter in module.parameters():
+        parameter.copy_(parameter.half().float())
+    return module
+
+
+def _variations(graph: Graph) -> Iterator[dict[str, Tensor]]:
+    yield {name: value[:1] for name, value in graph.inputs.items()}
+    yield graph.inputs
+    yield {name: torch.cat([value.flip(0)] * LARGE_BATCH_FACTOR) for name, value in graph.inputs.items()}
+    if graph.dynamic_axes:
+        shorter = dict(graph.inputs)
+        for name, axes in graph.dynamic_axes.items():
+            for axis in axes:
+                shorter[name] = shorter[name].narrow(axis, 0, max(1, shorter[name].shape[axis] // 2))
+        yield shorter
+
+
+def _strip(model: onnx.ModelProto) -> None:
+    """Drop the exporter's notes: they hold source paths and double the size of small graphs."""
+    del model.metadata_props[:], model.graph.metadata_props[:], model.graph.value_info[:]
+    model.doc_string = model.graph.doc_string = ""
+    for node in model.graph.node:
+        del node.metadata_props[:]
+        node.doc_string = ""
+    for value in (*model.graph.input, *model.graph.output, *model.graph.initializer):
+        del value.metadata_props[:]
+        value.doc_string = ""
+
+
+def _name_batch_axes(model: onnx.ModelProto) -> None:
+    for value in (*model.graph.input, *model.graph.output):
+        first = value.type.tensor_type.shape.dim[0]
+        if first.HasField("dim_value"):
+            raise ExportError(f"{value.name}: the example's batch size {first.dim_value} is burned into the graph")
+        first.dim_param = "batch"

@@ -1,0 +1,125 @@
+"""Writes one version of a model into a Triton model repository: graphs, configs and card, complete or not at all."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import tempfile
+from pathlib import Path
+
+import onnx
+from google.protobuf import text_format
+from onnx import TensorProto
+from tritonclient.grpc import model_config_pb2
+
+from lectern.card import Card, Parity, Training
+from training.data.fetch import sha256_file
+from training.export.onnx import export_graph
+from training.recipe import Graph, Trained
+
+TRITON_TYPES = {
+    TensorProto.FLOAT: model_config_pb2.TYPE_FP32,
+    TensorProto.FLOAT16: model_config_pb2.TYPE_FP16,
+    TensorProto.UINT8: model_config_pb2.TYPE_UINT8,
+    TensorProto.INT32: model_config_pb2.TYPE_INT32,
+    TensorProto.INT64: model_config_pb2.TYPE_INT64,
+    TensorProto.BOOL: model_config_pb2.TYPE_BOOL,
+}
+QUEUE_SIZE = 512
+
+
+def write_version(name: str, trained: Trained, repository: Path, command: str, seed: int, seconds: float) -> Card:
+    """Export every graph of `trained`, and put the result in place as the next version of `name`.
+
+    The directory that holds the card is renamed into place last, so a server never sees half a version.
+    """
+    repository.mkdir(parents=True, exist_ok=True)
+    names = {role: name if role == "forward" else f"{name}_{role}" for role in trained.graphs}
+    version = 1 + max((_latest(repository / graph_name) for graph_name in names.values()), default=0)
+    with tempfile.TemporaryDirectory(dir=repository, prefix=".staging-") as staging:
+        files: dict[str, str] = {}
+        parities: list[Parity] = []
+        for role, graph in trained.graphs.items():
+            (directory := Path(staging) / names[role]).mkdir()
+            parities.append(export_graph(graph, path := directory / "model.onnx"))
+            config = triton_config(names[role], graph, path)
+            (directory / "config.pbtxt").write_text(text_format.MessageToString(config))
+            files[f"{names[role]}/{version}/model.onnx"] = sha256_file(path)
+        card = Card(
+            name=name,
+            version=version,
+            title=trained.title,
+            lecture=trained.lecture,
+            capability=trained.capability,
+            task=trained.task,
+            description=trained.description,
+            graphs=names,
+            preprocessing=trained.preprocessing,
+            labels=trained.labels,
+            decision=trained.decision,
+            metrics=trained.metrics,
+            baselines=trained.baselines,
+            data=trained.data,
+            training=Training(
+                command=command,
+                seed=seed,
+                device=trained.device,
+                seconds=round(seconds, 1),
+                parameters=trained.parameters,
+                commit=_commit(),
+            ),
+            parity=Parity(max_abs_diff=max(p.max_abs_diff for p in parities), batches=parities[0].batches),
+            files=files,
+        )
+        card.write(Path(staging) / name / "card.json")
+        for graph_name in sorted(names.values(), key=lambda n: n == name):  # the one with the card last
+            _place(Path(staging) / graph_name, repository / graph_name, version)
+    return card
+
+
+def triton_config(name: str, graph: Graph, path: Path) -> model_config_pb2.ModelConfig:
+    """The Triton ModelConfig of an exported graph, with dynamic batching and a bounded queue."""
+    model = onnx.load(path, load_external_data=False)
+    config = model_config_pb2.ModelConfig(
+        name=name,
+        backend="onnxruntime",
+        max_batch_size=graph.max_batch_size,
+        instance_group=[model_config_pb2.ModelInstanceGroup(count=1, kind=model_config_pb2.ModelInstanceGroup.KIND_AUTO)],
+    )
+    for value in model.graph.input:
+        config.input.add(name=value.name, data_type=_triton_type(value), dims=_item_shape(value))
+    for value in model.graph.output:
+        config.output.add(name=value.name, data_type=_triton_type(value), dims=_item_shape(value))
+    config.dynamic_batching.max_queue_delay_microseconds = 0
+    config.dynamic_batching.default_queue_policy.max_queue_size = QUEUE_SIZE
+    return config
+
+
+def _triton_type(value: onnx.ValueInfoProto) -> int:
+    return TRITON_TYPES[value.type.tensor_type.elem_type]
+
+
+def _item_shape(value: onnx.ValueInfoProto) -> list[int]:
+    """Dimensions after the batch; -1 where the length varies."""
+    return [d.dim_value if d.HasField("dim_value") else -1 for d in value.type.tensor_type.shape.dim[1:]]
+
+
+def _place(staged: Path, model: Path, version: int) -> None:
+    model.mkdir(exist_ok=True)
+    (staged / "config.pbtxt").replace(model / "config.pbtxt")
+    # mkdtemp's directories are private; a served repository is readable.
+    staged.chmod(0o755)
+    shutil.move(staged, model / str(version))
+
+
+def _latest(model: Path) -> int:
+    return max((int(p.name) for p in model.glob("[0-9]*") if p.name.isdigit()), default=0)
+
+
+def _commit() -> str:
+    def git(*arguments: str) -> str:
+        result = subprocess.run(["git", *arguments], capture_output=True, text=True, cwd=Path(__file__).parent)
+        return result.stdout.strip()
+
+    commit = git("rev-parse", "--short=12", "HEAD")
+    return (commit + "+" if git("status", "--porcelain", "--", "training") else commit) or "unknown"

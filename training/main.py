@@ -1,0 +1,79 @@
+"""`lectern train`: runs a recipe, exports it, and prints what it reached."""
+
+from __future__ import annotations
+
+import importlib
+import shlex
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from lectern.card import Card
+from training.data.fetch import FetchError
+from training.export.onnx import ExportError
+from training.export.version import write_version
+from training.run import Run
+
+RECIPES = ("covid_regressor", "image_classifier")
+REPOSITORY = Path("exported")
+FAST_REPOSITORY = Path("build/exported")
+
+
+class TrainingError(RuntimeError):
+    """Training ended without a version; the message says why and what to do."""
+
+
+def train(
+    name: str,
+    *,
+    fast: bool = False,
+    seed: int = 0,
+    device: str = "auto",
+    output: Path | None = None,
+    restart: bool = False,
+    console: Console | None = None,
+) -> Card:
+    """Train model `name`, export it as the next version in `output`, and return its card.
+
+    Args:
+        fast: train on the committed sliver in seconds; exported to `build/exported` by default, never to `exported`.
+
+    Raises:
+        TrainingError: unknown name, data that cannot be had, or an export that does not match torch.
+        KeyboardInterrupt: stopped by the user; the same command resumes after the last whole epoch.
+    """
+    if name not in RECIPES:
+        raise TrainingError(f"no recipe is called {name!r}; there are: {', '.join(RECIPES)}")
+    console = console or Console()
+    output = output or (FAST_REPOSITORY if fast else REPOSITORY)
+    run = Run(name, fast=fast, seed=seed, device=device, restart=restart, console=console)
+    recipe = importlib.import_module(f"training.{name}")
+    command = f"lectern train {shlex.quote(name)} --seed {seed}" + (" --fast" if fast else "")
+    try:
+        trained = recipe.train(run)
+        card = write_version(name, trained, output, command, seed, run.seconds)
+    except (FetchError, ExportError) as error:
+        raise TrainingError(str(error)) from error
+    run.forget_checkpoints()
+    console.print(summary([card]))
+    console.print(f"exported {output / name / str(card.version)}  (parity {card.parity.max_abs_diff:.1e})", highlight=False)
+    return card
+
+
+def summary(cards: list[Card]) -> Table:
+    """Each metric with its target and the baselines on the same split."""
+    table = Table("model", "metric", "split", "n", "value", "target", "baselines")
+    for card in cards:
+        for metric in card.metrics:
+            rivals = [b for b in card.baselines if b.metric == metric.name] if metric.split == "test" else []
+            table.add_row(
+                f"{card.name} v{card.version}",
+                metric.name,
+                metric.split,
+                str(metric.n),
+                f"{metric.value:.4f}",
+                "" if metric.target is None else f"{metric.target:g}",
+                ", ".join(f"{b.name} {b.value:.3f}" for b in rivals),
+            )
+    return table

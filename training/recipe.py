@@ -1,0 +1,55 @@
+"""What a recipe hands to the export: `train(run)` of each model's file returns a `Trained`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from torch import Tensor, nn
+
+from lectern.card import Baseline, DataSource, Metric, Preprocessing
+
+
+@dataclass(frozen=True)
+class Graph:
+    """One ONNX graph of a model.
+
+    Args:
+        module: in evaluation mode, on the CPU; everything random is an input.
+        inputs: example inputs by name, each with the batch as its first axis (2 or more items).
+        outputs: names of the outputs, batch first.
+        dynamic_axes: by input, the axes beside the batch whose length may vary.
+        max_batch_size: most items the server runs at once.
+        tolerance: largest difference from torch that is accepted, on any output.
+    """
+
+    module: nn.Module
+    inputs: dict[str, Tensor]
+    outputs: tuple[str, ...]
+    dynamic_axes: dict[str, tuple[int, ...]] = field(default_factory=dict)
+    max_batch_size: int = 64
+    tolerance: float = 1e-4
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A trained model with what its card says.
+
+    Args:
+        graphs: by role; `forward` is exported under the model's own name, any other role as NAME_ROLE.
+        fields otherwise as in `lectern.card.Card`.
+    """
+
+    title: str
+    lecture: str
+    capability: str
+    task: str
+    description: str
+    graphs: dict[str, Graph]
+    preprocessing: Preprocessing
+    metrics: tuple[Metric, ...]
+    data: tuple[DataSource, ...]
+    device: str
+    parameters: int
+    labels: tuple[str, ...] = ()
+    baselines: tuple[Baseline, ...] = ()
+    decision: dict[str, float] = field(default_factory=dict)
