@@ -74,9 +74,7 @@ class ImageClassifier(nn.Module):
         self.register_buffer("std", torch.tensor(STD) * 255)
         self.whiten = nn.Conv2d(3, 24, 2)
         self.whiten.weight.requires_grad_(False)
-        self.blocks = nn.Sequential(
-            *(Block(a, b) for a, b in zip((24, *widths[:-1]), widths, strict=True))
-        )
+        self.blocks = nn.Sequential(*(Block(a, b) for a, b in zip((24, *widths[:-1]), widths, strict=True)))
         self.head = nn.Linear(widths[-1], classes, bias=False)
 
     def forward(self, photos: Tensor) -> Tensor:
@@ -146,7 +144,7 @@ def baselines(run: Run, data: Cifar10) -> tuple[Baseline, ...]:
     nearest = torch.cat(
         [
             (squares - 2 * chunk @ train[0].T).argmin(1)
-            for chunk in run.track(test[0].split(500), f"{run.name} nearest neighbour", -(-len(test[0]) // 500))
+            for chunk in run.track(torch.split(test[0], 500), f"{run.name} nearest neighbour", -(-len(test[0]) // 500))
         ]
     )
     neighbour_accuracy = float((train[1][nearest] == test[1]).float().mean())
@@ -176,7 +174,7 @@ def fit(run: Run, settings: Settings, data: Cifar10) -> tuple[ImageClassifier, s
     )
     steps = settings.epochs * (len(data.train) // settings.batch_size)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _triangle(step / steps))
-    model, optimizer = fabric.setup(net.to(memory_format=torch.channels_last), optimizer)
+    model, optimizer = fabric.setup(net.to(memory_format=torch.channels_last), optimizer)  # type: ignore[call-overload]
     state = {"model": model, "optimizer": optimizer, "schedule": schedule}
     for epoch in run.epochs(fabric, settings.epochs, state, settings):
         model.train()
@@ -202,7 +200,9 @@ def accuracy(model: nn.Module, split: Split, batch_size: int = 500) -> float:
     device = next(model.parameters()).device
     right = 0
     for photos, labels in zip(
-        torch.from_numpy(split.images).split(batch_size), torch.from_numpy(split.labels).split(batch_size), strict=True
+        torch.split(torch.from_numpy(split.images), batch_size),
+        torch.split(torch.from_numpy(split.labels), batch_size),
+        strict=True,
     ):
         right += int((model(photos.to(device)).argmax(1).cpu() == labels).sum())
     return right / len(split)

@@ -57,7 +57,9 @@ def train(
         raise TrainingError(str(error)) from error
     run.forget_checkpoints()
     console.print(summary([card]))
-    console.print(f"exported {output / name / str(card.version)}  (parity {card.parity.max_abs_diff:.1e})", highlight=False)
+    console.print(
+        f"exported {output / name / str(card.version)}  (parity {card.parity.max_abs_diff:.1e})", highlight=False
+    )
     return card
 
 

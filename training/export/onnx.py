@@ -43,7 +43,9 @@ def export_graph(graph: Graph, path: Path) -> Parity:
             opset_version=OPSET,
             input_names=list(graph.inputs),
             output_names=list(graph.outputs),
-            dynamic_shapes=tuple({0: batch, **dict.fromkeys(graph.dynamic_axes.get(name, ()), batch)} for name in graph.inputs),
+            dynamic_shapes=tuple(
+                {0: batch, **dict.fromkeys(graph.dynamic_axes.get(name, ()), batch)} for name in graph.inputs
+            ),
             verbose=False,
         )
     assert program is not None
@@ -55,7 +57,9 @@ def export_graph(graph: Graph, path: Path) -> Parity:
     onnx.save(model, path)
     parity = measure_parity(graph, path)
     if not parity.max_abs_diff <= graph.tolerance:
-        raise ExportError(f"{path.name}: differs from torch by {parity.max_abs_diff:.2g}, more than {graph.tolerance:.2g}")
+        raise ExportError(
+            f"{path.name}: differs from torch by {parity.max_abs_diff:.2g}, more than {graph.tolerance:.2g}"
+        )
     return parity
 
 
@@ -70,7 +74,9 @@ def measure_parity(graph: Graph, path: Path) -> Parity:
         found = session.run(list(graph.outputs), {name: value.numpy() for name, value in inputs.items()})
         for name, wanted, got in zip(graph.outputs, expected, found, strict=True):
             if tuple(wanted.shape) != got.shape:
-                raise ExportError(f"{path.name}: output {name} has shape {got.shape}, torch gives {tuple(wanted.shape)}")
+                raise ExportError(
+                    f"{path.name}: output {name} has shape {got.shape}, torch gives {tuple(wanted.shape)}"
+                )
             difference = np.abs(wanted.numpy().astype(np.float64) - got.astype(np.float64))
             worst = max(worst, float(difference.max()))
         batches.append(len(next(iter(inputs.values()))))
@@ -126,9 +132,12 @@ def _strip(model: onnx.ModelProto) -> None:
     for node in model.graph.node:
         del node.metadata_props[:]
         node.doc_string = ""
-    for value in (*model.graph.input, *model.graph.output, *model.graph.initializer):
+    for value in (*model.graph.input, *model.graph.output):
         del value.metadata_props[:]
         value.doc_string = ""
+    for tensor in model.graph.initializer:
+        del tensor.metadata_props[:]
+        tensor.doc_string = ""
 
 
 def _name_batch_axes(model: onnx.ModelProto) -> None:

@@ -17,7 +17,7 @@ from training.data.fetch import sha256_file
 from training.export.onnx import export_graph
 from training.recipe import Graph, Trained
 
-TRITON_TYPES = {
+TRITON_TYPES: dict[int, int] = {
     TensorProto.FLOAT: model_config_pb2.TYPE_FP32,
     TensorProto.FLOAT16: model_config_pb2.TYPE_FP16,
     TensorProto.UINT8: model_config_pb2.TYPE_UINT8,
@@ -84,7 +84,9 @@ def triton_config(name: str, graph: Graph, path: Path) -> model_config_pb2.Model
         name=name,
         backend="onnxruntime",
         max_batch_size=graph.max_batch_size,
-        instance_group=[model_config_pb2.ModelInstanceGroup(count=1, kind=model_config_pb2.ModelInstanceGroup.KIND_AUTO)],
+        instance_group=[
+            model_config_pb2.ModelInstanceGroup(count=1, kind=model_config_pb2.ModelInstanceGroup.KIND_AUTO)
+        ],
     )
     for value in model.graph.input:
         config.input.add(name=value.name, data_type=_triton_type(value), dims=_item_shape(value))

@@ -1,0 +1,62 @@
+# Lectern. `make help` lists what there is.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+# A GPU is used if one answers.
+ENGINE ?= $(shell nvidia-smi >/dev/null 2>&1 && echo gpu || echo cpu)
+MODEL ?=
+FAST ?=
+SEED ?= 0
+
+.DEFAULT_GOAL := help
+
+help: ## Show this list
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  \033[1m%-14s\033[0m %s\n", $$1, $$2}'
+
+setup: $(VENV)/.dev ## Install everything for development into .venv
+
+serve: $(VENV)/.serve ## Serve the committed models on 127.0.0.1:8001 (metrics on 8002)
+	$(BIN)/lectern serve
+
+test: $(VENV)/.dev ## Run every test
+	$(BIN)/python -m pytest
+
+lint: $(VENV)/.dev ## Check style, types and protos
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/buf lint
+	@if git rev-parse -q --verify origin/main >/dev/null; then $(BIN)/buf breaking --against '.git#ref=origin/main'; \
+	else echo 'buf breaking: no origin/main to compare with'; fi
+
+proto: $(VENV)/.dev ## Generate the stubs of protos/ again
+	$(BIN)/python hatch_build.py
+
+train-export: $(VENV)/.dev ## Train and export every model, or one: MODEL=name; FAST=1 for a trial run in seconds
+	$(BIN)/lectern train $(or $(MODEL),--all) --seed $(SEED) $(if $(FAST),--fast)
+
+console: $(VENV)/.console ## Open a Python shell with a connected client
+	$(BIN)/lectern console
+
+clean: ## Remove environments and build outputs
+	rm -rf .venv .venv-load build dist lectern/v1
+
+# Each marker stands for an installed environment; pyproject.toml and the contract make it stale.
+$(VENV)/bin/python:
+	$(PYTHON) -m venv $(VENV)
+
+SOURCES := pyproject.toml hatch_build.py $(wildcard protos/lectern/v1/*.proto)
+
+$(VENV)/.serve: $(SOURCES) | $(VENV)/bin/python
+	test -e $(VENV)/.dev || $(BIN)/pip install --quiet --editable '.[$(ENGINE)]'
+	touch $@
+
+$(VENV)/.dev: $(SOURCES) | $(VENV)/bin/python
+	$(BIN)/pip install --quiet --editable '.[dev]'
+	touch $@ $(VENV)/.serve
+
+$(VENV)/.console: $(VENV)/.serve
+	$(BIN)/pip install --quiet --editable '.[console]'
+	touch $@
+
+.PHONY: help setup serve test lint proto train-export console clean

@@ -1,0 +1,5 @@
+"""`python -m lectern` is `lectern`."""
+
+from lectern.cli import main
+
+main()

@@ -1,0 +1,179 @@
+"""`lectern.aio.Client`: the methods of `lectern.Client` for asyncio."""
+
+# protoc generates service stubs without types:
+# mypy: disable-error-code="no-any-return, no-untyped-call"
+# ruff: noqa: ASYNC109 (`timeout` is the deadline that gRPC sends to the server)
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Mapping, Sequence
+from types import TracebackType
+from typing import Any, TypeVar
+
+import grpc
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from numpy.typing import ArrayLike
+
+from lectern import requests
+from lectern.channel import DEFAULT_TARGET, DEFAULT_TIMEOUT, TLS, call_metadata, channel_options
+from lectern.errors import LecternError
+from lectern.requests import Clips, Files
+from lectern.v1 import classify_pb2, classify_pb2_grpc, model_pb2, model_pb2_grpc, predict_pb2, predict_pb2_grpc
+
+__all__ = ["Client"]
+
+T = TypeVar("T")
+
+
+class Client:
+    """`lectern.Client` for asyncio: the same arguments, methods, responses and errors. Create it where a loop runs.
+
+    async with lectern.aio.Client() as client:
+        answers = await asyncio.gather(*(client.classify_image(path) for path in paths))
+    """
+
+    def __init__(
+        self,
+        target: str = DEFAULT_TARGET,
+        *,
+        timeout: float = DEFAULT_TIMEOUT,
+        tls: TLS | None = None,
+        token: str | None = None,
+        wait_for_ready: bool = False,
+    ) -> None:
+        self.target, self.timeout = target, timeout
+        options = channel_options(tls)
+        self._channel = (
+            grpc.aio.secure_channel(target, tls.credentials(), options)
+            if tls
+            else grpc.aio.insecure_channel(target, options)
+        )
+        self._settings = {"metadata": call_metadata(token), "wait_for_ready": wait_for_ready}
+        self._classify = classify_pb2_grpc.ClassifyServiceStub(self._channel)
+        self._models = model_pb2_grpc.ModelServiceStub(self._channel)
+        self._predict = predict_pb2_grpc.PredictServiceStub(self._channel)
+        self._health = health_pb2_grpc.HealthStub(self._channel)
+
+    async def __aenter__(self) -> Client:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        await self.close()
+
+    async def close(self) -> None:
+        """End calls under way and close the connection."""
+        await self._channel.close()
+
+    async def classify_image(
+        self, images: Files, model: str = "", version: int = 0, top_k: int = 0, *, timeout: float | None = None
+    ) -> classify_pb2.ClassifyImageResponse:
+        """As `lectern.Client.classify_image`."""
+        request = await asyncio.to_thread(requests.classify_image, images, model, version, top_k)
+        return await self._call(self._classify.ClassifyImage, request, timeout)
+
+    async def stream_classify_image(
+        self,
+        batches: Iterable[Files] | AsyncIterable[Files],
+        model: str = "",
+        version: int = 0,
+        top_k: int = 0,
+        *,
+        timeout: float | None = None,
+    ) -> AsyncIterator[classify_pb2.StreamClassifyImageResponse]:
+        """As `lectern.Client.stream_classify_image`; `batches` may be an async iterable too."""
+        failures: list[Exception] = []
+
+        async def outgoing() -> AsyncIterator[classify_pb2.StreamClassifyImageRequest]:
+            try:
+                async for images in _each(batches):
+                    yield await asyncio.to_thread(requests.stream_classify_image, images, model, version, top_k)
+            except Exception as error:
+                failures.append(error)
+
+        call = self._classify.StreamClassifyImage(outgoing(), timeout=self._seconds(timeout), **self._settings)
+        try:
+            async for response in call:
+                yield response
+        except grpc.RpcError as error:
+            raise LecternError.of(error) from error
+        finally:
+            call.cancel()  # a caller that stops early stops the server's work too
+        if failures:
+            raise failures[0]
+
+    async def classify_text(
+        self,
+        texts: str | Sequence[str],
+        model: str = "",
+        version: int = 0,
+        top_k: int = 0,
+        *,
+        timeout: float | None = None,
+    ) -> classify_pb2.ClassifyTextResponse:
+        """As `lectern.Client.classify_text`."""
+        request = requests.classify_text(texts, model, version, top_k)
+        return await self._call(self._classify.ClassifyText, request, timeout)
+
+    async def classify_audio(
+        self, clips: Clips, model: str = "", version: int = 0, top_k: int = 0, *, timeout: float | None = None
+    ) -> classify_pb2.ClassifyAudioResponse:
+        """As `lectern.Client.classify_audio`."""
+        request = await asyncio.to_thread(requests.classify_audio, clips, model, version, top_k)
+        return await self._call(self._classify.ClassifyAudio, request, timeout)
+
+    async def classify_few_shot(
+        self,
+        support: Mapping[str, Files],
+        queries: Files,
+        model: str = "",
+        version: int = 0,
+        top_k: int = 0,
+        *,
+        timeout: float | None = None,
+    ) -> classify_pb2.ClassifyFewShotResponse:
+        """As `lectern.Client.classify_few_shot`."""
+        request = await asyncio.to_thread(requests.classify_few_shot, support, queries, model, version, top_k)
+        return await self._call(self._classify.ClassifyFewShot, request, timeout)
+
+    async def predict(
+        self, rows: ArrayLike, model: str = "", version: int = 0, *, timeout: float | None = None
+    ) -> predict_pb2.PredictResponse:
+        """As `lectern.Client.predict`."""
+        return await self._call(self._predict.Predict, requests.predict(rows, model, version), timeout)
+
+    async def list_models(
+        self, include_cards: bool = False, *, timeout: float | None = None
+    ) -> model_pb2.ListModelsResponse:
+        """As `lectern.Client.list_models`."""
+        return await self._call(self._models.ListModels, requests.list_models(include_cards), timeout)
+
+    async def get_model(
+        self, model: str, version: int = 0, *, timeout: float | None = None
+    ) -> model_pb2.GetModelResponse:
+        """As `lectern.Client.get_model`."""
+        return await self._call(self._models.GetModel, requests.get_model(model, version), timeout)
+
+    async def health(self, service: str = "", *, timeout: float | None = None) -> health_pb2.HealthCheckResponse:
+        """As `lectern.Client.health`."""
+        return await self._call(self._health.Check, health_pb2.HealthCheckRequest(service=service), timeout)
+
+    async def _call(self, method: Callable[..., Any], request: Any, timeout: float | None) -> Any:
+        try:
+            return await method(request, timeout=self._seconds(timeout), **self._settings)
+        except grpc.RpcError as error:
+            raise LecternError.of(error) from error
+
+    def _seconds(self, timeout: float | None) -> float:
+        return self.timeout if timeout is None else timeout
+
+
+async def _each(items: Iterable[T] | AsyncIterable[T]) -> AsyncIterator[T]:
+    if isinstance(items, AsyncIterable):
+        async for item in items:
+            yield item
+    else:
+        for item in items:
+            yield item

@@ -1,0 +1,94 @@
+"""What both clients set on a channel: message limits, retries, load balancing, keepalive, TLS, token."""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import grpc
+
+DEFAULT_TARGET = "127.0.0.1:8001"
+DEFAULT_TIMEOUT = 30.0  # seconds
+MAX_MESSAGE_BYTES = 64 * 1024 * 1024  # either way; the server's own limit is the same
+KEEPALIVE_TIME_MS = 60_000
+KEEPALIVE_TIMEOUT_MS = 20_000
+MAX_RECONNECT_BACKOFF_MS = 5_000
+
+RETRY_POLICY = {
+    "maxAttempts": 5,
+    "initialBackoff": "0.1s",
+    "maxBackoff": "2s",
+    "backoffMultiplier": 2,
+    "retryableStatusCodes": ["UNAVAILABLE"],
+}
+
+SERVICE_CONFIG = {
+    "loadBalancingConfig": [{"round_robin": {}}],
+    # The empty name stands for every method: none changes anything on the server, so that all may be repeated.
+    "methodConfig": [{"name": [{}], "retryPolicy": RETRY_POLICY}],
+    "retryThrottling": {"maxTokens": 100, "tokenRatio": 0.1},
+}
+
+
+@dataclass(frozen=True)
+class TLS:
+    """How to reach a server over TLS; each file as a path or as its PEM bytes.
+
+    Args:
+        ca: certificates that sign the server's; None = the ones that gRPC ships with.
+        certificate, key: the client's own, where the server asks for one (mutual TLS).
+        server_name: name in the server's certificate, where it is not the host of the target.
+
+    Raises:
+        ValueError: one of `certificate` and `key` without the other.
+    """
+
+    ca: str | os.PathLike[str] | bytes | None = None
+    certificate: str | os.PathLike[str] | bytes | None = None
+    key: str | os.PathLike[str] | bytes | None = None
+    server_name: str | None = None
+
+    def __post_init__(self) -> None:
+        if (self.certificate is None) != (self.key is None):
+            raise ValueError("a TLS client certificate and its key go together")
+
+    def credentials(self) -> grpc.ChannelCredentials:
+        """The credentials of a channel.
+
+        Raises:
+            OSError: a file cannot be read.
+        """
+        import grpc  # here, so that the command line reads this module's defaults without loading gRPC
+
+        return grpc.ssl_channel_credentials(_pem(self.ca), _pem(self.key), _pem(self.certificate))
+
+
+def channel_options(tls: TLS | None) -> list[tuple[str, str | int]]:
+    """The channel arguments of a client."""
+    options: list[tuple[str, str | int]] = [
+        ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
+        ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
+        # A request larger than this buffer is never retried; gRPC's default of 256 KiB excludes most photos.
+        ("grpc.per_rpc_retry_buffer_size", MAX_MESSAGE_BYTES),
+        ("grpc.service_config", json.dumps(SERVICE_CONFIG)),
+        ("grpc.keepalive_time_ms", KEEPALIVE_TIME_MS),
+        ("grpc.keepalive_timeout_ms", KEEPALIVE_TIMEOUT_MS),
+        ("grpc.initial_reconnect_backoff_ms", 100),  # as the first retry: each attempt finds a fresh connection
+        ("grpc.max_reconnect_backoff_ms", MAX_RECONNECT_BACKOFF_MS),
+    ]
+    if tls and tls.server_name:
+        options.append(("grpc.ssl_target_name_override", tls.server_name))
+    return options
+
+
+def call_metadata(token: str | None) -> tuple[tuple[str, str], ...]:
+    """The metadata of every call."""
+    return (("authorization", f"Bearer {token}"),) if token else ()
+
+
+def _pem(source: str | os.PathLike[str] | bytes | None) -> bytes | None:
+    return source if source is None or isinstance(source, bytes) else Path(source).read_bytes()

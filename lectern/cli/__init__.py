@@ -1,0 +1,69 @@
+"""The command `lectern`.
+
+Each command's file imports gRPC, numpy or IPython only when it runs, so that `lectern --help` answers at once.
+Exit codes: 0 done, 1 the request failed, 2 wrong usage, 130 stopped by Ctrl-C.
+"""
+
+from __future__ import annotations
+
+import sys
+from typing import Annotated
+
+import typer
+
+from lectern.cli.classify import classify
+from lectern.cli.connection import takes_connection
+from lectern.cli.console import console
+from lectern.cli.models import models
+from lectern.cli.predict import predict
+from lectern.cli.serve import serve
+from lectern.cli.train import train
+
+__all__ = ["app", "main"]
+
+app = typer.Typer(
+    name="lectern",
+    add_completion=False,
+    no_args_is_help=True,
+    rich_markup_mode="rich",
+    pretty_exceptions_show_locals=False,  # locals hold the token
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+app.command()(serve)
+app.command()(takes_connection(models))
+app.command()(takes_connection(classify))
+app.command()(takes_connection(predict))
+app.command()(takes_connection(console))
+app.command()(train)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        from importlib.metadata import version
+
+        typer.echo(f"lectern {version('lectern')}")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    """Every model of a deep-learning course, served over gRPC.
+
+    \b
+    lectern serve                      start a server on this machine
+    lectern models                     what it serves, and how good each model is
+    lectern classify cat.png dog.jpg   what is on these pictures
+    lectern predict rows.csv           a number for each row of a table
+    """
+
+
+def main() -> None:
+    """Run the command line and exit."""
+    try:
+        app()
+    except KeyboardInterrupt:
+        sys.exit(130)

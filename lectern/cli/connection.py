@@ -1,0 +1,112 @@
+"""The options of every command that talks to a server, and its errors in words."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, TypeAlias
+
+import typer
+
+from lectern.channel import DEFAULT_TARGET, DEFAULT_TIMEOUT, TLS
+from lectern.cli.output import WRONG_USAGE, fail
+
+if TYPE_CHECKING:
+    from lectern.client import Client
+    from lectern.errors import LecternError
+
+_PANEL = "Server"
+_Pem: TypeAlias = Path | None
+
+_HINTS = {
+    "DEADLINE_EXCEEDED": "give it more time with --timeout",
+    "NOT_FOUND": "`lectern models` lists what the server has",
+    "UNAUTHENTICATED": "give a token with --token or LECTERN_TOKEN",
+}
+
+
+def _pem_option(text: str) -> Any:
+    return typer.Option(exists=True, dir_okay=False, metavar="FILE", help=text, rich_help_panel=_PANEL)
+
+
+@dataclass(frozen=True)
+class Connection:
+    """How to reach the server; each field is an option."""
+
+    target: Annotated[
+        str,
+        typer.Option(envvar="LECTERN_TARGET", metavar="HOST:PORT", help="Where it listens.", rich_help_panel=_PANEL),
+    ] = DEFAULT_TARGET
+    timeout: Annotated[
+        float, typer.Option(min=0.001, metavar="SECONDS", help="Longest wait for an answer.", rich_help_panel=_PANEL)
+    ] = DEFAULT_TIMEOUT
+    tls_ca: Annotated[_Pem, _pem_option("Use TLS, and trust servers that these certificates sign.")] = None
+    tls_cert: Annotated[_Pem, _pem_option("Use TLS, with this certificate of your own.")] = None
+    tls_key: Annotated[_Pem, _pem_option("The key of --tls-cert.")] = None
+    token: Annotated[
+        str | None,
+        typer.Option(envvar="LECTERN_TOKEN", metavar="TOKEN", help="Sent as bearer token.", rich_help_panel=_PANEL),
+    ] = None
+
+    @contextmanager
+    def client(self) -> Iterator[Client]:
+        """A connected client; a failed call inside ends the command with words about it.
+
+        Raises:
+            typer.Exit: a call failed, or the TLS options do not fit together.
+        """
+        os.environ.setdefault("GRPC_VERBOSITY", "NONE")  # gRPC's own log lines repeat what `_in_words` says
+        from lectern.client import Client
+        from lectern.errors import LecternError
+
+        try:
+            with Client(self.target, timeout=self.timeout, tls=self._tls(), token=self.token) as client:
+                yield client
+        except LecternError as error:
+            fail(self._in_words(error))
+
+    def _tls(self) -> TLS | None:
+        if (self.tls_cert is None) != (self.tls_key is None):
+            fail("--tls-cert and --tls-key go together", WRONG_USAGE)
+        if self.tls_ca is None and self.tls_cert is None:
+            return None
+        return TLS(ca=self.tls_ca, certificate=self.tls_cert, key=self.tls_key)
+
+    def _in_words(self, error: LecternError) -> str:
+        code = error.code().name
+        if code == "UNAVAILABLE" and not error.request_id:
+            if "Connection refused" in error.details():
+                return f"no server at {self.target}: start one with `lectern serve`, or name another with --target"
+            return f"cannot reach {self.target}: {error.details()}"
+        if code == "DEADLINE_EXCEEDED" and not error.request_id:
+            return f"no answer from {self.target} within {self.timeout:g} s: {_HINTS[code]}"
+        parts = [error.details() or code]
+        parts += [f"  {field}: {description}" for field, description in error.violations]
+        if error.retry_after is not None:
+            parts.append(f"  the server expects to have room in {error.retry_after:g} s: try again then")
+        if code in _HINTS:
+            parts.append(f"  {_HINTS[code]}")
+        if error.request_id and not error.violations:
+            parts.append(f"  request {error.request_id} in the server's log")
+        return "\n".join(parts)
+
+
+def takes_connection(command: Callable[..., None]) -> Callable[..., None]:
+    """Give `command(connection, ...)` the options of `Connection` in place of its first parameter."""
+    shared = inspect.signature(Connection, eval_str=True).parameters
+    own = list(inspect.signature(command, eval_str=True).parameters.values())[1:]
+    parameters = [p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in (*own, *shared.values())]
+
+    @functools.wraps(command)
+    def run(**given: Any) -> None:
+        connection = Connection(**{name: given.pop(name) for name in shared})
+        command(connection, **given)
+
+    run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]  # what typer reads options from
+    run.__annotations__ = {p.name: p.annotation for p in parameters}
+    return run

@@ -1,0 +1,85 @@
+"""`lectern models`: what a server has."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.box import SIMPLE
+from rich.table import Column, Table
+
+from lectern.cli.connection import Connection
+from lectern.cli.output import print_json, show
+
+if TYPE_CHECKING:
+    from lectern.v1.model_pb2 import Model, ModelVersion
+
+
+def models(
+    connection: Connection,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document, cards included.")] = False,
+) -> None:
+    """List the models of a server: lecture, capability, state, and what each reaches on its test set.
+
+    \b
+    lectern models
+    lectern models --target gpu-box:8001
+    lectern models --json | jq '.models[].name'
+    """
+    with connection.client() as client:
+        listed = [as_dict(model) for model in client.list_models(include_cards=True).models]
+    if as_json:
+        print_json({"models": listed})
+        return
+    table = Table(Column("model", no_wrap=True), "lecture", "capability", "version", "state", "test metric", box=SIMPLE)
+    for model in listed:
+        for version in model["versions"]:
+            table.add_row(
+                model["name"],
+                model["lecture"],
+                model["capability"],
+                str(version["version"]),
+                f"{version['state']}: {version['reason']}" if version["reason"] else version["state"],
+                main_metric(version["card"]),
+            )
+    show(table)
+
+
+def as_dict(model: Model) -> dict[str, Any]:
+    """A model as JSON has it: states as `ready`, `loading` or `unavailable`, cards as in card.json."""
+    return {
+        "name": model.name,
+        "title": model.title,
+        "lecture": model.lecture,
+        "capability": model.capability,
+        "versions": [
+            {"version": v.version, "state": state(v), "reason": v.reason, "card": card(v)} for v in model.versions
+        ],
+    }
+
+
+def state(version: ModelVersion) -> str:
+    """`ready`, `loading` or `unavailable`."""
+    from lectern.v1.model_pb2 import ModelState
+
+    return ModelState.Name(version.state).removeprefix("MODEL_STATE_").lower()
+
+
+def card(version: ModelVersion) -> dict[str, Any]:
+    """The card of a version; empty if it was not sent."""
+    from google.protobuf.json_format import MessageToJson
+
+    document: dict[str, Any] = json.loads(MessageToJson(version.card, sort_keys=True), parse_float=_number)
+    return document
+
+
+def main_metric(card: dict[str, Any]) -> str:
+    """The first figure of the card's test split, e.g. `accuracy 0.9312`."""
+    figures = [metric for metric in card.get("metrics", []) if metric["split"] == "test"]
+    return f"{figures[0]['name']} {figures[0]['value']:.4g}" if figures else ""
+
+
+def _number(text: str) -> float:
+    value = float(text)
+    return int(value) if value.is_integer() else value  # google.protobuf.Struct has no integers

@@ -1,0 +1,64 @@
+"""What commands read and print: files, failures, JSON, tables, numbers."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NoReturn
+
+import typer
+from rich.console import Console, RenderableType
+
+FAILED = 1
+WRONG_USAGE = 2
+STDIN = Path("-")
+
+
+def fail(message: str, code: int = FAILED) -> NoReturn:
+    """Print what was wrong to stderr and end with `code`.
+
+    Raises:
+        typer.Exit: always.
+    """
+    typer.echo(f"error: {message}", err=True)
+    raise typer.Exit(code)
+
+
+def check_files(paths: Sequence[Path]) -> None:
+    """See that each is a file or `-`, standard input, before any work is done.
+
+    Raises:
+        typer.Exit: one is not.
+    """
+    for path in paths:
+        if path != STDIN and not path.is_file():
+            fail(f"{path}: {'is a directory' if path.is_dir() else 'no such file'}", WRONG_USAGE)
+
+
+def read(path: Path) -> bytes:
+    """The content of a file, or of standard input for `-`.
+
+    Raises:
+        typer.Exit: it cannot be read.
+    """
+    try:
+        return sys.stdin.buffer.read() if path == STDIN else path.read_bytes()
+    except OSError as error:
+        fail(f"{path}: {error.strerror}", WRONG_USAGE)
+
+
+def show(table: RenderableType) -> None:
+    """Print a table to stdout; text in it is printed as it is, brackets too."""
+    Console(markup=False, highlight=False).print(table)
+
+
+def print_json(document: Any) -> None:
+    """Print one JSON document to stdout."""
+    typer.echo(json.dumps(document, indent=2, ensure_ascii=False))
+
+
+def shortest(value: float) -> float:
+    """A float32 that arrived as a double, without the digits it never had."""
+    return float(f"{value:.7g}")

@@ -1,0 +1,82 @@
+"""`lectern serve`: start a server."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from lectern.cli.output import WRONG_USAGE, fail
+
+
+def serve(
+    capabilities: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="CAPABILITY", help="Such as classify predict; all if none.", show_default=False),
+    ] = None,
+    port: Annotated[
+        int | None, typer.Option(min=0, max=65535, help="gRPC; 0 takes a free one.", show_default="8001")
+    ] = None,
+    metrics_port: Annotated[
+        int | None, typer.Option(min=0, max=65535, help="HTTP: /metrics and probes.", show_default="8002")
+    ] = None,
+    host: Annotated[str | None, typer.Option(help="Address to listen on.", show_default="127.0.0.1")] = None,
+    device: Annotated[
+        str | None, typer.Option(metavar="auto|cpu|cuda", help="Where models run.", show_default="auto")
+    ] = None,
+    workers: Annotated[int | None, typer.Option(min=1, help="Processes that share the port.", show_default="1")] = None,
+    repository: Annotated[
+        Path | None,
+        typer.Option(exists=True, file_okay=False, help="Directory of models.", show_default="exported"),
+    ] = None,
+    engine: Annotated[
+        str | None, typer.Option(metavar="NAME", help="What runs them.", show_default="onnxruntime")
+    ] = None,
+    allow_model_control: Annotated[
+        bool | None,
+        typer.Option("--allow-model-control", help="Let clients load and unload models.", show_default="no"),
+    ] = None,
+    log_format: Annotated[
+        str | None,
+        typer.Option(metavar="auto|console|json", help="auto: console on a terminal, else json.", show_default="auto"),
+    ] = None,
+) -> None:
+    """Start a server, until Ctrl-C or SIGTERM: it finishes what it accepted, then exits.
+
+    Each option can be set as LECTERN_NAME in the environment instead, e.g. LECTERN_METRICS_PORT=9002.
+
+    \b
+    lectern serve                                   every capability, this machine only
+    lectern serve classify --port 9001              one capability
+    lectern serve --host 0.0.0.0 --device cuda      for others, on a GPU
+    """
+    options: dict[str, Any] = {
+        "capabilities": tuple(capabilities) if capabilities else None,
+        "port": port,
+        "metrics_port": metrics_port,
+        "host": host,
+        "device": device,
+        "workers": workers,
+        "repository": repository,
+        "engine": engine,
+        "allow_model_control": allow_model_control,
+        "log_format": log_format,
+    }
+    try:
+        from pydantic import ValidationError
+
+        from services.server.main import run
+        from services.server.settings import Settings, StartError
+    except ImportError as error:
+        fail(f'a server needs more packages ({error}): pip install "lectern[cpu]"')
+    try:
+        # Only what was given: what is left out comes from the environment.
+        settings = Settings(**{name: value for name, value in options.items() if value is not None})
+    except ValidationError as error:
+        wrong = (f"{'.'.join(map(str, e['loc']))}: {e['msg'].removeprefix('Value error, ')}" for e in error.errors())
+        fail("\n  ".join(wrong), WRONG_USAGE)
+    try:
+        run(settings)
+    except StartError as error:
+        fail(str(error))

@@ -1,0 +1,46 @@
+"""`lectern train`: make the next version of a model."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from lectern.cli.output import fail
+
+
+def train(
+    name: Annotated[str, typer.Argument(help="Model, e.g. image_classifier.", show_default=False)],
+    fast: Annotated[
+        bool, typer.Option("--fast", help="Seconds, on the small sample that comes with the code, as a check.")
+    ] = False,
+    seed: Annotated[int, typer.Option(help="Of everything random.")] = 0,
+    device: Annotated[str, typer.Option(metavar="auto|cpu|cuda", help="Where to train.")] = "auto",
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            file_okay=False,
+            help="Model repository to write the version to.",
+            show_default="exported, with --fast build/exported",
+        ),
+    ] = None,
+    restart: Annotated[bool, typer.Option("--restart", help="Forget what an interrupted run had reached.")] = False,
+) -> None:
+    """Train a model and export it to ONNX as its next version; servers pick it up by themselves.
+
+    Stopped with Ctrl-C, the same command continues after the last whole epoch.
+
+    \b
+    lectern train image_classifier --fast
+    lectern train covid_regressor --seed 1 --output /tmp/models
+    """
+    try:
+        from training.main import TrainingError
+        from training.main import train as run
+    except ImportError as error:
+        fail(f'training needs more packages ({error}): pip install "lectern[cpu,train]"')
+    try:
+        run(name, fast=fast, seed=seed, device=device, output=output, restart=restart)
+    except TrainingError as error:
+        fail(str(error))

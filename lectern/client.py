@@ -1,0 +1,179 @@
+"""`lectern.Client`: one method per RPC, returning the response message."""
+
+# protoc generates service stubs without types:
+# mypy: disable-error-code="no-any-return, no-untyped-call"
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from types import TracebackType
+from typing import Any
+
+import grpc
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from numpy.typing import ArrayLike
+
+from lectern import requests
+from lectern.channel import DEFAULT_TARGET, DEFAULT_TIMEOUT, TLS, call_metadata, channel_options
+from lectern.errors import LecternError
+from lectern.requests import Clips, Files
+from lectern.v1 import classify_pb2, classify_pb2_grpc, model_pb2, model_pb2_grpc, predict_pb2, predict_pb2_grpc
+
+
+class Client:
+    """A connection to a Lectern server; safe to share between threads.
+
+        with lectern.Client("127.0.0.1:8001") as client:
+            best = client.classify_image(["cat.png", "dog.jpg"], top_k=1).results[0].classes[0]
+
+    Every method takes `timeout`, seconds until that call (for a stream: the whole of it) ends with DEADLINE_EXCEEDED;
+    None = the client's own. `model` empty means the capability's default, `version` 0 the latest, `top_k` 0 every
+    class. A call that meets UNAVAILABLE is repeated up to four times within about two seconds.
+
+    Args:
+        target: `host:port`, or any gRPC name such as `dns:///lectern:8001`, whose addresses are used in turn.
+        timeout: seconds that a call may take.
+        tls: how to reach the server over TLS; None = in plain text.
+        token: sent as `authorization: Bearer TOKEN` with every call; readable on the way unless `tls` is given.
+        wait_for_ready: wait for a server that is not up yet, within the timeout, rather than fail with UNAVAILABLE.
+
+    Raises:
+        LecternError: from every method, when the call failed; a `grpc.RpcError`.
+        OSError: a file named in `tls` or as an input cannot be read.
+    """
+
+    def __init__(
+        self,
+        target: str = DEFAULT_TARGET,
+        *,
+        timeout: float = DEFAULT_TIMEOUT,
+        tls: TLS | None = None,
+        token: str | None = None,
+        wait_for_ready: bool = False,
+    ) -> None:
+        self.target, self.timeout = target, timeout
+        options = channel_options(tls)
+        self._channel = (
+            grpc.secure_channel(target, tls.credentials(), options) if tls else grpc.insecure_channel(target, options)
+        )
+        self._settings = {"metadata": call_metadata(token), "wait_for_ready": wait_for_ready}
+        self._classify = classify_pb2_grpc.ClassifyServiceStub(self._channel)
+        self._models = model_pb2_grpc.ModelServiceStub(self._channel)
+        self._predict = predict_pb2_grpc.PredictServiceStub(self._channel)
+        self._health = health_pb2_grpc.HealthStub(self._channel)
+
+    def __enter__(self) -> Client:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """End calls under way and close the connection."""
+        self._channel.close()
+
+    def classify_image(
+        self, images: Files, model: str = "", version: int = 0, top_k: int = 0, *, timeout: float | None = None
+    ) -> classify_pb2.ClassifyImageResponse:
+        """Classify encoded images (PNG, JPEG or WebP), each as bytes or a path; `results` has one per image."""
+        request = requests.classify_image(images, model, version, top_k)
+        return self._call(self._classify.ClassifyImage, request, timeout)
+
+    def stream_classify_image(
+        self,
+        batches: Iterable[Files],
+        model: str = "",
+        version: int = 0,
+        top_k: int = 0,
+        *,
+        timeout: float | None = None,
+    ) -> Iterator[classify_pb2.StreamClassifyImageResponse]:
+        """Classify many images over one call; yields one response per item of `batches`, in order.
+
+        `batches` (an image or a list of images each) is read from another thread, ahead of the responses. If it
+        raises, what was sent before is still answered, then the same exception is raised here.
+        """
+        failures: list[Exception] = []
+
+        def outgoing() -> Iterator[classify_pb2.StreamClassifyImageRequest]:
+            try:
+                for images in batches:
+                    yield requests.stream_classify_image(images, model, version, top_k)
+            except Exception as error:
+                failures.append(error)
+
+        call = self._classify.StreamClassifyImage(outgoing(), timeout=self._seconds(timeout), **self._settings)
+        try:
+            yield from call
+        except grpc.RpcError as error:
+            raise LecternError.of(error) from error
+        finally:
+            call.cancel()  # a caller that stops early stops the server's work too
+        if failures:
+            raise failures[0]
+
+    def classify_text(
+        self,
+        texts: str | Sequence[str],
+        model: str = "",
+        version: int = 0,
+        top_k: int = 0,
+        *,
+        timeout: float | None = None,
+    ) -> classify_pb2.ClassifyTextResponse:
+        """Classify texts; `results` has one per text."""
+        request = requests.classify_text(texts, model, version, top_k)
+        return self._call(self._classify.ClassifyText, request, timeout)
+
+    def classify_audio(
+        self, clips: Clips, model: str = "", version: int = 0, top_k: int = 0, *, timeout: float | None = None
+    ) -> classify_pb2.ClassifyAudioResponse:
+        """Classify audio clips; `results` has one per clip.
+
+        A clip is a WAV, FLAC or OGG file (bytes or path), or `(samples, rate)`: mono int16 `[T]` and Hz.
+        """
+        request = requests.classify_audio(clips, model, version, top_k)
+        return self._call(self._classify.ClassifyAudio, request, timeout)
+
+    def classify_few_shot(
+        self,
+        support: Mapping[str, Files],
+        queries: Files,
+        model: str = "",
+        version: int = 0,
+        top_k: int = 0,
+        *,
+        timeout: float | None = None,
+    ) -> classify_pb2.ClassifyFewShotResponse:
+        """Classify `queries` into the classes that `support` shows: example images by label."""
+        request = requests.classify_few_shot(support, queries, model, version, top_k)
+        return self._call(self._classify.ClassifyFewShot, request, timeout)
+
+    def predict(
+        self, rows: ArrayLike, model: str = "", version: int = 0, *, timeout: float | None = None
+    ) -> predict_pb2.PredictResponse:
+        """Predict numbers from one row `[F]` or rows `[N, F]`, features as in the card; `results` has one per row."""
+        return self._call(self._predict.Predict, requests.predict(rows, model, version), timeout)
+
+    def list_models(self, include_cards: bool = False, *, timeout: float | None = None) -> model_pb2.ListModelsResponse:
+        """Every model of the server, with states; with each version's card if asked."""
+        return self._call(self._models.ListModels, requests.list_models(include_cards), timeout)
+
+    def get_model(self, model: str, version: int = 0, *, timeout: float | None = None) -> model_pb2.GetModelResponse:
+        """One model with the cards of its versions, newest first; `version` 0 = all of them."""
+        return self._call(self._models.GetModel, requests.get_model(model, version), timeout)
+
+    def health(self, service: str = "", *, timeout: float | None = None) -> health_pb2.HealthCheckResponse:
+        """Whether the server lives (empty name) or a service, e.g. `lectern.v1.ClassifyService`, is ready."""
+        return self._call(self._health.Check, health_pb2.HealthCheckRequest(service=service), timeout)
+
+    def _call(self, method: Callable[..., Any], request: Any, timeout: float | None) -> Any:
+        try:
+            return method(request, timeout=self._seconds(timeout), **self._settings)
+        except grpc.RpcError as error:
+            raise LecternError.of(error) from error
+
+    def _seconds(self, timeout: float | None) -> float:
+        return self.timeout if timeout is None else timeout

@@ -1,0 +1,101 @@
+"""Request messages from Python values: one pure function per RPC, shared by the sync and the asyncio client.
+
+Each raises `TypeError` or `ValueError` for values of the wrong kind and `OSError` for a file that cannot be read.
+What a value must be beyond its type (a readable image, the right number of features) is the server's to say.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from lectern.v1 import classify_pb2, model_pb2, predict_pb2
+
+File: TypeAlias = bytes | str | os.PathLike[str]
+"""The bytes of a file, or its path."""
+
+Files: TypeAlias = File | Sequence[File]
+
+Samples: TypeAlias = tuple[ArrayLike, int]
+"""Mono int16 samples `[T]` and their rate in Hz, as `soundfile.read(path, dtype="int16")` returns them."""
+
+Clip: TypeAlias = File | Samples
+Clips: TypeAlias = Clip | Sequence[Clip]
+
+
+def read_files(files: Files) -> list[bytes]:
+    """The contents of one file or several."""
+    return [file if isinstance(file, bytes) else Path(file).read_bytes() for file in _listed(files)]
+
+
+def classify_image(images: Files, model: str, version: int, top_k: int) -> classify_pb2.ClassifyImageRequest:
+    return classify_pb2.ClassifyImageRequest(model=model, version=version, images=read_files(images), top_k=top_k)
+
+
+def stream_classify_image(
+    images: Files, model: str, version: int, top_k: int
+) -> classify_pb2.StreamClassifyImageRequest:
+    return classify_pb2.StreamClassifyImageRequest(model=model, version=version, images=read_files(images), top_k=top_k)
+
+
+def classify_text(texts: str | Sequence[str], model: str, version: int, top_k: int) -> classify_pb2.ClassifyTextRequest:
+    texts = [texts] if isinstance(texts, str) else texts
+    return classify_pb2.ClassifyTextRequest(model=model, version=version, texts=texts, top_k=top_k)
+
+
+def classify_audio(clips: Clips, model: str, version: int, top_k: int) -> classify_pb2.ClassifyAudioRequest:
+    listed: Sequence[Any] = [clips] if isinstance(clips, (bytes, str, os.PathLike, tuple)) else clips
+    return classify_pb2.ClassifyAudioRequest(
+        model=model, version=version, clips=[_clip(clip) for clip in listed], top_k=top_k
+    )
+
+
+def classify_few_shot(
+    support: Mapping[str, Files], queries: Files, model: str, version: int, top_k: int
+) -> classify_pb2.ClassifyFewShotRequest:
+    examples = [
+        classify_pb2.LabelledImage(label=label, image=image)
+        for label, images in support.items()
+        for image in read_files(images)
+    ]
+    return classify_pb2.ClassifyFewShotRequest(
+        model=model, version=version, support=examples, queries=read_files(queries), top_k=top_k
+    )
+
+
+def predict(rows: ArrayLike, model: str, version: int) -> predict_pb2.PredictRequest:
+    table = np.asarray(rows, dtype=np.float32)
+    if table.ndim not in (1, 2):
+        raise ValueError(f"rows must be one row [F] or rows [N, F], not an array of {table.ndim} dimensions")
+    if table.ndim == 1:
+        table = table.reshape(-1, len(table)) if len(table) else table.reshape(0, 0)  # `[]` is no rows
+    return predict_pb2.PredictRequest(
+        model=model, version=version, rows=[predict_pb2.FeatureRow(features=row) for row in table.tolist()]
+    )
+
+
+def list_models(include_cards: bool) -> model_pb2.ListModelsRequest:
+    return model_pb2.ListModelsRequest(include_cards=include_cards)
+
+
+def get_model(model: str, version: int) -> model_pb2.GetModelRequest:
+    return model_pb2.GetModelRequest(model=model, version=version)
+
+
+def _listed(files: Files) -> Sequence[File]:
+    return [files] if isinstance(files, (bytes, str, os.PathLike)) else files
+
+
+def _clip(clip: Clip) -> classify_pb2.AudioClip:
+    if not isinstance(clip, tuple):
+        return classify_pb2.AudioClip(encoded=read_files(clip)[0])
+    samples, sample_rate = np.asarray(clip[0]), clip[1]
+    if samples.dtype != np.int16 or samples.ndim != 1:
+        raise ValueError(f"samples must be int16 [T], not {samples.dtype} {list(samples.shape)}")
+    pcm16 = classify_pb2.Pcm16Audio(samples=samples.astype("<i2").tobytes(), sample_rate=sample_rate)
+    return classify_pb2.AudioClip(pcm16=pcm16)

@@ -1,0 +1,1 @@
+"""Open Inference Protocol v2: every graph, raw, for any KServe or Triton client."""

@@ -1,0 +1,18 @@
+"""What one request may ask for. Every limit is a setting (`LECTERN_LIMITS__...`); see docs/settings.md."""
+
+from __future__ import annotations
+
+from pydantic import BaseModel, ConfigDict, Field, PositiveInt
+
+
+class Limits(BaseModel):
+    """Bounds on requests; crossing one is INVALID_ARGUMENT with the field named."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    message_bytes: PositiveInt = Field(64 * 2**20, description="Largest request or response message.")
+    images: PositiveInt = Field(256, description="Images in one request.")
+    image_bytes: PositiveInt = Field(16 * 2**20, description="Bytes of one encoded image.")
+    image_pixels: PositiveInt = Field(50_000_000, description="Width times height of one image, before resizing.")
+    rows: PositiveInt = Field(4096, description="Rows of features in one request.")
+    stream_window: PositiveInt = Field(16, description="Requests of one stream that are worked on at once.")

@@ -1,0 +1,30 @@
+"""Prometheus metrics of the runtime and of the RPCs, in one place so that names and buckets agree.
+
+gRPC names follow go-grpc-prometheus, which existing dashboards know.
+"""
+
+from __future__ import annotations
+
+from prometheus_client import Counter, Gauge, Histogram
+
+SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
+BATCH_SIZES = (1, 2, 4, 8, 16, 32, 64, 128, 256)
+RPC = ("grpc_type", "grpc_service", "grpc_method")
+GRAPH = ("model", "version")
+
+RPC_STARTED = Counter("grpc_server_started", "RPCs started.", RPC)
+RPC_HANDLED = Counter("grpc_server_handled", "RPCs completed, whatever their code.", (*RPC, "grpc_code"))
+RPC_SECONDS = Histogram("grpc_server_handling_seconds", "Seconds from start to end of an RPC.", RPC, buckets=SECONDS)
+
+CODEC_SECONDS = Histogram("lectern_codec_seconds", "Seconds spent decoding inputs.", ("codec",), buckets=SECONDS)
+QUEUE_SECONDS = Histogram(
+    "lectern_queue_seconds", "Seconds a request waited in its graph's queue.", GRAPH, buckets=SECONDS
+)
+INFERENCE_SECONDS = Histogram("lectern_inference_seconds", "Seconds one batch ran.", GRAPH, buckets=SECONDS)
+BATCH_SIZE = Histogram("lectern_batch_size", "Items in one batch.", GRAPH, buckets=BATCH_SIZES)
+QUEUE_DEPTH = Gauge("lectern_queue_depth", "Requests waiting in the queue.", GRAPH, multiprocess_mode="livesum")
+REJECTED = Counter("lectern_rejected", "Requests that a graph's queue did not run.", ("model", "reason"))
+MODEL_INFO = Gauge(
+    "lectern_model_info", "1 for each loaded graph.", (*GRAPH, "engine", "provider"), multiprocess_mode="livemax"
+)
+MODEL_READY = Gauge("lectern_model_ready", "1 if the version answers, 0 if not.", GRAPH, multiprocess_mode="livemin")

@@ -1,0 +1,33 @@
+"""PredictService: numbers from rows of features."""
+
+from __future__ import annotations
+
+from lectern.card import TabularPreprocessing
+from lectern.v1 import predict_pb2 as pb
+from services.codecs.tensors import rows_to_matrix
+from services.errors import InvalidArgument
+from services.limits import Limits
+from services.rpc import Call
+from services.runtime.repository import Repository
+
+CAPABILITY = "predict"
+DEFAULT_MODEL = "covid_regressor"
+
+
+class PredictServicer:
+    """Answers PredictService from the models of the capability `predict`."""
+
+    def __init__(self, repository: Repository, limits: Limits) -> None:
+        self._repository = repository
+        self._limits = limits
+
+    async def Predict(self, request: pb.PredictRequest, call: Call) -> pb.PredictResponse:
+        model = self._repository.find(request.model or DEFAULT_MODEL, request.version, CAPABILITY)
+        card, preprocessing = model.card, model.card.preprocessing
+        call.model = f"{card.name}/{card.version}"
+        if not isinstance(preprocessing, TabularPreprocessing):
+            raise InvalidArgument.field("model", f"{card.name} does not take rows of features")
+        features = rows_to_matrix(request.rows, preprocessing.features, self._limits)
+        outputs = await model.graphs["forward"].infer({"features": features}, call.deadline)
+        results = [pb.Prediction(values=row) for row in outputs["prediction"].tolist()]
+        return pb.PredictResponse(model=card.name, version=card.version, results=results)

@@ -1,0 +1,25 @@
+"""An RPC as servicers see it, whatever transport carried it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+
+@dataclass(slots=True)
+class Call:
+    """One RPC under way.
+
+    Args:
+        service, method: e.g. `lectern.v1.ClassifyService`, `ClassifyImage`.
+        deadline: in `time.monotonic()` seconds; `inf` if the caller set none.
+        request_id: the caller's `x-request-id`, or one made here.
+        model: name and version that answers, noted by the servicer for the log.
+    """
+
+    service: str
+    method: str
+    deadline: float
+    request_id: str
+    peer: str = ""
+    metadata: dict[str, str] = field(default_factory=dict)
+    model: str = ""

@@ -1,0 +1,1 @@
+"""Model repository, engines and scheduler; knows nothing of services or transports."""

@@ -1,0 +1,118 @@
+"""Triton's ModelConfig, read from `config.pbtxt`, reduced to what the embedded engine acts on."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from google.protobuf import text_format
+from tritonclient.grpc import model_config_pb2
+
+DEFAULT_QUEUE_SIZE = 512
+
+# Triton's names of data types, as in config.pbtxt (without TYPE_) and in the Open Inference Protocol.
+DTYPES: dict[str, type[np.generic]] = {
+    "BOOL": np.bool_,
+    "UINT8": np.uint8,
+    "UINT16": np.uint16,
+    "UINT32": np.uint32,
+    "UINT64": np.uint64,
+    "INT8": np.int8,
+    "INT16": np.int16,
+    "INT32": np.int32,
+    "INT64": np.int64,
+    "FP16": np.float16,
+    "FP32": np.float32,
+    "FP64": np.float64,
+}
+
+
+class ConfigError(ValueError):
+    """`config.pbtxt` is missing, malformed, or asks for something the embedded engine does not do."""
+
+
+@dataclass(frozen=True, slots=True)
+class TensorSpec:
+    """A named input or output: Open Inference Protocol data type, and the shape of one item (-1 = any length)."""
+
+    name: str
+    datatype: str
+    shape: tuple[int, ...]
+
+    @property
+    def dtype(self) -> np.dtype[np.generic]:
+        return np.dtype(DTYPES[self.datatype])
+
+
+@dataclass(frozen=True, slots=True)
+class GraphConfig:
+    """How one graph is served.
+
+    Args:
+        max_batch_size: most items of one run; 0 = the graph has no batch axis.
+        max_queue_delay: seconds that a batch may wait for more items while an instance is idle.
+        max_queue_size: most requests that wait.
+        instances: how many runs go on at once.
+    """
+
+    name: str
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+    max_batch_size: int
+    max_queue_delay: float
+    max_queue_size: int
+    instances: int
+    message: model_config_pb2.ModelConfig
+
+    def versions_to_serve(self, present: Sequence[int]) -> tuple[list[int], int]:
+        """Candidates of `present` by the version policy, newest first, and how many of them to serve."""
+        newest_first = sorted(present, reverse=True)
+        policy = self.message.version_policy
+        match policy.WhichOneof("policy_choice"):
+            case "all":
+                return newest_first, len(newest_first)
+            case "specific":
+                chosen = [v for v in newest_first if v in set(policy.specific.versions)]
+                return chosen, len(chosen)
+            case _:
+                return newest_first, policy.latest.num_versions or 1
+
+
+def read_config(directory: Path) -> GraphConfig:
+    """Read `directory/config.pbtxt`.
+
+    Raises:
+        ConfigError: says what is wrong with it.
+    """
+    path = directory / "config.pbtxt"
+    message = model_config_pb2.ModelConfig()
+    try:
+        text_format.Parse(path.read_text(), message)
+    except (OSError, UnicodeDecodeError, text_format.ParseError) as error:
+        raise ConfigError(f"config.pbtxt cannot be read: {error}") from error
+    if message.name not in ("", directory.name):
+        raise ConfigError(f"config.pbtxt names the model {message.name!r}, its directory is {directory.name!r}")
+    if message.backend != "onnxruntime":
+        raise ConfigError(f'config.pbtxt asks for backend {message.backend!r}; only "onnxruntime" is served')
+    if not message.input or not message.output:
+        raise ConfigError("config.pbtxt must list the graph's inputs and outputs")
+    batching = message.dynamic_batching
+    return GraphConfig(
+        name=directory.name,
+        inputs=tuple(_tensor(t) for t in message.input),
+        outputs=tuple(_tensor(t) for t in message.output),
+        max_batch_size=message.max_batch_size,
+        max_queue_delay=batching.max_queue_delay_microseconds / 1e6,
+        max_queue_size=batching.default_queue_policy.max_queue_size or DEFAULT_QUEUE_SIZE,
+        instances=max(1, sum(group.count or 1 for group in message.instance_group)),
+        message=message,
+    )
+
+
+def _tensor(tensor: model_config_pb2.ModelInput | model_config_pb2.ModelOutput) -> TensorSpec:
+    datatype = model_config_pb2.DataType.Name(tensor.data_type).removeprefix("TYPE_")
+    if datatype not in DTYPES:
+        raise ConfigError(f"tensor {tensor.name!r} has data type {datatype}, which is not served")
+    return TensorSpec(tensor.name, datatype, tuple(tensor.dims))

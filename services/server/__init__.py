@@ -1,0 +1,1 @@
+"""Assembly: settings, transport, interception, health, reflection, metrics, start and drain."""

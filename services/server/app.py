@@ -1,0 +1,139 @@
+"""One serving process: loads models, answers until told to stop, and drains."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import signal
+from collections.abc import Callable
+
+import grpc
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from tritonclient.grpc import service_pb2
+
+from lectern.v1 import model_pb2
+from services.inference.servicer import InferenceServicer
+from services.runtime.engine import EngineError, OnnxEngine
+from services.runtime.repository import Repository
+from services.server import grpc_transport, registry
+from services.server.model_service import ModelServicer
+from services.server.pipeline import Endpoint, Gate
+from services.server.report import ModelRow, Ready
+from services.server.settings import Settings, StartError
+
+log = logging.getLogger(__name__)
+
+SERVING = health_pb2.HealthCheckResponse.SERVING
+NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
+MODEL_SERVICE = model_pb2.DESCRIPTOR.services_by_name["ModelService"]
+INFERENCE_SERVICE = service_pb2.DESCRIPTOR.services_by_name["GRPCInferenceService"]
+
+
+class App:
+    """A server process.
+
+    Raises:
+        StartError: the device that was asked for is not there.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._gate = Gate()
+        self._health = health.aio.HealthServicer()
+        try:
+            engine = OnnxEngine(settings.device, settings.intra_op_threads)
+        except EngineError as error:
+            raise StartError(str(error)) from error
+        self._repository = Repository(settings.repository, engine, settings.capabilities)
+        self.serving = False
+
+    async def run(self, on_ready: Callable[[Ready], None]) -> None:
+        """Serve until SIGTERM or SIGINT; a second signal ends the process at once.
+
+        Raises:
+            StartError: the port is taken, or the repository is not there.
+        """
+        stop = self._on_signal()
+        server = grpc_transport.create_server(self._settings.limits.message_bytes)
+        services = self._add_services(server)
+        port = self._bind(server)
+        await server.start()
+        await self._health.set("", SERVING)
+        try:
+            await asyncio.to_thread(self._repository.load)
+        except FileNotFoundError as error:
+            raise StartError(str(error)) from error
+        for name, ready in services.items():
+            await self._health.set(name, SERVING if ready() else NOT_SERVING)
+        self.serving = True
+        on_ready(Ready(port, tuple(self._rows())))
+        await stop.wait()
+        await self._drain(server)
+
+    def _on_signal(self) -> asyncio.Event:
+        stop = asyncio.Event()
+
+        def handle() -> None:
+            if stop.is_set():
+                log.warning("second signal: ending at once, %d requests are lost", self._gate.active)
+                os._exit(1)
+            stop.set()
+
+        for number in (signal.SIGTERM, signal.SIGINT):
+            asyncio.get_running_loop().add_signal_handler(number, handle)
+        return stop
+
+    def _add_services(self, server: grpc.aio.Server) -> dict[str, Callable[[], bool]]:
+        """Register every service; returns when each, by name, is ready."""
+        repository, settings = self._repository, self._settings
+        inference = InferenceServicer(repository, settings.limits, settings.allow_model_control)
+        served = [(MODEL_SERVICE, ModelServicer(repository)), (INFERENCE_SERVICE, inference)]
+        ready: dict[str, Callable[[], bool]] = {
+            MODEL_SERVICE.full_name: lambda: True,
+            INFERENCE_SERVICE.full_name: lambda: any(True for _ in repository.graphs()),
+        }
+        for capability in settings.capabilities:
+            service = registry.service_of(capability)
+            served.append((service, registry.servicer_class(capability)(repository, settings.limits)))
+            ready[service.full_name] = lambda capability=capability: repository.ready(capability)  # type: ignore[misc]
+        methods = (method for service, servicer in served for method in registry.methods(service, servicer))
+        grpc_transport.add_endpoints(server, (Endpoint(method, self._gate) for method in methods))
+        health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
+        if settings.reflection:
+            grpc_transport.add_reflection(server, (*ready, health.SERVICE_NAME))
+        return ready
+
+    def _bind(self, server: grpc.aio.Server) -> int:
+        address = f"{self._settings.host}:{self._settings.port}"
+        try:
+            return server.add_insecure_port(address)
+        except RuntimeError as error:
+            raise StartError(
+                f"cannot listen on {address}: is another server running there? Choose another with --port"
+            ) from error
+
+    async def _drain(self, server: grpc.aio.Server) -> None:
+        """Say NOT_SERVING, let balancers notice, refuse new work, finish what was accepted, and free the models."""
+        log.info("draining: %d requests under way", self._gate.active)
+        self.serving = False
+        await self._health.enter_graceful_shutdown()
+        await asyncio.sleep(self._settings.drain_pause_seconds)
+        self._gate.draining = True
+        await server.stop(self._settings.drain_seconds)
+        await asyncio.to_thread(self._repository.close)
+        log.info("stopped")
+
+    def _rows(self) -> list[ModelRow]:
+        return [
+            ModelRow(
+                name,
+                version.card.lecture if version.card else "",
+                version.card.capability if version.card else "",
+                version.number,
+                version.state.value,
+                version.reason,
+            )
+            for name, versions in sorted(self._repository.models.items())
+            for version in versions.values()
+        ]

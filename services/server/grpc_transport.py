@@ -1,0 +1,108 @@
+"""grpc.aio: carries request bytes to endpoints and their answers back, over TLS or not."""
+
+from __future__ import annotations
+
+import re
+import time
+import uuid
+from collections.abc import AsyncIterator, Iterable
+from typing import Any
+
+import grpc
+from grpc_reflection.v1alpha import reflection, reflection_pb2
+from grpc_status import rpc_status
+
+from services.rpc import Call
+from services.server.pipeline import Endpoint, StatusError
+
+REQUEST_ID = "x-request-id"
+REFLECTION = ("grpc.reflection.v1.ServerReflection", "grpc.reflection.v1alpha.ServerReflection")
+_ACCEPTED_ID = re.compile(r"[\x21-\x7e]{1,128}")
+
+
+def create_server(message_bytes: int) -> grpc.aio.Server:
+    """A server without services; both directions take messages of up to `message_bytes`."""
+    return grpc.aio.server(
+        options=[
+            ("grpc.max_receive_message_length", message_bytes),
+            ("grpc.max_send_message_length", message_bytes),
+            ("grpc.so_reuseport", 1),
+            # Clients that keep idle connections alive are welcome.
+            ("grpc.http2.min_ping_interval_without_data_ms", 10_000),
+            ("grpc.keepalive_permit_without_calls", 1),
+        ]
+    )
+
+
+def add_endpoints(server: grpc.aio.Server, endpoints: Iterable[Endpoint]) -> None:
+    """Serve each endpoint under its service's and method's name."""
+    services: dict[str, dict[str, Any]] = {}
+    for endpoint in endpoints:
+        services.setdefault(endpoint.method.service, {})[endpoint.method.name] = _handler(endpoint)
+    server.add_generic_rpc_handlers(
+        tuple(grpc.method_handlers_generic_handler(name, handlers) for name, handlers in services.items())
+    )
+
+
+def add_reflection(server: grpc.aio.Server, services: Iterable[str]) -> None:
+    """Let clients list services and messages; both versions of the protocol have the same messages."""
+    names = (*services, *REFLECTION)
+    servicer = reflection.aio.ReflectionServicer(service_names=names)
+    handler = grpc.stream_stream_rpc_method_handler(
+        servicer.ServerReflectionInfo,
+        request_deserializer=reflection_pb2.ServerReflectionRequest.FromString,
+        response_serializer=reflection_pb2.ServerReflectionResponse.SerializeToString,
+    )
+    server.add_generic_rpc_handlers(
+        tuple(grpc.method_handlers_generic_handler(name, {"ServerReflectionInfo": handler}) for name in REFLECTION)
+    )
+
+
+def _handler(endpoint: Endpoint) -> Any:
+    # No (de)serializers: bytes pass through, so that a message that cannot be parsed gets our error, not INTERNAL.
+    async def unary(request: bytes, context: grpc.aio.ServicerContext[bytes, bytes]) -> bytes:
+        call = _call(endpoint, context)
+        try:
+            return await endpoint.unary(request, call)
+        except StatusError as error:
+            await context.abort_with_status(rpc_status.to_status(error.status))
+
+    async def server_stream(request: bytes, context: grpc.aio.ServicerContext[bytes, bytes]) -> AsyncIterator[bytes]:
+        call = _call(endpoint, context)
+        try:
+            async for response in endpoint.server_stream(request, call):
+                yield response
+        except StatusError as error:
+            await context.abort_with_status(rpc_status.to_status(error.status))
+
+    async def bidi_stream(
+        requests: AsyncIterator[bytes], context: grpc.aio.ServicerContext[bytes, bytes]
+    ) -> AsyncIterator[bytes]:
+        call = _call(endpoint, context)
+        try:
+            async for response in endpoint.bidi_stream(requests, call):
+                yield response
+        except StatusError as error:
+            await context.abort_with_status(rpc_status.to_status(error.status))
+
+    if endpoint.method.client_streaming:
+        return grpc.stream_stream_rpc_method_handler(bidi_stream)
+    if endpoint.method.server_streaming:
+        return grpc.unary_stream_rpc_method_handler(server_stream)
+    return grpc.unary_unary_rpc_method_handler(unary)
+
+
+def _call(endpoint: Endpoint, context: grpc.aio.ServicerContext[bytes, bytes]) -> Call:
+    metadata = {str(key): value for key, value in context.invocation_metadata() or () if isinstance(value, str)}
+    given = metadata.get(REQUEST_ID, "")
+    request_id = given if _ACCEPTED_ID.fullmatch(given) else uuid.uuid4().hex
+    context.set_trailing_metadata(((REQUEST_ID, request_id),))
+    remaining = context.time_remaining()
+    return Call(
+        service=endpoint.method.service,
+        method=endpoint.method.name,
+        deadline=float("inf") if remaining is None else time.monotonic() + remaining,
+        request_id=request_id,
+        peer=context.peer(),
+        metadata=metadata,
+    )

@@ -1,0 +1,131 @@
+"""The one chain that every RPC passes, whatever its transport: request id, drain, errors to status, metrics, log."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import AsyncIterator
+from typing import Any
+
+from google.protobuf.message import DecodeError
+from google.rpc import code_pb2, status_pb2
+
+from services import metrics
+from services.errors import Cancelled, DeadlineExceeded, Internal, InvalidArgument, ServiceError, Unavailable
+from services.rpc import Call
+from services.server.registry import Method
+
+log = logging.getLogger("lectern.rpc")
+
+
+class StatusError(Exception):
+    """An RPC ended with a status other than OK; the transport sends it."""
+
+    def __init__(self, status: status_pb2.Status) -> None:
+        super().__init__(status.message)
+        self.status = status
+
+
+class Gate:
+    """Whether new work is accepted, and how much is under way."""
+
+    def __init__(self) -> None:
+        self.draining = False
+        self.active = 0
+
+
+class Endpoint:
+    """One RPC as a transport calls it: request bytes in, response bytes out, `StatusError` on failure."""
+
+    def __init__(self, method: Method, gate: Gate) -> None:
+        self.method = method
+        self._gate = gate
+        self._labels = (method.kind, method.service, method.name)
+        self._started = metrics.RPC_STARTED.labels(*self._labels)
+        self._seconds = metrics.RPC_SECONDS.labels(*self._labels)
+        self._ok = metrics.RPC_HANDLED.labels(*self._labels, "OK")
+        self._path = f"{method.service}/{method.name}"
+
+    async def unary(self, request: bytes, call: Call) -> bytes:
+        """Answer one request with one response."""
+        with self._observed(call):
+            response = await self.method.function(self._parse(request), call)
+            return response.SerializeToString()  # type: ignore[no-any-return]
+
+    async def server_stream(self, request: bytes, call: Call) -> AsyncIterator[bytes]:
+        """Answer one request with many responses."""
+        with self._observed(call):
+            async for response in self.method.function(self._parse(request), call):
+                yield response.SerializeToString()
+
+    async def bidi_stream(self, requests: AsyncIterator[bytes], call: Call) -> AsyncIterator[bytes]:
+        """Answer many requests with many responses."""
+        with self._observed(call):
+            async for response in self.method.function((self._parse(r) async for r in requests), call):
+                yield response.SerializeToString()
+
+    def _parse(self, request: bytes) -> Any:
+        try:
+            return self.method.request_class.FromString(request)
+        except DecodeError as error:
+            raise InvalidArgument(
+                f"the request is not a valid {self.method.request_class.DESCRIPTOR.full_name}"
+            ) from error
+
+    def _observed(self, call: Call) -> _Observation:
+        return _Observation(self, call, self._gate)
+
+    def _ended(self, call: Call, started: float, code: int, message: str) -> None:
+        seconds = time.monotonic() - started
+        self._seconds.observe(seconds)
+        name = "OK"
+        if code == code_pb2.OK:
+            self._ok.inc()
+        else:
+            name = code_pb2.Code.Name(code)
+            metrics.RPC_HANDLED.labels(*self._labels, name).inc()
+        level = logging.DEBUG if code == code_pb2.OK else logging.ERROR if code == code_pb2.INTERNAL else logging.INFO
+        if log.isEnabledFor(level):
+            fields = {"rpc": self._path, "code": name, "seconds": round(seconds, 6), "request_id": call.request_id}
+            fields |= {"model": call.model, "peer": call.peer}
+            log.log(level, "%s %s%s", self._path, name, f": {message}" if message else "", extra=fields)
+
+
+class _Observation:
+    """Counts, times and logs one RPC, and turns whatever ends it into a status."""
+
+    __slots__ = ("_call", "_endpoint", "_gate", "_started")
+
+    def __init__(self, endpoint: Endpoint, call: Call, gate: Gate) -> None:
+        self._endpoint, self._call, self._gate = endpoint, call, gate
+
+    def __enter__(self) -> None:
+        self._started = time.monotonic()
+        self._endpoint._started.inc()
+        self._gate.active += 1
+        if self._gate.draining:
+            error = Unavailable("the server is shutting down; try another", retry_after=0.1)
+            self.__exit__(None, error, None)
+
+    def __exit__(self, _: object, error: BaseException | None, __: object) -> None:
+        self._gate.active -= 1
+        if error is None:
+            self._endpoint._ended(self._call, self._started, code_pb2.OK, "")
+            return
+        failure = _to_service_error(error, self._call)
+        self._endpoint._ended(self._call, self._started, failure.code, failure.message)
+        # A cancelled task must end as cancelled: nobody is there to read a status.
+        if isinstance(error, Exception):
+            raise StatusError(failure.status()) from error
+
+
+def _to_service_error(error: BaseException, call: Call) -> ServiceError:
+    match error:
+        case ServiceError():
+            return error
+        case asyncio.CancelledError() | GeneratorExit():
+            late = time.monotonic() >= call.deadline
+            return DeadlineExceeded("the deadline passed") if late else Cancelled("the caller went away")
+    log.error("request %s failed", call.request_id, exc_info=error)
+    return Internal(f"internal error; the server's log has the cause under request id {call.request_id}")

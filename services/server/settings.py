@@ -1,0 +1,49 @@
+"""Every setting of a server: `LECTERN_` environment variables, overridden by command-line flags."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+from services.limits import Limits
+
+Port = Annotated[int, Field(ge=0, le=65535)]
+CAPABILITIES = ("classify", "predict")
+
+
+class StartError(RuntimeError):
+    """The server cannot start as it is set up; the message says why and what to do."""
+
+
+class Settings(BaseSettings):
+    """Settings of `lectern serve`."""
+
+    model_config = SettingsConfigDict(
+        env_prefix="LECTERN_", env_nested_delimiter="__", extra="ignore", frozen=True, cli_parse_args=False
+    )
+
+    capabilities: Annotated[tuple[str, ...], NoDecode] = Field(CAPABILITIES, description="Capabilities to serve.")
+    repository: Path = Field(Path("exported"), description="Directory of models, in Triton's layout.")
+    host: str = Field("127.0.0.1", description="Address to listen on; 0.0.0.0 = every interface.")
+    port: Port = Field(8001, description="Port of gRPC; 0 = any free one.")
+    metrics_port: Port = Field(8002, description="Port of HTTP /metrics and /healthz; 0 = any free one.")
+    engine: Literal["onnxruntime"] = Field("onnxruntime", description="What runs the graphs.")
+    device: Literal["auto", "cpu", "cuda"] = Field("auto", description="cuda: refuse to start without a working GPU.")
+    workers: PositiveInt = Field(1, description="Processes that share the port (SO_REUSEPORT).")
+    intra_op_threads: PositiveInt = Field(1, description="Threads that one run of a graph uses on the CPU.")
+    allow_model_control: bool = Field(False, description="Whether clients may load and unload models.")
+    reflection: bool = Field(True, description="Whether clients may list services and messages.")
+    drain_pause_seconds: NonNegativeFloat = Field(1.0, description="From NOT_SERVING to refusing new work, on SIGTERM.")
+    drain_seconds: PositiveFloat = Field(
+        20.0, description="Longest time accepted requests may take to finish on SIGTERM."
+    )
+    log_level: Literal["debug", "info", "warning", "error"] = Field(
+        "info", description="debug also logs every good RPC."
+    )
+    log_format: Literal["auto", "console", "json"] = Field(
+        "auto", description="auto: console on a terminal, else json."
+    )
+    limits: Limits = Field(Limits(), description="Bounds on requests, e.g. LECTERN_LIMITS__IMAGES.")

@@ -1,0 +1,118 @@
+"""Real servers for tests: processes started by the CLI on free ports, spoken to over gRPC."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import grpc
+import numpy as np
+import pytest
+from PIL import Image
+
+ROOT = Path(__file__).parents[1]
+EXPORTED = ROOT / "exported"
+START_SECONDS = 60
+
+
+@dataclass
+class Server:
+    """A running server process."""
+
+    target: str
+    metrics_url: str
+    pid: int
+    log: Path
+
+    def log_records(self) -> list[dict[str, object]]:
+        return [json.loads(line) for line in self.log.read_text().splitlines() if line.startswith("{")]
+
+
+@contextmanager
+def serving(directory: Path, *arguments: str, repository: Path = EXPORTED, **environment: str) -> Iterator[Server]:
+    """Run `lectern serve` on free ports; on exit it must stop cleanly within its drain time."""
+    log = directory / "server.log"
+    command = [
+        sys.executable,
+        "-m",
+        "lectern",
+        "serve",
+        "--port",
+        "0",
+        "--metrics-port",
+        "0",
+        "--repository",
+        str(repository),
+    ]
+    settings = {"LECTERN_DRAIN_PAUSE_SECONDS": "0", "LECTERN_LOG_FORMAT": "json", **environment}
+    with log.open("wb") as file:
+        process = subprocess.Popen([*command, *arguments], stderr=file, env=os.environ | settings)
+    try:
+        ready = _wait_until_serving(process, log)
+        yield Server(str(ready["target"]), f"http://127.0.0.1:{ready['metrics_port']}", process.pid, log)
+        if process.poll() is None:
+            process.send_signal(signal.SIGTERM)
+            assert process.wait(30) == 0, log.read_text()
+    finally:
+        if process.poll() is None:
+            process.kill()
+            process.wait()
+
+
+def _wait_until_serving(process: subprocess.Popen[bytes], log: Path) -> dict[str, object]:
+    deadline = time.monotonic() + START_SECONDS
+    while time.monotonic() < deadline:
+        for line in log.read_text().splitlines():
+            if '"message": "serving"' in line:
+                return dict(json.loads(line))
+        assert process.poll() is None, f"the server ended:\n{log.read_text()}"
+        time.sleep(0.05)
+    raise AssertionError(f"the server did not start in {START_SECONDS} s:\n{log.read_text()}")
+
+
+@pytest.fixture(scope="session")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """One server of the committed models for every test that does not change it."""
+    with serving(tmp_path_factory.mktemp("server")) as running:
+        yield running
+
+
+@pytest.fixture
+def channel(server: Server) -> Iterator[grpc.Channel]:
+    with grpc.insecure_channel(server.target) as channel:
+        yield channel
+
+
+@pytest.fixture
+def repository(tmp_path: Path) -> Path:
+    """A copy of the committed models that a test may damage."""
+    return Path(shutil.copytree(EXPORTED, tmp_path / "exported"))
+
+
+@pytest.fixture(scope="session")
+def photos() -> np.ndarray:
+    """Real CIFAR-10 photos, uint8 [N, 32, 32, 3]."""
+    with np.load(ROOT / "tests" / "data" / "image_classifier.npz") as file:
+        return file["images"]
+
+
+def encode(array: np.ndarray, kind: str = "PNG", **options: object) -> bytes:
+    """An array as an image file."""
+    buffer = io.BytesIO()
+    Image.fromarray(array).save(buffer, kind, **options)
+    return buffer.getvalue()
+
+
+@pytest.fixture(scope="session")
+def png() -> Callable[..., bytes]:
+    return encode

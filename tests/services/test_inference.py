@@ -1,0 +1,212 @@
+"""The Open Inference Protocol, spoken by an unmodified tritonclient."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import grpc
+import numpy as np
+import pytest
+import tritonclient.grpc as triton
+from google.protobuf.descriptor import Descriptor
+from google.protobuf.descriptor_pb2 import FileDescriptorSet
+from grpc_tools import protoc
+from tritonclient.grpc import service_pb2, service_pb2_grpc
+from tritonclient.utils import InferenceServerException
+
+from tests.conftest import EXPORTED, ROOT, Server, serving
+
+MODEL = "image_classifier"
+
+
+@pytest.fixture
+def client(server: Server) -> Iterator[triton.InferenceServerClient]:
+    with triton.InferenceServerClient(server.target) as client:
+        yield client
+
+
+def photo_input(photos: np.ndarray) -> triton.InferInput:
+    tensor = triton.InferInput("images", list(photos.shape), "UINT8")
+    tensor.set_data_from_numpy(photos)
+    return tensor
+
+
+def test_health_and_metadata(client: triton.InferenceServerClient) -> None:
+    assert client.is_server_live()
+    assert client.is_server_ready()
+    assert client.is_model_ready(MODEL)
+    assert client.is_model_ready(MODEL, "1")
+    assert not client.is_model_ready(MODEL, "77")
+    assert not client.is_model_ready("nobody")
+    assert client.get_server_metadata().name == "lectern"
+    metadata = client.get_model_metadata(MODEL)
+    assert [(i.name, i.datatype, list(i.shape)) for i in metadata.inputs] == [("images", "UINT8", [-1, 32, 32, 3])]
+    assert [(o.name, o.datatype, list(o.shape)) for o in metadata.outputs] == [("logits", "FP32", [-1, 10])]
+    assert client.get_model_config(MODEL).config.max_batch_size == 64
+    index = {(m.name, m.version): m.state for m in client.get_model_repository_index().models}
+    assert index[MODEL, "1"] == "READY"
+
+
+def test_raw_and_typed_contents_agree(
+    client: triton.InferenceServerClient, channel: grpc.Channel, photos: np.ndarray
+) -> None:
+    raw = client.infer(MODEL, [photo_input(photos[:2])], request_id="seven")
+    assert raw.get_response().id == "seven"
+    request = service_pb2.ModelInferRequest(model_name=MODEL)
+    tensor = request.inputs.add(name="images", datatype="UINT8", shape=[2, 32, 32, 3])
+    tensor.contents.uint_contents.extend(photos[:2].ravel().tolist())
+    typed = service_pb2_grpc.GRPCInferenceServiceStub(channel).ModelInfer(request, timeout=30)
+    np.testing.assert_array_equal(
+        np.frombuffer(typed.raw_output_contents[0], np.float32).reshape(2, 10), raw.as_numpy("logits")
+    )
+
+
+def test_served_logits_are_torchs(client: triton.InferenceServerClient, photos: np.ndarray) -> None:
+    torch = pytest.importorskip("torch")
+    import onnx
+    from onnx import numpy_helper
+
+    from training.image_classifier import ImageClassifier
+
+    graph = onnx.load(EXPORTED / MODEL / "1" / "model.onnx").graph
+    stored = {i.name.removesuffix("_half"): numpy_helper.to_array(i).astype(np.float32) for i in graph.initializer}
+    net = ImageClassifier().eval().fold_norms()
+    net.load_state_dict(
+        {name: torch.from_numpy(stored[name].copy()).reshape(value.shape) for name, value in net.state_dict().items()}
+    )
+    with torch.no_grad():
+        expected = net(torch.from_numpy(photos[:50])).numpy()
+    found = client.infer(MODEL, [photo_input(photos[:50])]).as_numpy("logits")
+    np.testing.assert_allclose(found, expected, atol=1e-4)
+
+
+def test_requested_outputs(client: triton.InferenceServerClient, photos: np.ndarray) -> None:
+    result = client.infer(MODEL, [photo_input(photos[:1])], outputs=[triton.InferRequestedOutput("logits")])
+    assert result.as_numpy("logits").shape == (1, 10)
+    with pytest.raises(InferenceServerException, match="'nothing' is not an output; there are: logits"):
+        client.infer(MODEL, [photo_input(photos[:1])], outputs=[triton.InferRequestedOutput("nothing")])
+
+
+def tensor(
+    shape: list[int], datatype: str, name: str = "images", raw: int | None = None
+) -> service_pb2.ModelInferRequest:
+    request = service_pb2.ModelInferRequest(model_name=MODEL)
+    request.inputs.add(name=name, datatype=datatype, shape=shape)
+    request.raw_input_contents.append(bytes(raw if raw is not None else int(np.prod(shape))))
+    return request
+
+
+def mixed() -> service_pb2.ModelInferRequest:
+    request = tensor([1, 32, 32, 3], "UINT8")
+    request.inputs[0].contents.uint_contents.extend([0] * 3072)
+    return request
+
+
+def wrong_field() -> service_pb2.ModelInferRequest:
+    request = service_pb2.ModelInferRequest(model_name=MODEL)
+    request.inputs.add(name="images", datatype="UINT8", shape=[1, 32, 32, 3]).contents.fp32_contents.extend([0] * 3072)
+    return request
+
+
+def out_of_range() -> service_pb2.ModelInferRequest:
+    request = service_pb2.ModelInferRequest(model_name=MODEL)
+    request.inputs.add(name="images", datatype="UINT8", shape=[1, 32, 32, 3]).contents.uint_contents.extend(
+        [300] * 3072
+    )
+    return request
+
+
+INVALID, NOT_FOUND = grpc.StatusCode.INVALID_ARGUMENT, grpc.StatusCode.NOT_FOUND
+
+
+@pytest.mark.parametrize(
+    ("request_", "code", "says"),
+    [
+        (
+            tensor([1, 3, 32, 32], "UINT8"),
+            INVALID,
+            r"inputs\[0\].shape: is \[1, 3, 32, 32\]; .* takes \[-1, 32, 32, 3\]",
+        ),
+        (tensor([32, 32, 3], "UINT8"), INVALID, "shape"),
+        (tensor([0, 32, 32, 3], "UINT8"), INVALID, "shape"),
+        (tensor([-1, 32, 32, 3], "UINT8", raw=0), INVALID, "shape"),
+        (tensor([2**40, 32, 32, 3], "UINT8", raw=8), INVALID, r"raw_input_contents\[0\]: has 8 bytes"),
+        (tensor([1, 32, 32, 3], "FP32"), INVALID, "datatype: is 'FP32'; 'images' takes UINT8"),
+        (tensor([1, 32, 32, 3], ""), INVALID, "datatype"),
+        (tensor([1, 32, 32, 3], "UINT8", raw=9), INVALID, r"has 9 bytes; UINT8 \[1, 32, 32, 3\] takes 3072"),
+        (tensor([1, 32, 32, 3], "UINT8", name="pixels"), INVALID, "'pixels' is not an input"),
+        (service_pb2.ModelInferRequest(model_name=MODEL), INVALID, "inputs: lack images"),
+        (mixed(), INVALID, "must be empty when raw_input_contents is used"),
+        (wrong_field(), INVALID, "has fp32_contents; UINT8 goes into uint_contents"),
+        (out_of_range(), INVALID, "outside the range of UINT8"),
+        (service_pb2.ModelInferRequest(model_name="nobody"), NOT_FOUND, "there is no model 'nobody'"),
+        (service_pb2.ModelInferRequest(model_name=MODEL, model_version="9"), NOT_FOUND, "has no version 9"),
+        (service_pb2.ModelInferRequest(model_name=MODEL, model_version="new"), INVALID, "is 'new'; send a number"),
+    ],
+)
+def test_bad_requests(
+    channel: grpc.Channel, request_: service_pb2.ModelInferRequest, code: grpc.StatusCode, says: str
+) -> None:
+    import re
+
+    with pytest.raises(grpc.RpcError) as caught:
+        service_pb2_grpc.GRPCInferenceServiceStub(channel).ModelInfer(request_, timeout=30)
+    assert caught.value.code() is code
+    assert re.search(says, caught.value.details() or ""), caught.value.details()
+
+
+def test_stream_reports_a_bad_request_and_goes_on(server: Server, photos: np.ndarray) -> None:
+    with grpc.insecure_channel(server.target) as channel:
+        good = tensor([1, 32, 32, 3], "UINT8")
+        bad = tensor([1], "UINT8")
+        answers = list(
+            service_pb2_grpc.GRPCInferenceServiceStub(channel).ModelStreamInfer(iter([good, bad, good]), timeout=30)
+        )
+    assert [bool(a.error_message) for a in answers] == [False, True, False]
+    assert answers[0].infer_response.raw_output_contents == answers[2].infer_response.raw_output_contents
+
+
+def test_model_control_is_off_by_default(client: triton.InferenceServerClient) -> None:
+    with pytest.raises(InferenceServerException, match="LECTERN_ALLOW_MODEL_CONTROL"):
+        client.unload_model(MODEL)
+    assert client.is_model_ready(MODEL)
+
+
+def test_model_control_when_allowed(tmp_path: Path, photos: np.ndarray) -> None:
+    with (
+        serving(tmp_path, LECTERN_ALLOW_MODEL_CONTROL="true") as server,
+        triton.InferenceServerClient(server.target) as client,
+    ):
+        client.unload_model(MODEL)
+        assert not client.is_model_ready(MODEL)
+        with pytest.raises(InferenceServerException, match="unloaded"):
+            client.infer(MODEL, [photo_input(photos[:1])])
+        assert client.is_model_ready("covid_regressor")
+        client.load_model(MODEL)
+        assert client.infer(MODEL, [photo_input(photos[:1])]).as_numpy("logits").shape == (1, 10)
+        for name in ("../exported/image_classifier", "/etc", "nobody", ".."):
+            with pytest.raises(InferenceServerException, match="the repository has no model"):
+                client.load_model(name)
+
+
+def test_our_copy_of_the_protocol_agrees_with_tritonclients(tmp_path: Path) -> None:
+    target = tmp_path / "set.bin"
+    flags = [f"--proto_path={ROOT / 'protos'}", f"--descriptor_set_out={target}", "inference/grpc_service.proto"]
+    assert protoc.main(["protoc", *flags]) == 0
+    (ours,) = FileDescriptorSet.FromString(target.read_bytes()).file
+
+    def check(message: object, theirs: Descriptor) -> None:
+        for field in message.field:  # type: ignore[attr-defined]
+            their_field = theirs.fields_by_name[field.name]
+            assert (field.number, field.type) == (their_field.number, their_field.type), (
+                f"{theirs.full_name}.{field.name}"
+            )
+        for nested in message.nested_type:  # type: ignore[attr-defined]
+            check(nested, theirs.nested_types_by_name[nested.name])
+
+    for message in ours.message_type:
+        check(message, service_pb2.DESCRIPTOR.message_types_by_name[message.name])
+    theirs = service_pb2.DESCRIPTOR.services_by_name["GRPCInferenceService"]
+    for method in ours.service[0].method:
+        assert method.output_type.endswith(theirs.methods_by_name[method.name].output_type.full_name)

@@ -1,0 +1,74 @@
+"""Imports point one way, as CONTRIBUTING says."""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import ROOT
+
+# Package -> packages of this project that it may import.
+ALLOWED = {
+    "lectern": {"lectern"},
+    "training": {"training", "lectern"},
+    "services/runtime": {"services.runtime", "services.errors", "services.metrics", "lectern.card"},
+    "services/codecs": {
+        "services.codecs",
+        "services.errors",
+        "services.limits",
+        "services.metrics",
+        "services.runtime",
+        "lectern.card",
+    },
+}
+SHARED = {
+    "services.errors",
+    "services.limits",
+    "services.metrics",
+    "services.rpc",
+    "services.streams",
+    "services.codecs",
+    "services.runtime",
+}
+NOT_CAPABILITIES = {"runtime", "codecs", "server"}
+# What the CLI hands over to, imported inside its commands.
+HANDOVER = {"lectern/cli/serve.py": {"services"}, "lectern/cli/train.py": {"training"}}
+
+
+def project_imports(path: Path) -> set[str]:
+    names: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: relative import"
+            names |= {f"{node.module}.{alias.name}" for alias in node.names} if node.module else set()
+    return {n for n in names if n.split(".")[0] in ("lectern", "services", "training", "torch")}
+
+
+def allowed(relative: Path) -> set[str]:
+    parts = relative.parts
+    if parts[0] == "services" and len(parts) > 2 and parts[1] == "server":
+        return {"services", "lectern"}
+    if parts[0] == "services" and len(parts) > 2 and parts[1] not in NOT_CAPABILITIES:
+        return SHARED | {f"services.{parts[1]}", "lectern.v1", "lectern.card"}
+    if parts[0] == "services" and len(parts) == 2:
+        return {"services.errors", "services.rpc", "services.limits", "services.metrics"}
+    key = "/".join(parts[:2]) if parts[0] == "services" else parts[0]
+    return ALLOWED[key] | ({"torch"} if key == "training" else set()) | HANDOVER.get(relative.as_posix(), set())
+
+
+SOURCES = sorted(
+    p.relative_to(ROOT)
+    for top in ("lectern", "services", "training")
+    for p in (ROOT / top).rglob("*.py")
+    if "lectern/v1" not in p.as_posix()
+)
+
+
+@pytest.mark.parametrize("relative", SOURCES, ids=str)
+def test_imports_point_one_way(relative: Path) -> None:
+    for name in project_imports(ROOT / relative):
+        assert any(name == a or name.startswith(f"{a}.") for a in allowed(relative)), f"{relative} imports {name}"

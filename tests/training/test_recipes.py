@@ -1,0 +1,93 @@
+"""Every recipe end to end on its sliver: train, export, serve; interrupted and resumed."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import grpc
+import onnx
+import pytest
+from google.protobuf import text_format
+from tritonclient.grpc import model_config_pb2
+
+from lectern.card import Card
+from lectern.v1 import model_pb2
+from lectern.v1.model_pb2_grpc import ModelServiceStub
+from tests.conftest import ROOT, serving
+from training.data.fetch import sha256_file
+from training.main import RECIPES
+
+
+def train(*arguments: str, check: bool = True) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "lectern", "train", *arguments]
+    result = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, timeout=300)
+    assert not check or result.returncode == 0, result.stderr
+    return result
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LECTERN_CACHE", str(tmp_path / "cache"))
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_fast_run_trains_exports_and_serves(tmp_path: Path, name: str) -> None:
+    output = tmp_path / "exported"
+    result = train(name, "--fast", "--output", str(output))
+    card = Card.read(output / name / "1" / "card.json")
+    assert card.parity.max_abs_diff <= 1e-4
+    assert len(card.parity.batches) >= 3
+    assert card.metrics
+    assert card.data
+    assert card.training.command == f"lectern train {name} --seed 0 --fast"
+    for relative, checksum in card.files.items():
+        assert sha256_file(output / relative) == checksum
+    for metric in card.metrics:
+        assert metric.name in result.stdout
+    config = text_format.Parse((output / name / "config.pbtxt").read_text(), model_config_pb2.ModelConfig())
+    graph = onnx.load(output / name / "1" / "model.onnx").graph
+    assert [i.name for i in config.input] == [i.name for i in graph.input]
+    assert all(v.type.tensor_type.shape.dim[0].dim_param == "batch" for v in (*graph.input, *graph.output))
+    with serving(tmp_path, repository=output) as server, grpc.insecure_channel(server.target) as channel:
+        (model,) = ModelServiceStub(channel).ListModels(model_pb2.ListModelsRequest(), timeout=10).models
+        assert (model.name, model.versions[0].state) == (name, model_pb2.MODEL_STATE_READY)
+
+
+def test_same_seed_gives_the_same_graph_and_a_second_run_the_next_version(tmp_path: Path) -> None:
+    output = tmp_path / "exported"
+    for _ in range(2):
+        train("image_classifier", "--fast", "--seed", "3", "--output", str(output))
+    first, second = (Card.read(output / "image_classifier" / v / "card.json") for v in ("1", "2"))
+    assert list(first.files.values()) == list(second.files.values())
+    assert first.metrics == second.metrics
+
+
+def test_an_interrupted_run_resumes(tmp_path: Path) -> None:
+    output = tmp_path / "exported"
+    command = [sys.executable, "-m", "lectern", "train", "image_classifier", "--fast", "--output", str(output)]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=ROOT)
+    checkpoints = tmp_path / "cache" / "checkpoints"
+    deadline = time.monotonic() + 120
+    while not any(checkpoints.glob("*.pt")):
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    process.send_signal(signal.SIGINT)
+    stdout, stderr = process.communicate(timeout=60)
+    assert process.returncode == 130, (stdout, stderr)
+    assert "Traceback" not in stderr
+    assert not (output / "image_classifier").exists()
+    result = train("image_classifier", "--fast", "--output", str(output))
+    assert "resuming image_classifier after epoch" in result.stdout
+    assert (output / "image_classifier" / "1" / "card.json").is_file()
+    assert not any(checkpoints.glob("*.pt"))
+
+
+def test_unknown_recipe_lists_the_known_ones() -> None:
+    result = train("nobody", check=False)
+    assert result.returncode in (1, 2)
+    assert "image_classifier" in result.stderr
