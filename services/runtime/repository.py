@@ -22,7 +22,7 @@ from services import metrics
 from services.errors import InvalidArgument, NotFound, Unavailable
 from services.runtime.config import ConfigError, GraphConfig, read_config
 from services.runtime.engine import Array, EngineError, OnnxEngine, Runner
-from services.runtime.scheduler import RETRY_AFTER_SECONDS, Scheduler
+from services.runtime.scheduler import Scheduler
 
 log = logging.getLogger(__name__)
 
@@ -102,7 +102,6 @@ class Repository:
         # Both are replaced, never changed, so that the event loop reads them while another thread loads a model.
         self.models: Mapping[str, Mapping[int, Version]] = {}
         self._graphs: Mapping[str, Mapping[int, Graph]] = {}
-        self._loading = True
 
     def load(self) -> None:
         """Load everything, model by model; blocks for as long as that takes.
@@ -118,7 +117,6 @@ class Repository:
         for directory in sorted(p for p in self.root.iterdir() if p.is_dir() and not p.name.startswith(".")):
             if not self._is_part_of_another(directory.name):
                 self.load_model(directory.name)
-        self._loading = False
 
     def find(self, name: str, version: int, capability: str) -> Model:
         """The READY version of a model; 0 = latest.
@@ -129,7 +127,6 @@ class Repository:
         """
         versions = self.models.get(name)
         if versions is None:
-            self._check_loaded()
             ready = ", ".join(n for n, vs in self.models.items() if _capability(vs) == capability) or "none"
             raise NotFound.field("model", f"there is no model {name!r}; models for {capability}: {ready}")
         found = _pick(name, versions, version)
@@ -155,7 +152,6 @@ class Repository:
         if name in self.models:
             found = _pick(name, self.models[name], version)
             raise Unavailable(f"model {name} version {found.number} does not answer: {found.reason or 'loading'}")
-        self._check_loaded()
         if graphs:
             raise NotFound.field("model_version", f"model {name!r} has no version {version}; it has: {sorted(graphs)}")
         raise NotFound.field("model_name", f"there is no model {name!r}; there are: {', '.join(sorted(self._graphs))}")
@@ -200,10 +196,6 @@ class Repository:
         for name in self.models:
             self.unload_model(name)
 
-    def _check_loaded(self) -> None:
-        if self._loading:
-            raise Unavailable("models are still being loaded", retry_after=RETRY_AFTER_SECONDS)
-
     def _publish(self, name: str, versions: Mapping[int, Version]) -> None:
         """Answer with `versions` from now on, then close what they replace."""
         replaced = self.models.get(name, {})
@@ -222,8 +214,6 @@ class Repository:
                 graph.close()
         for version in versions.values():
             metrics.MODEL_READY.labels(name, str(version.number)).set(version.state is State.READY)
-            if version.state is State.UNAVAILABLE:
-                log.error("model %s version %d is out of service: %s", name, version.number, version.reason)
 
     def _is_part_of_another(self, name: str) -> bool:
         """Whether a card of another directory names this graph."""
@@ -239,9 +229,9 @@ class Repository:
             candidates, wanted = read_config(directory).versions_to_serve(numbers)
         except ConfigError as error:
             number = max(numbers, default=1)
-            return {number: Version(number, State.UNAVAILABLE, str(error))}
+            return {number: _out_of_service(directory.name, number, str(error))}
         if not candidates:
-            return {1: Version(1, State.UNAVAILABLE, "there is no version to serve")}
+            return {1: _out_of_service(directory.name, 1, "there is no version to serve")}
         versions: dict[int, Version] = {}
         for number in candidates:
             if sum(v.state is State.READY for v in versions.values()) == wanted:
@@ -267,8 +257,7 @@ class Repository:
             for graph in version.graphs.values():
                 graph.close()
             version.graphs.clear()
-            version.state, version.reason = State.UNAVAILABLE, str(error)
-            return version
+            return _out_of_service(name, number, str(error), version.card)
         version.state = State.READY
         log.info("loaded %s version %d in %.2f s", name, number, time.monotonic() - started)
         return version
@@ -284,6 +273,11 @@ class Repository:
         if (found := hashlib.sha256(content).hexdigest()) != expected:
             raise ValueError(f"{relative} has SHA-256 {found[:12]}…, its card says {expected[:12]}…")
         return Graph(config, card.version, self._engine, content)
+
+
+def _out_of_service(name: str, number: int, reason: str, card: Card | None = None) -> Version:
+    log.error("model %s version %d is out of service: %s", name, number, reason)
+    return Version(number, State.UNAVAILABLE, reason, card)
 
 
 def _read_card(path: Path, name: str, number: int) -> Card:

@@ -57,13 +57,14 @@ class App:
         stop = self._on_signal()
         server = grpc_transport.create_server(self._settings.limits.message_bytes)
         services = self._add_services(server)
-        port = self._bind(server)
-        await server.start()
-        await self._health.set("", SERVING)
         try:
             await asyncio.to_thread(self._repository.load)
         except FileNotFoundError as error:
             raise StartError(str(error)) from error
+        # Listening starts here: workers share the port, and one that still loads must not be given calls.
+        port = self._bind(server)
+        await server.start()
+        await self._health.set("", SERVING)
         for name, ready in services.items():
             await self._health.set(name, SERVING if ready() else NOT_SERVING)
         self.serving = True

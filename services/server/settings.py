@@ -5,13 +5,17 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt
+from pydantic import BeforeValidator, Field, NonNegativeFloat, PositiveFloat, PositiveInt
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from services.limits import Limits
 
 Port = Annotated[int, Field(ge=0, le=65535)]
 CAPABILITIES = ("classify", "predict")
+
+
+def _split(names: object) -> object:
+    return tuple(name.strip() for name in names.split(",") if name.strip()) if isinstance(names, str) else names
 
 
 class StartError(RuntimeError):
@@ -25,7 +29,9 @@ class Settings(BaseSettings):
         env_prefix="LECTERN_", env_nested_delimiter="__", extra="ignore", frozen=True, cli_parse_args=False
     )
 
-    capabilities: Annotated[tuple[str, ...], NoDecode] = Field(CAPABILITIES, description="Capabilities to serve.")
+    capabilities: Annotated[tuple[str, ...], NoDecode, BeforeValidator(_split)] = Field(
+        CAPABILITIES, description="Capabilities to serve, separated by commas."
+    )
     repository: Path = Field(Path("exported"), description="Directory of models, in Triton's layout.")
     host: str = Field("127.0.0.1", description="Address to listen on; 0.0.0.0 = every interface.")
     port: Port = Field(8001, description="Port of gRPC; 0 = any free one.")

@@ -99,7 +99,7 @@ def run(settings: Settings) -> None:
 
 
 def _reserve(settings: Settings) -> socket.socket:
-    """Hold the port without listening on it, so that workers share the same one even when any free one was asked for."""
+    """Hold the port without listening on it, so that workers share one even when any was asked for."""
     reserved = socket.socket(socket.AF_INET6 if ":" in settings.host else socket.AF_INET)
     reserved.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
     try:

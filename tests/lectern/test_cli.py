@@ -1,0 +1,243 @@
+"""The command line as a user runs it: a process of its own against a real server."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import lectern
+from lectern.cli.rows import RowsError, read_rows
+
+Run = Callable[..., subprocess.CompletedProcess[bytes]]
+FEATURES = ("AL", "cli", "ili", "cli.1")
+
+
+def invoke(*arguments: object, stdin: bytes = b"", target: str = "127.0.0.1:1") -> subprocess.CompletedProcess[bytes]:
+    command = [sys.executable, "-m", "lectern", *map(str, arguments)]
+    environment = os.environ | {"LECTERN_TARGET": target, "COLUMNS": "200", "NO_COLOR": "1"}
+    return subprocess.run(command, input=stdin, capture_output=True, env=environment, timeout=60)
+
+
+@pytest.fixture
+def run(server: Any) -> Run:
+    return lambda *arguments, stdin=b"": invoke(*arguments, stdin=stdin, target=server.target)
+
+
+@pytest.fixture
+def files(photos: np.ndarray, png: Callable[..., bytes], tmp_path: Path) -> list[Path]:
+    paths = [tmp_path / f"photo[{i}].png" for i in range(3)]
+    for path, photo in zip(paths, photos, strict=False):
+        path.write_bytes(png(photo))
+    return paths
+
+
+@pytest.fixture
+def features(server: Any) -> list[str]:
+    with lectern.Client(server.target) as client:
+        return list(client.get_model("covid_regressor").model.versions[0].card["preprocessing"]["features"])
+
+
+def as_csv(*rows: object) -> bytes:
+    buffer = io.StringIO()
+    csv.writer(buffer).writerows(rows)  # type: ignore[arg-type]
+    return buffer.getvalue().encode()
+
+
+def refused(done: subprocess.CompletedProcess[bytes], code: int, *words: str) -> None:
+    """It ended with `code`, said `words` on stderr, and neither printed a result nor a traceback."""
+    errors = done.stderr.decode()
+    assert (done.returncode, done.stdout) == (code, b""), errors
+    assert "Traceback" not in errors
+    for word in words:
+        assert word in errors
+
+
+def test_help_loads_nothing_heavy() -> None:
+    program = (
+        "import sys; sys.argv = ['lectern', '--help']\nfrom lectern.cli import main\n"
+        "try: main()\nexcept SystemExit: print({'grpc', 'numpy', 'IPython', 'pydantic'} & set(sys.modules))"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout.endswith("set()\n")
+    assert "lectern classify cat.png dog.jpg" in done.stdout
+
+
+@pytest.mark.parametrize("command", ["serve", "models", "classify", "predict", "console", "train"])
+def test_each_command_explains_itself_by_example(command: str) -> None:
+    done = invoke(command, "--help")
+    assert done.returncode == 0
+    assert f" lectern {command}".encode() in done.stdout
+
+
+def test_version() -> None:
+    assert invoke("--version").stdout.startswith(b"lectern 0.")
+
+
+def test_models(run: Run) -> None:
+    done = run("models")
+    assert done.returncode == 0
+    line = next(line for line in done.stdout.decode().splitlines() if line.startswith("image_classifier"))
+    assert {"HW3", "classify", "ready", "accuracy"} <= set(line.split())
+
+
+def test_models_as_json(run: Run) -> None:
+    models = json.loads(run("models", "--json").stdout)["models"]
+    model = next(model for model in models if model["name"] == "image_classifier")
+    version = model["versions"][0]
+    assert (model["lecture"], version["state"], version["card"]["version"]) == ("HW3", "ready", version["version"])
+
+
+def test_classify_prints_a_table_per_file(run: Run, files: list[Path]) -> None:
+    done = run("classify", *files, "--top-k", 2)
+    assert done.returncode == 0, done.stderr
+    lines = [line for line in done.stdout.decode().splitlines() if line.strip()]
+    assert len(lines) == 3 * len(files)
+    assert [line.strip() for line in lines[::3]] == [str(path) for path in files]
+    assert "%" in lines[1]
+
+
+def test_classify_as_json(run: Run, files: list[Path]) -> None:
+    answer = json.loads(run("classify", *files, "--json").stdout)
+    assert answer["model"] == "image_classifier"
+    assert [result["file"] for result in answer["results"]] == [str(path) for path in files]
+    classes = answer["results"][0]["classes"]
+    assert len(classes) == 3
+    assert classes[0]["probability"] >= classes[1]["probability"]
+
+
+def test_classify_reads_standard_input(run: Run, files: list[Path]) -> None:
+    piped = json.loads(run("classify", "-", "--json", stdin=files[0].read_bytes()).stdout)
+    named = json.loads(run("classify", files[0], "--json").stdout)
+    assert piped["results"][0]["classes"][0]["label"] == named["results"][0]["classes"][0]["label"]
+
+
+def test_more_files_than_one_request_takes(run: Run, files: list[Path]) -> None:
+    answer = json.loads(run("classify", *files * 90, "--top-k", 1, "--json").stdout)
+    labels = [result["classes"][0]["label"] for result in answer["results"]]
+    assert labels == labels[:3] * 90
+
+
+def test_a_file_that_is_no_image_is_named(run: Run, files: list[Path], tmp_path: Path) -> None:
+    text = tmp_path / "notes.txt"
+    text.write_text("not an image")
+    refused(run("classify", files[0], text), 1, f"error: {text}:")
+
+
+def test_a_missing_file_is_wrong_usage(run: Run, tmp_path: Path) -> None:
+    refused(run("classify", tmp_path / "none.png"), 2, "none.png: no such file")
+    refused(run("classify", tmp_path), 2, "is a directory")
+
+
+def test_wrong_arguments_are_wrong_usage() -> None:
+    refused(invoke("classify"), 2, "Missing argument")
+    refused(invoke("clasify"), 2, "Did you mean")
+    refused(invoke("models", "--timeout", "soon"), 2, "--timeout")
+    refused(invoke("models", "--tls-cert", __file__), 2, "go together")
+    refused(invoke("serve", "--port", "70000"), 2, "--port")
+
+
+def test_an_unknown_model_points_to_the_list(run: Run, files: list[Path]) -> None:
+    refused(run("classify", files[0], "--model", "nobody"), 1, "nobody", "`lectern models`")
+
+
+def test_no_server_says_how_to_start_one() -> None:
+    refused(invoke("models"), 1, "no server at 127.0.0.1:1: start one with `lectern serve`", "--target")
+
+
+def test_a_server_that_does_not_answer_meets_the_timeout() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        target = f"127.0.0.1:{silent.getsockname()[1]}"
+        refused(invoke("models", "--timeout", "0.5", target=target), 1, f"no answer from {target} within 0.5 s")
+
+
+def test_ctrl_c_is_quiet() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        target = f"127.0.0.1:{silent.getsockname()[1]}"
+        command = [sys.executable, "-m", "lectern", "models", "--target", target]
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+        connection, _ = silent.accept()  # from here on it waits for an answer
+        with connection:
+            process.send_signal(signal.SIGINT)
+            assert process.communicate(timeout=30) == (b"", b"")
+    assert process.returncode == 130
+
+
+def test_predict_finds_columns_by_name(run: Run, features: list[str]) -> None:
+    header = ["id", *(name.split(".")[0] for name in features), "target"]
+    named = run("predict", "-", stdin=as_csv(header, [7, *[1] * len(features), 9], [8, *[2] * len(features), 9]))
+    bare = run("predict", "-", stdin=as_csv([1] * len(features), [2] * len(features)))
+    assert named.returncode == 0, named.stderr
+    assert named.stdout == bare.stdout
+    assert len(named.stdout.splitlines()) == 3
+
+
+def test_predict_as_json_in_several_requests(run: Run, features: list[str], tmp_path: Path) -> None:
+    path = tmp_path / "rows.csv"
+    path.write_bytes(as_csv(*([i % 2] * len(features) for i in range(5000))))
+    answer = json.loads(run("predict", path, "--json").stdout)
+    values = [result["values"] for result in answer["results"]]
+    assert (answer["model"], len(values), len(values[0])) == ("covid_regressor", 5000, len(answer["targets"]))
+    assert np.ptp(values[::2]) == pytest.approx(0, abs=1e-4)
+
+
+def test_predict_says_what_is_wrong_with_a_table(run: Run, features: list[str], tmp_path: Path) -> None:
+    path = tmp_path / "rows.csv"
+    path.write_bytes(as_csv(features[:-1], [1] * (len(features) - 1)))
+    refused(run("predict", path), 2, "1 of", f"missing: {features[-1]}")
+    refused(run("predict", "-", stdin=as_csv([1, 2])), 2, "row 1 has 2 columns", str(len(features)))
+    refused(
+        run("predict", "-", stdin=as_csv([1] * len(features), ["x"] * len(features))), 2, f"row 2, column {features[0]}"
+    )
+    refused(run("predict", "-", stdin=b"\x89PNG\r\n"), 2, "UTF-8")
+    refused(run("predict", path, "--model", "image_classifier"), 2, "takes no rows")
+
+
+def test_repeated_names_are_numbered_as_pandas_does() -> None:
+    assert read_rows(["cli,id,AL,cli,ili\n", "1,0,2,3,4\n"], FEATURES) == [[2, 1, 4, 3]]
+    assert read_rows(["AL,cli,ili,cli.1\n", "\n", "1, 2,3,4\n"], FEATURES) == [[1, 2, 3, 4]]
+
+
+@pytest.mark.parametrize(
+    ("lines", "message"),
+    [
+        ([], "there are no rows"),
+        (["AL,cli,ili,cli\n"], "no rows below the header"),
+        (["AL,cli\n", "1,2\n"], "2 of 4 columns are missing: ili, cli.1"),
+        (["1,2,3\n"], "row 1 has 3 columns, the model takes 4"),
+        (["AL,cli,ili,cli\n", "1,2,3,4\n", "1,2,3\n"], "row 3 has 3 columns, not 4"),
+        (["1,2,3,x\n"], "row 1, column cli.1: 'x' is not a finite number"),
+        (["AL,cli,ili,cli\n", "1,2,,4\n"], "row 2, column ili: '' is not"),
+        (["1,2,nan,4\n"], "row 1, column ili: 'nan' is not"),
+    ],
+)
+def test_a_table_that_does_not_fit_says_where(lines: list[str], message: str) -> None:
+    with pytest.raises(RowsError) as caught:
+        read_rows(lines, FEATURES)
+    assert message in str(caught.value)
+
+
+def test_training_an_unknown_model_says_which_there_are() -> None:
+    refused(invoke("train", "nobody"), 1, "nobody", "image_classifier")
+
+
+@pytest.fixture
+def without_ipython(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "IPython.py").write_text("raise ImportError('hidden by a test')")
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")]))
+
+
+@pytest.mark.usefixtures("without_ipython")
+def test_the_console_says_what_it_needs() -> None:
+    refused(invoke("console"), 1, 'pip install "lectern[console]"')
