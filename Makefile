@@ -35,6 +35,9 @@ proto: $(VENV)/.dev ## Generate the stubs of protos/ again
 train-export: $(VENV)/.dev ## Train and export every model, or one: MODEL=name; FAST=1 for a trial run in seconds
 	$(BIN)/lectern train $(or $(MODEL),--all) --seed $(SEED) $(if $(FAST),--fast)
 
+docs: $(VENV)/.dev ## Write the generated parts of docs/
+	$(BIN)/python docs/make_settings.py
+
 console: $(VENV)/.console ## Open a Python shell with a connected client
 	$(BIN)/lectern console
 
@@ -59,4 +62,4 @@ $(VENV)/.console: $(VENV)/.serve
 	$(BIN)/pip install --quiet --editable '.[console]'
 	touch $@
 
-.PHONY: help setup serve test lint proto train-export console clean
+.PHONY: help setup serve test lint proto train-export docs console clean

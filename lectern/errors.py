@@ -49,9 +49,13 @@ class LecternError(grpc.RpcError):
         """What the server sent after its answer, `(key, value)` each."""
         return self._trailing_metadata
 
+    def unsaid(self) -> list[str]:
+        """`field: description` of each violation that the message does not contain already."""
+        said = (f"{field}: {description}" for field, description in self.violations)
+        return [text for text in said if text not in self._details]
+
     def __str__(self) -> str:
-        parts = [f"{self._code.name}: {self._details}"]
-        parts += [f"{field}: {description}" if field else description for field, description in self.violations]
+        parts = [f"{self._code.name}: {self._details}", *self.unsaid()]
         if self.retry_after is not None:
             parts.append(f"retry after {self.retry_after:g} s")
         if self.request_id:

@@ -64,18 +64,14 @@ def train(
 
 
 def summary(cards: list[Card]) -> Table:
-    """Each metric with its target and the baselines on the same split."""
-    table = Table("model", "metric", "split", "n", "value", "target", "baselines")
+    """Each metric beside its target, and below it the baselines on the same split."""
+    table = Table("model", "metric", "split", "n", "value", "target")
     for card in cards:
+        model = f"{card.name} v{card.version}"
         for metric in card.metrics:
-            rivals = [b for b in card.baselines if b.metric == metric.name] if metric.split == "test" else []
-            table.add_row(
-                f"{card.name} v{card.version}",
-                metric.name,
-                metric.split,
-                str(metric.n),
-                f"{metric.value:.4f}",
-                "" if metric.target is None else f"{metric.target:g}",
-                ", ".join(f"{b.name} {b.value:.3f}" for b in rivals),
-            )
+            target = "" if metric.target is None else f"{metric.target:g}"
+            table.add_row(model, metric.name, metric.split, str(metric.n), f"{metric.value:.4f}", target)
+            model = ""
+        for baseline in card.baselines:
+            table.add_row("", baseline.name, "test", "", f"{baseline.value:.4f}", "baseline", style="dim")
     return table

@@ -82,6 +82,9 @@ class Run:
 
     def track(self, items: Iterable[T], description: str, total: int | None = None) -> Iterator[T]:
         """Iterate with a progress bar on a terminal."""
+        if not self.console.is_terminal:
+            yield from items
+            return
         columns = (
             TextColumn("{task.description}"),
             BarColumn(),

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.progress_bar import ProgressBar
 from rich.table import Table
+from rich.text import Text
 
 from lectern.channel import MAX_MESSAGE_BYTES
 from lectern.cli.connection import Connection
@@ -70,7 +71,8 @@ def classify(
         print_json({**answered_by, "results": answers})
         return
     for answer in answers:
-        table = Table(title=answer["file"], title_justify="left", box=None, show_header=False)
+        show(Text(answer["file"], style="bold", no_wrap=True, overflow="ignore"))
+        table = Table(box=None, show_header=False)
         for scored in answer["classes"]:
             bar = ProgressBar(total=1, completed=scored["probability"], width=30)
             table.add_row(scored["label"], f"{scored['probability']:.1%}", bar)

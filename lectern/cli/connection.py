@@ -79,14 +79,14 @@ class Connection:
 
     def _in_words(self, error: LecternError) -> str:
         code = error.code().name
-        if code == "UNAVAILABLE" and not error.request_id:
+        if code == "UNAVAILABLE" and not error.trailing_metadata():  # no server answered
             if "Connection refused" in error.details():
                 return f"no server at {self.target}: start one with `lectern serve`, or name another with --target"
             return f"cannot reach {self.target}: {error.details()}"
-        if code == "DEADLINE_EXCEEDED" and not error.request_id:
+        if code == "DEADLINE_EXCEEDED" and not error.trailing_metadata():
             return f"no answer from {self.target} within {self.timeout:g} s: {_HINTS[code]}"
         parts = [error.details() or code]
-        parts += [f"  {field}: {description}" for field, description in error.violations]
+        parts += [f"  {text}" for text in error.unsaid()]
         if error.retry_after is not None:
             parts.append(f"  the server expects to have room in {error.retry_after:g} s: try again then")
         if code in _HINTS:

@@ -12,7 +12,8 @@ from lectern.cli.output import fail
 EXAMPLES = """\
 for model in client.list_models().models: print(model.name, model.title)
 client.classify_image("cat.png", top_k=3).results[0].classes
-client.predict(np.zeros(len(client.get_model("covid_regressor").model.versions[0].card["preprocessing"]["features"])))
+card = client.get_model("covid_regressor").model.versions[0].card
+client.predict(np.zeros((2, len(card["preprocessing"]["features"])))).results
 """
 
 

@@ -6,7 +6,6 @@ import json
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.box import SIMPLE
 from rich.table import Column, Table
 
 from lectern.cli.connection import Connection
@@ -32,7 +31,15 @@ def models(
     if as_json:
         print_json({"models": listed})
         return
-    table = Table(Column("model", no_wrap=True), "lecture", "capability", "version", "state", "test metric", box=SIMPLE)
+    columns = (
+        Column("model", no_wrap=True),
+        "lecture",
+        "capability",
+        "version",
+        "state",
+        Column("test metric", no_wrap=True),
+    )
+    table = Table(*columns, box=None, pad_edge=False)
     for model in listed:
         for version in model["versions"]:
             table.add_row(

@@ -50,7 +50,7 @@ def read(path: Path) -> bytes:
 
 
 def show(table: RenderableType) -> None:
-    """Print a table to stdout; text in it is printed as it is, brackets too."""
+    """Print a table or text to stdout; text in it is printed as it is, brackets too."""
     Console(markup=False, highlight=False).print(table)
 
 

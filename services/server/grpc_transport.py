@@ -6,7 +6,7 @@ import re
 import time
 import uuid
 from collections.abc import AsyncIterator, Iterable
-from typing import Any
+from typing import Any, NoReturn
 
 import grpc
 from grpc_reflection.v1alpha import reflection, reflection_pb2
@@ -65,7 +65,7 @@ def _handler(endpoint: Endpoint) -> Any:
         try:
             return await endpoint.unary(request, call)
         except StatusError as error:
-            await context.abort_with_status(rpc_status.to_status(error.status))
+            await _abort(context, call, error)
 
     async def server_stream(request: bytes, context: grpc.aio.ServicerContext[bytes, bytes]) -> AsyncIterator[bytes]:
         call = _call(endpoint, context)
@@ -73,7 +73,7 @@ def _handler(endpoint: Endpoint) -> Any:
             async for response in endpoint.server_stream(request, call):
                 yield response
         except StatusError as error:
-            await context.abort_with_status(rpc_status.to_status(error.status))
+            await _abort(context, call, error)
 
     async def bidi_stream(
         requests: AsyncIterator[bytes], context: grpc.aio.ServicerContext[bytes, bytes]
@@ -83,13 +83,19 @@ def _handler(endpoint: Endpoint) -> Any:
             async for response in endpoint.bidi_stream(requests, call):
                 yield response
         except StatusError as error:
-            await context.abort_with_status(rpc_status.to_status(error.status))
+            await _abort(context, call, error)
 
     if endpoint.method.client_streaming:
         return grpc.stream_stream_rpc_method_handler(bidi_stream)
     if endpoint.method.server_streaming:
         return grpc.unary_stream_rpc_method_handler(server_stream)
     return grpc.unary_unary_rpc_method_handler(unary)
+
+
+async def _abort(context: grpc.aio.ServicerContext[bytes, bytes], call: Call, error: StatusError) -> NoReturn:
+    status = rpc_status.to_status(error.status)
+    # What is given here replaces the trailing metadata set before.
+    await context.abort(status.code, status.details, (*status.trailing_metadata, (REQUEST_ID, call.request_id)))
 
 
 def _call(endpoint: Endpoint, context: grpc.aio.ServicerContext[bytes, bytes]) -> Call:

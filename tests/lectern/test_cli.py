@@ -46,7 +46,8 @@ def files(photos: np.ndarray, png: Callable[..., bytes], tmp_path: Path) -> list
 @pytest.fixture
 def features(server: Any) -> list[str]:
     with lectern.Client(server.target) as client:
-        return list(client.get_model("covid_regressor").model.versions[0].card["preprocessing"]["features"])
+        card: Any = client.get_model("covid_regressor").model.versions[0].card
+        return list(card["preprocessing"]["features"])
 
 
 def as_csv(*rows: object) -> bytes:

@@ -39,7 +39,7 @@ def images(photos: np.ndarray, png: Callable[..., bytes]) -> list[bytes]:
 
 @pytest.fixture
 def row(client: lectern.Client) -> list[float]:
-    card = client.get_model("covid_regressor").model.versions[0].card
+    card: Any = client.get_model("covid_regressor").model.versions[0].card
     return [0.0] * len(card["preprocessing"]["features"])
 
 
@@ -65,7 +65,7 @@ class Faulty(classify_pb2_grpc.ClassifyServiceServicer):
 @contextmanager
 def running(servicer: Faulty, port: int = 0) -> Iterator[str]:
     server = grpc.server(ThreadPoolExecutor(2), options=[("grpc.max_receive_message_length", 1 << 26)])
-    classify_pb2_grpc.add_ClassifyServiceServicer_to_server(servicer, server)
+    classify_pb2_grpc.add_ClassifyServiceServicer_to_server(servicer, server)  # type: ignore[no-untyped-call]
     port = server.add_insecure_port(f"127.0.0.1:{port}")
     server.start()
     try:
@@ -192,8 +192,9 @@ async def test_asyncio_answers_as_sync_does(
     path = tmp_path / "photo.png"
     path.write_bytes(images[0])
     expected = client.classify_image(path, top_k=1).results[0].classes[0].label
+    inputs: list[str | bytes] = [str(path), *images]
     async with lectern.aio.Client(server.target) as aio:
-        answers = await asyncio.gather(*(aio.classify_image(image, top_k=1) for image in [path, *images]))
+        answers = await asyncio.gather(*(aio.classify_image(image, top_k=1) for image in inputs))
         assert answers[0].results[0].classes[0].label == expected
         assert "image_classifier" in [model.name for model in (await aio.list_models()).models]
         assert (await aio.health()).status == 1
