@@ -10,6 +10,8 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, NonNegativeFloat, NonNegativeInt, PositiveInt, model_validator
 
+# Names become directories, so they hold nothing that a path could be made of.
+Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$")]
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 Split = Literal["train", "validation", "test"]
 
@@ -90,14 +92,14 @@ class Parity(_Strict):
 class Card(_Strict):
     """A version of a model."""
 
-    name: Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$")]
+    name: Name
     version: PositiveInt
     title: str
     lecture: str
     capability: str
     task: str
     description: str
-    graphs: dict[str, str]
+    graphs: dict[str, Name]
     preprocessing: Preprocessing
     labels: tuple[str, ...] = ()
     decision: dict[str, float] = {}

@@ -17,7 +17,8 @@ from services.codecs.tensors import Array
 from services.errors import InvalidArgument, PermissionDenied, ServiceError
 from services.limits import Limits
 from services.rpc import Call
-from services.runtime.repository import Graph, Repository, State
+from services.runtime.graph import Graph
+from services.runtime.repository import Repository, State
 from services.streams import pipelined
 
 EXTENSIONS = ("model_repository", "model_configuration")
@@ -35,7 +36,7 @@ class InferenceServicer:
         return pb.ServerLiveResponse(live=True)
 
     async def ServerReady(self, request: pb.ServerReadyRequest, call: Call) -> pb.ServerReadyResponse:
-        return pb.ServerReadyResponse(ready=any(True for _ in self._repository.graphs()))
+        return pb.ServerReadyResponse(ready=await self._repository.any_healthy())
 
     async def ModelReady(self, request: pb.ModelReadyRequest, call: Call) -> pb.ModelReadyResponse:
         try:

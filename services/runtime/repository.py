@@ -8,72 +8,42 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import re
 import time
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 from pathlib import Path
 
-import numpy as np
 from pydantic import ValidationError
 
 from lectern.card import Card
 from services import metrics
 from services.errors import InvalidArgument, NotFound, Unavailable
-from services.runtime.config import ConfigError, GraphConfig, read_config
-from services.runtime.engine import Array, EngineError, OnnxEngine, Runner
-from services.runtime.scheduler import Scheduler
+from services.runtime.config import ConfigError, read_config
+from services.runtime.graph import Engine, EngineError, Graph
 
 log = logging.getLogger(__name__)
 
 CARD = "card.json"
 GRAPH_FILE = "model.onnx"
+_VERSION = re.compile(r"[1-9][0-9]{0,9}")
+Signature = tuple[bytes, tuple[int, ...]]
 
 
 class State(Enum):
     """State of a version."""
 
-    LOADING = "LOADING"
     READY = "READY"
     UNAVAILABLE = "UNAVAILABLE"
 
 
-class Graph:
-    """A loaded ONNX graph with its scheduler."""
-
-    def __init__(self, config: GraphConfig, version: int, engine: OnnxEngine, content: bytes) -> None:
-        self.config = config
-        self.version = version
-        runners = [engine.load(content) for _ in range(config.instances)]
-        _check_tensors(config, runners[0].inputs, runners[0].outputs)
-        for runner in runners:
-            _warm_up(config, runner)
-        self._scheduler = Scheduler(config, version, runners)
-        metrics.MODEL_INFO.labels(config.name, str(version), engine.name, runners[0].provider).set(1)
-
-    async def infer(self, inputs: Mapping[str, Array], deadline: float = float("inf")) -> dict[str, Array]:
-        """Outputs by name for inputs by name, each with the batch first; checked by the caller.
-
-        Args:
-            deadline: in `time.monotonic()` seconds.
-
-        Raises:
-            ServiceError: see `Scheduler.run`.
-        """
-        answer = await self._scheduler.run(tuple(inputs[t.name] for t in self.config.inputs), deadline)
-        return dict(zip((t.name for t in self.config.outputs), answer, strict=True))
-
-    def close(self) -> None:
-        """Finish what is queued and free the sessions."""
-        self._scheduler.close()
-
-
 @dataclass
 class Version:
-    """One version of a model; `card` and `graphs` (by role) are there once it is READY."""
+    """One version of a model; READY with its card and graphs (by role), or UNAVAILABLE for a reason."""
 
     number: int
-    state: State = State.LOADING
+    state: State
     reason: str = ""
     card: Card | None = None
     graphs: dict[str, Graph] = field(default_factory=dict)
@@ -95,13 +65,14 @@ class Repository:
         capabilities: names as in cards.
     """
 
-    def __init__(self, root: Path, engine: OnnxEngine, capabilities: Collection[str]) -> None:
+    def __init__(self, root: Path, engine: Engine, capabilities: Collection[str]) -> None:
         self.root = root
         self._engine = engine
         self._capabilities = frozenset(capabilities)
         # Both are replaced, never changed, so that the event loop reads them while another thread loads a model.
         self.models: Mapping[str, Mapping[int, Version]] = {}
         self._graphs: Mapping[str, Mapping[int, Graph]] = {}
+        self._seen: dict[str, Signature] = {}
 
     def load(self) -> None:
         """Load everything, model by model; blocks for as long as that takes.
@@ -114,9 +85,8 @@ class Repository:
                 f"there is no model repository at {self.root}: "
                 "name one with --repository, or make one with `make train-export`"
             )
-        for directory in sorted(p for p in self.root.iterdir() if p.is_dir() and not p.name.startswith(".")):
-            if not self._is_part_of_another(directory.name):
-                self.load_model(directory.name)
+        for name in sorted(self._directories()):
+            self._load(name)
 
     def find(self, name: str, version: int, capability: str) -> Model:
         """The READY version of a model; 0 = latest.
@@ -131,7 +101,7 @@ class Repository:
             raise NotFound.field("model", f"there is no model {name!r}; models for {capability}: {ready}")
         found = _pick(name, versions, version)
         if found.state is not State.READY or found.card is None:
-            raise Unavailable(f"model {name} version {found.number} does not answer: {found.reason or 'loading'}")
+            raise Unavailable(f"model {name} version {found.number} does not answer: {found.reason}")
         if found.card.capability != capability:
             raise InvalidArgument.field(
                 "model", f"{name} serves the capability {found.card.capability}, not {capability}"
@@ -151,21 +121,28 @@ class Repository:
             return graphs[max(graphs)]
         if name in self.models:
             found = _pick(name, self.models[name], version)
-            raise Unavailable(f"model {name} version {found.number} does not answer: {found.reason or 'loading'}")
+            raise Unavailable(f"model {name} version {found.number} does not answer: {found.reason}")
         if graphs:
             raise NotFound.field("model_version", f"model {name!r} has no version {version}; it has: {sorted(graphs)}")
         raise NotFound.field("model_name", f"there is no model {name!r}; there are: {', '.join(sorted(self._graphs))}")
 
+    def refresh(self) -> None:
+        """Load models and versions that are new on disk, and drop those that are gone; blocks while it loads."""
+        present = self._directories()
+        for name in present | self._seen.keys():
+            if self._signature(name) != self._seen.get(name):
+                self._load(name)
+
     def load_model(self, name: str) -> None:
-        """Load a model, or load it anew: the versions that serve now go on until the new ones answer.
+        """Load a model that was unloaded, or its new versions; those that serve now go on until the new ones answer.
 
         Raises:
             NotFound: the repository has no directory of that name.
         """
         # Only a name that is listed is joined to the path, so no name leads out of the repository.
-        if name not in {p.name for p in self.root.iterdir() if p.is_dir() and not p.name.startswith(".")}:
+        if name not in self._directories():
             raise NotFound.field("model_name", f"the repository has no model {name!r}")
-        self._publish(name, self._load_versions(self.root / name))
+        self._load(name)
 
     def unload_model(self, name: str) -> None:
         """Stop answering for a model, finish what is queued, and free its sessions.
@@ -183,60 +160,70 @@ class Repository:
         """Name and version of every READY graph."""
         return ((name, version) for name, versions in sorted(self._graphs.items()) for version in sorted(versions))
 
-    def ready(self, capability: str) -> bool:
-        """Whether any model of the capability answers."""
-        return any(
-            v.state is State.READY and v.card is not None and v.card.capability == capability
-            for versions in self.models.values()
-            for v in versions.values()
-        )
-
-    def close(self) -> None:
-        """Finish what is queued and free every session."""
-        for name in self.models:
-            self.unload_model(name)
+    async def any_healthy(self, capability: str | None = None) -> bool:
+        """Whether any model, of that capability if one is named, answers now."""
+        for version in (v for versions in self.models.values() for v in versions.values()):
+            serves = version.state is State.READY and version.card and capability in (None, version.card.capability)
+            if serves and all([await graph.healthy() for graph in version.graphs.values()]):
+                return True
+        return False
 
     def _publish(self, name: str, versions: Mapping[int, Version]) -> None:
-        """Answer with `versions` from now on, then close what they replace."""
+        """Answer with `versions` from now on. What they replace frees itself when its last caller has its answer."""
         replaced = self.models.get(name, {})
-        models = dict(self.models)
-        if versions:
-            models[name] = versions
-        else:
-            models.pop(name, None)
+        models = {**self.models, name: versions}
+        if not versions:
+            del models[name]
         graphs: dict[str, dict[int, Graph]] = {}
         for version in (v for vs in models.values() for v in vs.values()):
             for graph in version.graphs.values():
                 graphs.setdefault(graph.config.name, {})[version.number] = graph
         self.models, self._graphs = models, graphs
-        for version in replaced.values():
-            for graph in version.graphs.values():
-                graph.close()
-        for version in versions.values():
-            metrics.MODEL_READY.labels(name, str(version.number)).set(version.state is State.READY)
+        for number in replaced.keys() | versions.keys():
+            ready = number in versions and versions[number].state is State.READY
+            metrics.MODEL_READY.labels(name, str(number)).set(ready)
 
-    def _is_part_of_another(self, name: str) -> bool:
-        """Whether a card of another directory names this graph."""
-        if any((self.root / name).glob(f"*/{CARD}")):
-            return False
-        owners = (p for p in self.root.iterdir() if p.is_dir() and name.startswith(f"{p.name}_"))
-        return any(any(owner.glob(f"*/{CARD}")) for owner in owners)
+    def _directories(self) -> set[str]:
+        """Names of directories that are models of their own, not a further graph of another."""
+        names = {p.name for p in self.root.iterdir() if p.is_dir() and not p.is_symlink() and p.name[0] != "."}
+        with_card = {p.parent.parent.name for p in self.root.glob(f"*/*/{CARD}")}
+        return {n for n in names if n in with_card or not any(n.startswith(f"{owner}_") for owner in with_card)}
 
-    def _load_versions(self, directory: Path) -> dict[int, Version]:
-        """The versions that the policy asks for; an older one stands in for a newer one that cannot be loaded."""
-        numbers = [int(p.name) for p in directory.iterdir() if p.is_dir() and p.name.isdigit() and p.name != "0"]
+    def _signature(self, name: str) -> Signature | None:
+        """What changes when there is something to load: the config's bytes and the versions present."""
         try:
-            candidates, wanted = read_config(directory).versions_to_serve(numbers)
+            config = (self.root / name / "config.pbtxt").read_bytes()
+        except OSError:
+            config = b""
+        directory = self.root / name
+        return (config, _numbers(directory)) if directory.is_dir() else None
+
+    def _load(self, name: str) -> None:
+        signature, before = self._signature(name), self._seen.get(name)
+        if signature is None:
+            self._publish(name, {})
+            del self._seen[name]
+            return
+        # A version is immutable, so one that answers is kept unless it must be served in another way.
+        same_config = before is not None and before[0] == signature[0]
+        keep = {n: v for n, v in self.models.get(name, {}).items() if same_config and v.state is State.READY}
+        self._publish(name, self._load_versions(name, signature[1], keep))
+        self._seen[name] = signature
+
+    def _load_versions(self, name: str, numbers: Sequence[int], keep: Mapping[int, Version]) -> dict[int, Version]:
+        """The versions that the policy asks for; an older one stands in for a newer one that cannot be loaded."""
+        try:
+            candidates, wanted = read_config(self.root / name).versions_to_serve(numbers)
         except ConfigError as error:
             number = max(numbers, default=1)
-            return {number: _out_of_service(directory.name, number, str(error))}
+            return {number: _out_of_service(name, number, str(error))}
         if not candidates:
-            return {1: _out_of_service(directory.name, 1, "there is no version to serve")}
+            return {1: _out_of_service(name, 1, "there is no version to serve")}
         versions: dict[int, Version] = {}
         for number in candidates:
             if sum(v.state is State.READY for v in versions.values()) == wanted:
                 break
-            version = self._load_version(directory.name, number)
+            version = keep.get(number) or self._load_version(name, number)
             if version.card and version.card.capability not in self._capabilities:
                 return {}
             versions[number] = version
@@ -245,34 +232,38 @@ class Repository:
     def _load_version(self, name: str, number: int) -> Version:
         """Read, verify and warm up one version; of a capability that is not served here, only the card is read."""
         started = time.monotonic()
-        version = Version(number)
+        card = None
         try:
             card = _read_card(self.root / name / str(number) / CARD, name, number)
-            version.card = card
             if card.capability not in self._capabilities:
-                return version
-            for role, graph_name in card.graphs.items():
-                version.graphs[role] = self._load_graph(card, graph_name)
+                return Version(number, State.UNAVAILABLE, "not served here", card)
+            graphs = {role: self._load_graph(card, graph_name) for role, graph_name in card.graphs.items()}
         except (ConfigError, EngineError, OSError, ValueError) as error:
-            for graph in version.graphs.values():
-                graph.close()
-            version.graphs.clear()
-            return _out_of_service(name, number, str(error), version.card)
-        version.state = State.READY
+            return _out_of_service(name, number, str(error), card)
         log.info("loaded %s version %d in %.2f s", name, number, time.monotonic() - started)
-        return version
+        return Version(number, State.READY, "", card, graphs)
 
     def _load_graph(self, card: Card, graph_name: str) -> Graph:
         config = read_config(self.root / graph_name)
         relative = f"{graph_name}/{card.version}/{GRAPH_FILE}"
-        content = (self.root / relative).read_bytes()
+        path = (self.root / relative).resolve()
+        if not path.is_relative_to(self.root.resolve()):
+            raise ValueError(f"{relative} is a link that leads out of the repository")
+        content = path.read_bytes()
         expected = card.files.get(relative)
         if expected is None:
             raise ValueError(f"{CARD} has no checksum for {relative}")
         # Nothing parses a file before its checksum is known to be right.
         if (found := hashlib.sha256(content).hexdigest()) != expected:
             raise ValueError(f"{relative} has SHA-256 {found[:12]}…, its card says {expected[:12]}…")
-        return Graph(config, card.version, self._engine, content)
+        graph = self._engine.load(config, card.version, content)
+        metrics.MODEL_INFO.labels(graph_name, str(card.version), self._engine.name, graph.provider).set(1)
+        return graph
+
+
+def _numbers(directory: Path) -> tuple[int, ...]:
+    """The version directories, from 1."""
+    return tuple(sorted(int(p.name) for p in directory.iterdir() if p.is_dir() and _VERSION.fullmatch(p.name)))
 
 
 def _out_of_service(name: str, number: int, reason: str, card: Card | None = None) -> Version:
@@ -304,18 +295,3 @@ def _pick(name: str, versions: Mapping[int, Version], wanted: int) -> Version:
 
 def _capability(versions: Mapping[int, Version]) -> str | None:
     return next((v.card.capability for v in versions.values() if v.card), None)
-
-
-def _check_tensors(config: GraphConfig, inputs: Mapping[str, object], outputs: Collection[str]) -> None:
-    wrong = {t.name for t in config.inputs} ^ set(inputs)
-    wrong |= {t.name for t in config.outputs} - set(outputs)
-    if wrong:
-        raise ConfigError(f"config.pbtxt and the graph of {config.name} disagree on: {', '.join(sorted(wrong))}")
-
-
-def _warm_up(config: GraphConfig, runner: Runner) -> None:
-    """Run once at the smallest and the largest batch, so that the first caller does not pay for it."""
-    for rows in sorted({1, max(1, config.max_batch_size)}):
-        shape = (rows,) if config.max_batch_size else ()
-        inputs = {t.name: np.zeros((*shape, *(1 if d < 0 else d for d in t.shape)), t.dtype) for t in config.inputs}
-        runner.run([t.name for t in config.outputs], inputs)

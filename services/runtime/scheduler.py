@@ -12,20 +12,28 @@ import logging
 import threading
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
+from typing import Protocol
 
 import numpy as np
 
 from services import metrics
 from services.errors import DeadlineExceeded, Internal, ResourceExhausted, ServiceError, Unavailable
 from services.runtime.config import GraphConfig
-from services.runtime.engine import Array, Runner
+from services.runtime.graph import Array
 
 RETRY_AFTER_SECONDS = 0.1
 
 log = logging.getLogger(__name__)
+
+
+class Runner(Protocol):
+    """One instance of a graph."""
+
+    def run(self, outputs: Sequence[str], inputs: Mapping[str, Array]) -> list[Array]:
+        """Outputs by position for the named inputs."""
 
 
 @dataclass(slots=True, eq=False)
@@ -64,12 +72,8 @@ class Scheduler:
         self._batch_size = metrics.BATCH_SIZE.labels(*labels)
         self._depth = metrics.QUEUE_DEPTH.labels(*labels)
         self._depth.set(0)
-        self._threads = [
-            threading.Thread(target=self._work, args=(runner,), name=f"{config.name}-{i}", daemon=True)
-            for i, runner in enumerate(runners)
-        ]
-        for thread in self._threads:
-            thread.start()
+        for i, runner in enumerate(runners):
+            threading.Thread(target=self._work, args=(runner,), name=f"{config.name}-{i}", daemon=True).start()
 
     async def run(self, arrays: tuple[Array, ...], deadline: float) -> list[Array]:
         """Outputs for arrays of one item count; larger counts than `max_batch_size` are split and joined again.
@@ -94,12 +98,10 @@ class Scheduler:
         return [np.concatenate(columns) for columns in zip(*answers, strict=True)]
 
     def close(self) -> None:
-        """Stop taking requests, finish what is queued, and end the threads."""
+        """Stop taking requests; the threads finish what is queued, then end and drop their sessions."""
         with self._changed:
             self._closed = True
             self._changed.notify_all()
-        for thread in self._threads:
-            thread.join()
 
     def _submit(self, parts: Sequence[tuple[Array, ...]], deadline: float) -> list[asyncio.Future[list[Array]]]:
         """Queue all parts, or none if there is not room for all."""

@@ -6,7 +6,8 @@ import asyncio
 import logging
 import os
 import signal
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable, Mapping
+from functools import partial
 
 import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
@@ -14,8 +15,10 @@ from tritonclient.grpc import service_pb2
 
 from lectern.v1 import model_pb2
 from services.inference.servicer import InferenceServicer
-from services.runtime.engine import EngineError, OnnxEngine
+from services.runtime.graph import Engine, EngineError
+from services.runtime.onnx_engine import OnnxEngine
 from services.runtime.repository import Repository
+from services.runtime.triton_engine import TritonEngine
 from services.server import grpc_transport, registry
 from services.server.model_service import ModelServicer
 from services.server.pipeline import Endpoint, Gate
@@ -30,6 +33,9 @@ MODEL_SERVICE = model_pb2.DESCRIPTOR.services_by_name["ModelService"]
 INFERENCE_SERVICE = service_pb2.DESCRIPTOR.services_by_name["GRPCInferenceService"]
 
 
+IsReady = Callable[[], Awaitable[bool]]
+
+
 class App:
     """A server process.
 
@@ -41,11 +47,7 @@ class App:
         self._settings = settings
         self._gate = Gate()
         self._health = health.aio.HealthServicer()
-        try:
-            engine = OnnxEngine(settings.device, settings.intra_op_threads)
-        except EngineError as error:
-            raise StartError(str(error)) from error
-        self._repository = Repository(settings.repository, engine, settings.capabilities)
+        self._repository = Repository(settings.repository, _engine(settings), settings.capabilities)
         self.serving = False
 
     async def run(self, on_ready: Callable[[Ready], None]) -> None:
@@ -65,12 +67,26 @@ class App:
         port = self._bind(server)
         await server.start()
         await self._health.set("", SERVING)
-        for name, ready in services.items():
-            await self._health.set(name, SERVING if ready() else NOT_SERVING)
+        await self._update_health(services)
         self.serving = True
         on_ready(Ready(port, tuple(self._rows())))
+        watch = asyncio.create_task(self._watch(services))
         await stop.wait()
+        watch.cancel()
         await self._drain(server)
+
+    async def _watch(self, services: Mapping[str, IsReady]) -> None:
+        while True:
+            await asyncio.sleep(self._settings.watch_seconds)
+            try:
+                await asyncio.to_thread(self._repository.refresh)
+                await self._update_health(services)
+            except OSError:  # a repository on a network may be away for a while
+                log.exception("cannot look for new versions in %s", self._settings.repository)
+
+    async def _update_health(self, services: Mapping[str, IsReady]) -> None:
+        for name, ready in services.items():
+            await self._health.set(name, SERVING if await ready() else NOT_SERVING)
 
     def _on_signal(self) -> asyncio.Event:
         stop = asyncio.Event()
@@ -85,19 +101,19 @@ class App:
             asyncio.get_running_loop().add_signal_handler(number, handle)
         return stop
 
-    def _add_services(self, server: grpc.aio.Server) -> dict[str, Callable[[], bool]]:
+    def _add_services(self, server: grpc.aio.Server) -> dict[str, IsReady]:
         """Register every service; returns when each, by name, is ready."""
         repository, settings = self._repository, self._settings
         inference = InferenceServicer(repository, settings.limits, settings.allow_model_control)
         served = [(MODEL_SERVICE, ModelServicer(repository)), (INFERENCE_SERVICE, inference)]
-        ready: dict[str, Callable[[], bool]] = {
-            MODEL_SERVICE.full_name: lambda: True,
-            INFERENCE_SERVICE.full_name: lambda: any(True for _ in repository.graphs()),
+        ready: dict[str, IsReady] = {
+            MODEL_SERVICE.full_name: _always,
+            INFERENCE_SERVICE.full_name: repository.any_healthy,
         }
         for capability in settings.capabilities:
             service = registry.service_of(capability)
             served.append((service, registry.servicer_class(capability)(repository, settings.limits)))
-            ready[service.full_name] = lambda capability=capability: repository.ready(capability)  # type: ignore[misc]
+            ready[service.full_name] = partial(repository.any_healthy, capability)
         methods = (method for service, servicer in served for method in registry.methods(service, servicer))
         grpc_transport.add_endpoints(server, (Endpoint(method, self._gate) for method in methods))
         health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
@@ -115,14 +131,13 @@ class App:
             ) from error
 
     async def _drain(self, server: grpc.aio.Server) -> None:
-        """Say NOT_SERVING, let balancers notice, refuse new work, finish what was accepted, and free the models."""
+        """Say NOT_SERVING, let balancers notice, refuse new work, and finish what was accepted."""
         log.info("draining: %d requests under way", self._gate.active)
         self.serving = False
         await self._health.enter_graceful_shutdown()
         await asyncio.sleep(self._settings.drain_pause_seconds)
         self._gate.draining = True
         await server.stop(self._settings.drain_seconds)
-        await asyncio.to_thread(self._repository.close)
         log.info("stopped")
 
     def _rows(self) -> list[ModelRow]:
@@ -138,3 +153,16 @@ class App:
             for name, versions in sorted(self._repository.models.items())
             for version in versions.values()
         ]
+
+
+def _engine(settings: Settings) -> Engine:
+    if settings.engine == "triton":
+        return TritonEngine(settings.triton_url, settings.limits.message_bytes)
+    try:
+        return OnnxEngine(settings.device, settings.intra_op_threads)
+    except EngineError as error:
+        raise StartError(str(error)) from error
+
+
+async def _always() -> bool:
+    return True

@@ -2,30 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from importlib import metadata
-from typing import Any, Literal, Protocol
+import weakref
+from collections.abc import Collection, Mapping, Sequence
+from importlib import metadata as packages
+from typing import Any, Literal
 
 import numpy as np
 import onnxruntime
-from numpy.typing import NDArray
 
-Array = NDArray[Any]
+from services.runtime.config import GraphConfig
+from services.runtime.graph import Array, EngineError, Graph
+from services.runtime.scheduler import Scheduler
+
 Device = Literal["auto", "cpu", "cuda"]
 CPU, CUDA = "CPUExecutionProvider", "CUDAExecutionProvider"
-
-
-class EngineError(RuntimeError):
-    """The engine cannot load or run a graph."""
-
-
-class Runner(Protocol):
-    """A loaded graph: runs one batch at a time for each caller thread."""
-
-    provider: str
-
-    def run(self, outputs: Sequence[str], inputs: Mapping[str, Array]) -> list[Array]:
-        """Outputs by position for the named inputs."""
 
 
 class OnnxEngine:
@@ -53,12 +43,11 @@ class OnnxEngine:
         self.device = device
         self.intra_op_threads = intra_op_threads
 
-    def load(self, graph: bytes) -> OnnxRunner:
-        """Create a session from the bytes of a graph; nothing outside them is read.
+    def load(self, config: GraphConfig, version: int, content: bytes) -> Graph:
+        """One session per instance from the bytes of a graph; nothing outside them is read."""
+        return OnnxGraph(config, version, [self._session(content) for _ in range(config.instances)])
 
-        Raises:
-            EngineError: the graph is invalid, or it would not run on the device that was asked for.
-        """
+    def _session(self, content: bytes) -> OnnxRunner:
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = self.intra_op_threads
         options.inter_op_num_threads = 1
@@ -71,7 +60,7 @@ class OnnxEngine:
         providers: list[Any] = [(CUDA, {"arena_extend_strategy": "kSameAsRequested"})] if wants_cuda else []
         providers.append((CPU, {}))
         try:
-            session = onnxruntime.InferenceSession(graph, options, providers=providers)
+            session = onnxruntime.InferenceSession(content, options, providers=providers)
         except Exception as error:  # ONNX Runtime's exceptions share no base class
             raise EngineError(f"ONNX Runtime cannot load the graph: {_first_line(error)}") from error
         provider = session.get_providers()[0]
@@ -82,14 +71,35 @@ class OnnxEngine:
         return OnnxRunner(session, provider)
 
 
+class OnnxGraph:
+    """A graph with its scheduler, warmed up."""
+
+    def __init__(self, config: GraphConfig, version: int, runners: Sequence[OnnxRunner]) -> None:
+        self.config = config
+        self.version = version
+        self.provider = runners[0].provider
+        _check_tensors(config, runners[0].inputs, runners[0].outputs)
+        for runner in runners:
+            _warm_up(config, runner)
+        self._scheduler = Scheduler(config, version, runners)
+        weakref.finalize(self, self._scheduler.close)
+
+    async def infer(self, inputs: Mapping[str, Array], deadline: float = float("inf")) -> dict[str, Array]:
+        answer = await self._scheduler.run(tuple(inputs[t.name] for t in self.config.inputs), deadline)
+        return dict(zip((t.name for t in self.config.outputs), answer, strict=True))
+
+    async def healthy(self) -> bool:
+        return True
+
+
 class OnnxRunner:
     """A session; `run` releases the GIL and may be called from several threads at once."""
 
     def __init__(self, session: onnxruntime.InferenceSession, provider: str) -> None:
         self._session = session
         self.provider = provider
-        self.inputs = {i.name: (i.type, tuple(i.shape)) for i in session.get_inputs()}
-        self.outputs = tuple(o.name for o in session.get_outputs())
+        self.inputs = {i.name for i in session.get_inputs()}
+        self.outputs = {o.name for o in session.get_outputs()}
 
     def run(self, outputs: Sequence[str], inputs: Mapping[str, Array]) -> list[Array]:
         try:
@@ -101,11 +111,26 @@ class OnnxRunner:
 
 def _installed(package: str) -> bool:
     try:
-        metadata.version(package)
-    except metadata.PackageNotFoundError:
+        packages.version(package)
+    except packages.PackageNotFoundError:
         return False
     return True
 
 
 def _first_line(error: Exception) -> str:
     return (str(error).strip().splitlines() or [type(error).__name__])[0]
+
+
+def _check_tensors(config: GraphConfig, inputs: Collection[str], outputs: Collection[str]) -> None:
+    wrong = {t.name for t in config.inputs} ^ set(inputs)
+    wrong |= {t.name for t in config.outputs} - set(outputs)
+    if wrong:
+        raise EngineError(f"config.pbtxt and the graph of {config.name} disagree on: {', '.join(sorted(wrong))}")
+
+
+def _warm_up(config: GraphConfig, runner: OnnxRunner) -> None:
+    """Run once at the smallest and the largest batch, so that the first caller does not pay for it."""
+    for rows in sorted({1, max(1, config.max_batch_size)}):
+        shape = (rows,) if config.max_batch_size else ()
+        inputs = {t.name: np.zeros((*shape, *(1 if d < 0 else d for d in t.shape)), t.dtype) for t in config.inputs}
+        runner.run([t.name for t in config.outputs], inputs)

@@ -1,0 +1,119 @@
+"""Graphs that a Triton server runs: same repository, same answers; Triton batches, queues and counts."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Mapping
+
+import grpc
+import numpy as np
+from tritonclient.grpc import service_pb2 as pb
+from tritonclient.grpc.service_pb2_grpc import GRPCInferenceServiceStub
+
+from services.errors import DeadlineExceeded, Internal, ResourceExhausted, ServiceError, Unavailable
+from services.runtime.config import GraphConfig
+from services.runtime.graph import Array, EngineError, Graph
+
+CONNECT_SECONDS = 10.0
+HEALTH_SECONDS = 2.0
+RETRY_AFTER_SECONDS = 0.5
+
+log = logging.getLogger(__name__)
+
+
+class TritonEngine:
+    """Sends every run to the Triton at `url`, which serves the same model repository.
+
+    Args:
+        url: `host:port` of its gRPC.
+        message_bytes: largest message either way.
+    """
+
+    name = "triton"
+
+    def __init__(self, url: str, message_bytes: int) -> None:
+        self.url = url
+        self._options = [
+            ("grpc.max_receive_message_length", message_bytes),
+            ("grpc.max_send_message_length", message_bytes),
+        ]
+        self._channel: grpc.aio.Channel | None = None
+
+    def load(self, config: GraphConfig, version: int, content: bytes) -> Graph:
+        """Check that Triton serves this version; the bytes were checked, Triton reads its own copy of them."""
+        with grpc.insecure_channel(self.url, options=self._options) as channel:
+            stub = GRPCInferenceServiceStub(channel)
+            request = pb.ModelReadyRequest(name=config.name, version=str(version))
+            try:
+                ready = stub.ModelReady(request, timeout=CONNECT_SECONDS, wait_for_ready=True).ready
+            except grpc.RpcError as error:
+                raise EngineError(f"Triton at {self.url} does not answer: {error.code().name}") from error
+        if not ready:
+            raise EngineError(f"Triton at {self.url} does not serve {config.name} version {version}")
+        return TritonGraph(config, version, self)
+
+    def stub(self) -> GRPCInferenceServiceStub:
+        """The connection that all graphs share, made in the event loop that uses it."""
+        if self._channel is None:
+            self._channel = grpc.aio.insecure_channel(self.url, options=self._options)
+        return GRPCInferenceServiceStub(self._channel)
+
+
+class TritonGraph:
+    """A graph of a Triton server."""
+
+    provider = "triton"
+
+    def __init__(self, config: GraphConfig, version: int, engine: TritonEngine) -> None:
+        self.config = config
+        self.version = version
+        self._engine = engine
+        self._specs = {spec.name: spec for spec in (*config.inputs, *config.outputs)}
+
+    async def infer(self, inputs: Mapping[str, Array], deadline: float = float("inf")) -> dict[str, Array]:
+        rows, limit = len(next(iter(inputs.values()))), self.config.max_batch_size
+        if limit == 0 or rows <= limit:
+            return await self._infer(inputs, deadline)
+        # Triton refuses larger batches than the config's.
+        starts = range(0, rows, limit)
+        parts = [await self._infer({n: a[s : s + limit] for n, a in inputs.items()}, deadline) for s in starts]
+        return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+
+    async def healthy(self) -> bool:
+        request = pb.ModelReadyRequest(name=self.config.name, version=str(self.version))
+        try:
+            return bool((await self._engine.stub().ModelReady(request, timeout=HEALTH_SECONDS)).ready)
+        except grpc.RpcError:
+            return False
+
+    async def _infer(self, inputs: Mapping[str, Array], deadline: float) -> dict[str, Array]:
+        remaining = deadline - time.monotonic()
+        if remaining <= 0:
+            raise DeadlineExceeded("the deadline passed before the request reached Triton")
+        request = pb.ModelInferRequest(model_name=self.config.name, model_version=str(self.version))
+        for name, array in inputs.items():
+            request.inputs.add(name=name, datatype=self._specs[name].datatype, shape=array.shape)
+            request.raw_input_contents.append(np.ascontiguousarray(array).tobytes())
+        try:
+            timeout = None if remaining == float("inf") else remaining
+            response = await self._engine.stub().ModelInfer(request, timeout=timeout)
+        except grpc.aio.AioRpcError as error:
+            raise self._translate(error) from error
+        raw = zip(response.outputs, response.raw_output_contents, strict=True)
+        return {o.name: np.frombuffer(r, self._specs[o.name].dtype).reshape(o.shape) for o, r in raw}
+
+    def _translate(self, error: grpc.aio.AioRpcError) -> ServiceError:
+        message = error.details() or ""
+        match error.code():
+            case grpc.StatusCode.UNAVAILABLE if "maximum queue size" in message:
+                return ResourceExhausted(
+                    f"model {self.config.name}: Triton's queue is full; try again later",
+                    retry_after=RETRY_AFTER_SECONDS,
+                )
+            case grpc.StatusCode.UNAVAILABLE | grpc.StatusCode.NOT_FOUND:
+                return Unavailable(f"model {self.config.name}: Triton does not answer", retry_after=RETRY_AFTER_SECONDS)
+            case grpc.StatusCode.DEADLINE_EXCEEDED:
+                return DeadlineExceeded("the deadline passed while Triton worked")
+        log.error("Triton failed on %s: %s %s", self.config.name, error.code().name, message)
+        return Internal(f"model {self.config.name} failed on this input")

@@ -1,0 +1,101 @@
+"""Starts tritonserver from the wheel of nvidia-pytriton, in an environment of its own.
+
+The wheel carries Triton 2.51 with the python backend only. A python-based backend named `onnxruntime` (`backend.py`)
+makes it serve the same `config.pbtxt` that NVIDIA's container serves with its own onnxruntime backend.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import sysconfig
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+WHEEL = "nvidia-pytriton==0.7.0"
+PYTHONS = ((3, 11), (3, 12))
+
+
+class TritonError(RuntimeError):
+    """Triton cannot be installed or started; the message says why."""
+
+
+@dataclass(frozen=True)
+class Ports:
+    """Where Triton listens on 127.0.0.1."""
+
+    grpc: int = 8001
+    http: int = 8000
+    metrics: int = 8002
+
+
+def install() -> Path:
+    """Install Triton into `$LECTERN_CACHE/triton-...` on first use (55 MB), and return that directory.
+
+    Raises:
+        TritonError: the wheel has no build for this Python, or pip failed.
+    """
+    if sys.version_info[:2] not in PYTHONS:
+        raise TritonError(f"{WHEEL} runs on Python 3.11 and 3.12; this is {sysconfig.get_python_version()}")
+    cache = Path(os.environ.get("LECTERN_CACHE", "~/.cache/lectern")).expanduser()
+    home = cache / f"triton-{WHEEL.partition('==')[2]}-py{sysconfig.get_python_version()}"
+    complete = home / "complete"
+    if not complete.exists():
+        shutil.rmtree(home, ignore_errors=True)
+        # It needs numpy < 2, so it cannot share an environment with Lectern.
+        for command in (
+            [sys.executable, "-m", "venv", str(home)],
+            [str(home / "bin" / "pip"), "install", "--quiet", WHEEL, "onnxruntime"],
+        ):
+            result = subprocess.run(command, capture_output=True, text=True)
+            if result.returncode != 0:
+                raise TritonError(f"{' '.join(command)} failed: {(result.stderr.strip() or 'no output')[-500:]}")
+        _assemble_backends(home)
+        complete.touch()
+    return home
+
+
+def command(
+    home: Path, repository: Path, ports: Ports, arguments: Sequence[str] = ()
+) -> tuple[list[str], dict[str, str]]:
+    """Command line and environment of tritonserver over `repository`."""
+    site = _site_packages(home)
+    libraries = [sysconfig.get_config_var("LIBDIR"), str(site / "nvidia_pytriton.libs")]
+    environment = os.environ | {
+        # The backend's stub must load the very Python that this environment was made from, and find its packages.
+        "LD_LIBRARY_PATH": ":".join([*libraries, os.environ.get("LD_LIBRARY_PATH", "")]).rstrip(":"),
+        "PATH": f"{home / 'bin'}:{os.environ['PATH']}",
+        "PYTHONPATH": str(site),
+    }
+    addresses = [
+        f"--{name}-{part}={value}"
+        for name, port in (("grpc", ports.grpc), ("http", ports.http), ("metrics", ports.metrics))
+        for part, value in (("address", "127.0.0.1"), ("port", port))
+    ]
+    line = [
+        str(site / "pytriton" / "tritonserver" / "bin" / "tritonserver"),
+        f"--model-repository={repository.resolve()}",
+        f"--backend-directory={home / 'backends'}",
+        *addresses,
+        *arguments,
+    ]
+    return line, environment
+
+
+def _assemble_backends(home: Path) -> None:
+    """A backend directory with the python backend for this Python, and ours beside it."""
+    triton = _site_packages(home) / "pytriton" / "tritonserver"
+    (python := home / "backends" / "python").mkdir(parents=True)
+    for name in ("libtriton_python.so", "triton_python_backend_utils.py"):
+        shutil.copy2(triton / "backends" / "python" / name, python)
+    stubs = triton / "python_backend_stubs" / sysconfig.get_python_version()
+    shutil.copy2(stubs / "triton_python_backend_stub", python)
+    (ours := home / "backends" / "onnxruntime").mkdir()
+    shutil.copy2(Path(__file__).with_name("backend.py"), ours / "model.py")
+
+
+def _site_packages(home: Path) -> Path:
+    return home / "lib" / f"python{sysconfig.get_python_version()}" / "site-packages"
