@@ -7,6 +7,9 @@ ENGINE ?= $(shell nvidia-smi >/dev/null 2>&1 && echo gpu || echo cpu)
 MODEL ?=
 FAST ?=
 SEED ?= 0
+LOADTEST_SECONDS ?= 30
+LOADTEST_USERS ?= 16
+export LOADTEST_SECONDS LOADTEST_USERS
 
 .DEFAULT_GOAL := help
 
@@ -35,6 +38,12 @@ proto: $(VENV)/.dev ## Generate the stubs of protos/ again
 train-export: $(VENV)/.dev ## Train and export every model, or one: MODEL=name; FAST=1 for a trial run in seconds
 	$(BIN)/lectern train $(or $(MODEL),--all) --seed $(SEED) $(if $(FAST),--fast)
 
+deploy-check: $(VENV)/.dev ## Check what an operator applies: manifests, Prometheus rules
+	$(BIN)/python deploy/check.py
+
+loadtest: $(VENV)/.serve .venv-load/.installed ## Load every capability with locust: LOADTEST_SECONDS=30 LOADTEST_USERS=16
+	.venv-load/bin/python loadtests/run.py --lectern $(BIN)/lectern
+
 docs: $(VENV)/.dev ## Write the generated parts of docs/
 	$(BIN)/python docs/make_settings.py
 
@@ -58,8 +67,14 @@ $(VENV)/.dev: $(SOURCES) | $(VENV)/bin/python
 	$(BIN)/pip install --quiet --editable '.[dev]'
 	touch $@ $(VENV)/.serve
 
+# locust has its own environment: gevent changes the standard library under everything it shares one with.
+.venv-load/.installed: $(SOURCES)
+	test -x .venv-load/bin/python || $(PYTHON) -m venv .venv-load
+	.venv-load/bin/pip install --quiet --editable '.[load]'
+	touch $@
+
 $(VENV)/.console: $(VENV)/.serve
 	$(BIN)/pip install --quiet --editable '.[console]'
 	touch $@
 
-.PHONY: help setup serve test lint proto train-export docs console clean
+.PHONY: help setup serve test lint proto train-export deploy-check loadtest docs console clean

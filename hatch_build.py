@@ -1,4 +1,4 @@
-"""Build hook: generate `lectern/v1/*_pb2.py`, `.pyi` and `_pb2_grpc.py` from `protos/`, for wheels and editable installs."""
+"""Build hook: generate the stubs in `lectern/v1` from `protos/`, for wheels and editable installs."""
 
 from __future__ import annotations
 

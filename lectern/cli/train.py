@@ -7,11 +7,14 @@ from typing import Annotated
 
 import typer
 
-from lectern.cli.output import fail
+from lectern.cli.output import WRONG_USAGE, fail
 
 
 def train(
-    name: Annotated[str, typer.Argument(help="Model, e.g. image_classifier.", show_default=False)],
+    name: Annotated[
+        str | None, typer.Argument(help="Model, e.g. image_classifier.", show_default="with --all, every one")
+    ] = None,
+    every: Annotated[bool, typer.Option("--all", help="Train every model, one after another.")] = False,
     fast: Annotated[
         bool, typer.Option("--fast", help="Seconds, on the small sample that comes with the code, as a check.")
     ] = False,
@@ -27,20 +30,24 @@ def train(
     ] = None,
     restart: Annotated[bool, typer.Option("--restart", help="Forget what an interrupted run had reached.")] = False,
 ) -> None:
-    """Train a model and export it to ONNX as its next version; servers pick it up by themselves.
+    """Train a model and export it to ONNX as its next version; running servers pick it up by themselves.
 
     Stopped with Ctrl-C, the same command continues after the last whole epoch.
 
     \b
     lectern train image_classifier --fast
-    lectern train covid_regressor --seed 1 --output /tmp/models
+    lectern train covid_regressor --seed 1 --output other-models
+    lectern train --all
     """
+    if (name is None) != every:
+        fail("name one model, or give --all", WRONG_USAGE)
     try:
-        from training.main import TrainingError
+        from training.main import RECIPES, TrainingError
         from training.main import train as run
     except ImportError as error:
         fail(f'training needs more packages ({error}): pip install "lectern[cpu,train]"')
     try:
-        run(name, fast=fast, seed=seed, device=device, output=output, restart=restart)
+        for model in RECIPES if name is None else [name]:
+            run(model, fast=fast, seed=seed, device=device, output=output, restart=restart)
     except TrainingError as error:
         fail(str(error))

@@ -35,6 +35,9 @@ class Runner(Protocol):
     def run(self, outputs: Sequence[str], inputs: Mapping[str, Array]) -> list[Array]:
         """Outputs by position for the named inputs."""
 
+    def close(self) -> None:
+        """Free what it holds."""
+
 
 @dataclass(slots=True, eq=False)
 class _Request:
@@ -98,7 +101,7 @@ class Scheduler:
         return [np.concatenate(columns) for columns in zip(*answers, strict=True)]
 
     def close(self) -> None:
-        """Stop taking requests; the threads finish what is queued, then end and drop their sessions."""
+        """Stop taking requests; the threads finish what is queued, close their runners and end."""
         with self._changed:
             self._closed = True
             self._changed.notify_all()
@@ -151,6 +154,7 @@ class Scheduler:
                     _deliver([request], self._run(runner, [request]))
             else:
                 _deliver(batch, answer)
+        runner.close()
 
     def _take(self) -> list[_Request]:
         """Wait for the next batch; empty once closed and drained."""

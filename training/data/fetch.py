@@ -139,7 +139,8 @@ class PyPI(Source):
     def _download(self, directory: Path, progress: Progress) -> Path:
         # An sdist must not be built, so pip is never allowed to fall back from one form to the other.
         form = "--only-binary=:all:" if self.binary else "--no-binary=:all:"
-        command = ["pip", "download", "--quiet", "--no-deps", "--no-build-isolation", form, f"{self.name}=={self.version}"]
+        options = ["--quiet", "--no-deps", "--no-build-isolation", form]
+        command = ["pip", "download", *options, f"{self.name}=={self.version}"]
         return _run_client(command, directory, progress, hint="install pip (Debian: apt-get install python3-pip)")
 
 
@@ -153,7 +154,8 @@ class Debian(Source):
 
     def _download(self, directory: Path, progress: Progress) -> Path:
         command = ["apt-get", "--quiet=2", "download", f"{self.name}={self.version}"]
-        return _run_client(command, directory, progress, hint="this data set needs a Debian or Ubuntu machine (apt-get, dpkg-deb)")
+        hint = "this data set needs a Debian or Ubuntu machine (apt-get, dpkg-deb)"
+        return _run_client(command, directory, progress, hint)
 
     def _unpack(self, archive: Path, target: Path) -> None:
         subprocess.run(["dpkg-deb", "-x", str(archive), str(target)], check=True, capture_output=True)
@@ -179,8 +181,10 @@ class GitHub(Source):
                 raise FetchError(f"{self.origin}: LECTERN_MIRROR has no file {path}")
             return Path(shutil.copyfile(path, target))
         owner, repository, path_in_repo = self.name.split("/", 2)
-        url = f"{mirror.rstrip('/')}/github/{self.name}" if mirror else (
-            f"https://raw.githubusercontent.com/{owner}/{repository}/{self.version}/{path_in_repo}"
+        url = (
+            f"{mirror.rstrip('/')}/github/{self.name}"
+            if mirror
+            else (f"https://raw.githubusercontent.com/{owner}/{repository}/{self.version}/{path_in_repo}")
         )
         _download_url(url, target, progress)
         return target
@@ -196,8 +200,10 @@ def unpack_archive(archive: Path, target: Path) -> None:
             for member in zip_file.infolist():
                 destination = (target / member.filename).resolve()
                 if not destination.is_relative_to(target.resolve()) or stat.S_ISLNK(member.external_attr >> 16):
-                    raise FetchError(f"{archive.name}: refusing member {member.filename!r}, which leaves the target directory")
-            zip_file.extractall(target)
+                    raise FetchError(
+                        f"{archive.name}: refusing member {member.filename!r}: it leaves the target directory"
+                    )
+            zip_file.extractall(target)  # noqa: S202 - every member was checked
         return
     try:
         with tarfile.open(archive) as tar:
@@ -225,16 +231,20 @@ def _run_client(command: list[str], directory: Path, progress: Progress, hint: s
 
 
 def _download_url(url: str, target: Path, progress: Progress) -> None:
+    if urlparse(url).scheme not in ("https", "http"):
+        raise FetchError(f"cannot download {url}: LECTERN_MIRROR is a directory or an http(s) URL")
     try:
-        with urllib.request.urlopen(url, timeout=HTTP_TIMEOUT_SECONDS) as response, target.open("wb") as file:
+        with urllib.request.urlopen(url, timeout=HTTP_TIMEOUT_SECONDS) as response, target.open("wb") as file:  # noqa: S310
             total = response.headers.get("Content-Length")
             task = progress.add_task(f"download {target.name}", total=int(total) if total else None)
             while chunk := response.read(CHUNK):
                 file.write(chunk)
                 progress.advance(task, len(chunk))
     except (urllib.error.URLError, TimeoutError) as error:
-        raise FetchError(f"cannot download {url} ({error}): check the network, or set LECTERN_MIRROR to a copy") from error
+        hint = "check the network, or set LECTERN_MIRROR to a copy"
+        raise FetchError(f"cannot download {url} ({error}): {hint}") from error
 
 
 def _progress() -> Progress:
-    return Progress(SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TimeElapsedColumn())
+    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TimeElapsedColumn())
+    return Progress(SpinnerColumn(), *columns)

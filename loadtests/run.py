@@ -1,0 +1,130 @@
+"""Start a server, load it with locust for a while, stop it: `python loadtests/run.py [CAPABILITY ...]`.
+
+LOADTEST_SECONDS (30) and LOADTEST_USERS (16) say how long and how many. Reports go to build/loadtest/; the exit status
+is not 0 if any request failed, none was made, or the server did not stop cleanly.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import os
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import grpc
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+
+HERE = Path(__file__).parent
+REPORTS = HERE.parent / "build" / "loadtest"
+CAPABILITIES = ("classify", "predict")
+START_SECONDS = 60.0
+STOP_SECONDS = 40.0
+
+
+def free_ports(count: int) -> list[int]:
+    """Ports that nobody listens on; all are held until the last is found, so that they differ."""
+    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
+    ports = [s.getsockname()[1] for s in sockets]
+    for s in sockets:
+        s.close()
+    return ports
+
+
+def service(capability: str) -> str:
+    """The gRPC service of a capability, e.g. lectern.v1.DetectAnomalyService of detect_anomaly."""
+    return f"lectern.v1.{capability.title().replace('_', '')}Service"
+
+
+def wait_until_serving(target: str, capabilities: list[str], server: subprocess.Popen[bytes]) -> None:
+    """Return when every capability's service is SERVING.
+
+    Raises:
+        SystemExit: the server ended, or took longer than START_SECONDS.
+    """
+    waiting = [service(capability) for capability in capabilities]
+    end = time.monotonic() + START_SECONDS
+    with grpc.insecure_channel(target) as channel:
+        health = health_pb2_grpc.HealthStub(channel)
+        while waiting:
+            if server.poll() is not None:
+                raise SystemExit(f"the server ended with status {server.returncode}: see {REPORTS}/server.log")
+            if time.monotonic() > end:
+                raise SystemExit(f"{waiting[0]} is not serving after {START_SECONDS:.0f} s: see {REPORTS}/server.log")
+            try:
+                reply = health.Check(health_pb2.HealthCheckRequest(service=waiting[0]), timeout=2)
+                serving = reply.status == health_pb2.HealthCheckResponse.SERVING
+            except grpc.RpcError:
+                serving = False
+            if serving:
+                waiting.pop(0)
+            else:
+                time.sleep(0.2)
+
+
+@contextmanager
+def running_server(lectern: str, repository: Path, capabilities: list[str]) -> Iterator[str]:
+    """A server of these capabilities, by its address.
+
+    Raises:
+        SystemExit: it did not start, or did not stop cleanly.
+    """
+    port, metrics_port = free_ports(2)
+    command = [lectern, "serve", *capabilities, "--host", "127.0.0.1", "--port", str(port)]
+    command += ["--metrics-port", str(metrics_port), "--repository", str(repository)]
+    with (REPORTS / "server.log").open("wb") as log, subprocess.Popen(command, stdout=log, stderr=log) as server:
+        try:
+            target = f"127.0.0.1:{port}"
+            wait_until_serving(target, capabilities, server)
+            yield target
+        finally:
+            server.terminate()
+            try:
+                server.wait(STOP_SECONDS)
+            except subprocess.TimeoutExpired:
+                server.kill()
+    if server.returncode != 0:
+        raise SystemExit(f"the server stopped with status {server.returncode}: see {REPORTS}/server.log")
+
+
+def load(target: str, capabilities: list[str], users: int, seconds: int) -> int:
+    """Run locust and return its exit status: 0 if no request failed."""
+    command = [sys.executable, "-m", "locust", "--headless", "--only-summary", "--stop-timeout", "10"]
+    command += ["--locustfile", ",".join(str(HERE / f"{capability}.py") for capability in capabilities)]
+    command += ["--host", target, "--users", str(users), "--spawn-rate", str(users), "--run-time", f"{seconds}s"]
+    command += ["--csv", str(REPORTS / "report"), "--html", str(REPORTS / "report.html")]
+    return subprocess.run(command, timeout=seconds + 60).returncode
+
+
+def main() -> None:
+    """Run the load test.
+
+    Raises:
+        SystemExit: always, with its result.
+    """
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("capabilities", nargs="*", default=CAPABILITIES, metavar="CAPABILITY")
+    parser.add_argument("--lectern", default="lectern", help="the command that starts the server")
+    parser.add_argument("--repository", type=Path, default=HERE.parent / "exported")
+    options = parser.parse_args()
+    seconds, users = int(os.environ.get("LOADTEST_SECONDS", "30")), int(os.environ.get("LOADTEST_USERS", "16"))
+    REPORTS.mkdir(parents=True, exist_ok=True)
+    # An earlier run's figures must not pass for this one's.
+    for report in REPORTS.glob("report*"):
+        report.unlink()
+    with running_server(options.lectern, options.repository, list(options.capabilities)) as target:
+        status = load(target, list(options.capabilities), users, seconds)
+    with (REPORTS / "report_stats.csv").open() as file:
+        made = {row["Name"]: int(row["Request Count"]) for row in csv.DictReader(file)}
+    if not made.get("Aggregated"):
+        raise SystemExit("no request was made")
+    raise SystemExit(status)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,45 @@
+"""Makes the slivers that `--fast` recipes and tests use: `python tests/data/make_slivers.py` (fetches CIFAR-10)."""
+
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+
+import numpy as np
+
+from training.data import cifar10, covid
+
+HERE = Path(__file__).parent
+PER_CLASS = 20
+
+
+def image_classifier() -> None:
+    """20 training photos of each class, shuffled; and the first 200 photos of the official test split."""
+    data = cifar10.load()
+    chosen = np.concatenate([np.flatnonzero(data.train.labels == label)[:PER_CLASS] for label in range(10)])
+    chosen = np.random.default_rng(0).permutation(chosen)
+    for name, split, index in (
+        ("image_classifier", data.train, chosen),
+        ("image_classifier_test", data.test, np.arange(10 * PER_CLASS)),
+    ):
+        labels = split.labels[index].astype(np.uint8)
+        np.savez_compressed(HERE / f"{name}.npz", images=split.images[index], labels=labels)
+
+
+def covid_regressor(rows: int = 120) -> None:
+    """Made-up rows of the survey's schema: smooth random walks, of which the target is the last. Nothing is real."""
+    random = np.random.default_rng(0)
+    states = random.integers(0, covid.STATES, rows)
+    walks = 20 + np.cumsum(random.normal(0, 1, (rows, covid.DAYS, covid.DAILY)), axis=1)
+    names = [*(f"S{i}" for i in range(covid.STATES)), *[f"answer{i}" for i in range(covid.DAILY)] * covid.DAYS]
+    with (HERE / "covid_regressor.csv").open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["id", *names])
+        for i in range(rows):
+            values = [f"{v:.4f}" for v in walks[i].ravel()]
+            writer.writerow([i, *np.eye(covid.STATES, dtype=int)[states[i]], *values])
+
+
+if __name__ == "__main__":
+    image_classifier()
+    covid_regressor()

@@ -1,0 +1,228 @@
+"""HW1: how many COVID-19 tests will be positive tomorrow, from five days of a survey.
+
+Gaussian process regression (Rasmussen & Williams, "Gaussian Processes for Machine Learning", 2006, chapters 2, 4, 5) on
+the change since the day before. The kernel adds a linear part, a smooth part (squared exponential with a length scale
+for each feature, so that it learns which ones matter) and a linear part of each state's own; a small state's survey is
+noisier, so each state has its own noise. Hyper-parameters maximise the marginal likelihood.
+
+The mean of two processes is shipped, one on every answer and one on the illness answers alone. That, and the number of
+steps, were chosen by cross-validation over the rows that are not test; the shipped model learns from all of those.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from lightning.fabric import Fabric
+from sklearn.linear_model import Ridge
+from torch import Tensor, nn
+
+from lectern.card import Baseline, Metric, TabularPreprocessing
+from training.data import covid
+from training.data.covid import DAILY, DAYS, STATES, Covid, Split
+from training.recipe import Graph, Trained
+from training.run import Run, device_name
+
+PREVIOUS = STATES + DAILY * (DAYS - 2) + DAILY - 1  # column of the target's value on the fourth day
+# Among a day's answers: COVID-like and influenza-like illness, own and in the community, and positive tests.
+ILLNESS = (0, 1, 2, 3, DAILY - 1)
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Hyper-parameters of the fit."""
+
+    views: tuple[tuple[int, ...], ...] = (tuple(range(DAILY)), ILLNESS)
+    steps: int = 20
+    learning_rate: float = 0.1
+
+
+FULL = Settings()
+FAST = Settings(steps=3)
+
+
+class Inputs(nn.Module):
+    """Raw rows float32 [N, 116] -> states [N, 37], standardised features [N, F] and the previous day's target [N].
+
+    The features are the mean of each answer of `view` over the days and its change from day to day; where the target
+    itself would stand, on the fifth day, the previous day's value does. The last answer of a view is the target's.
+    """
+
+    mean: Tensor
+    scale: Tensor
+
+    def __init__(self, rows: Tensor, view: tuple[int, ...]) -> None:
+        super().__init__()
+        self.view = list(view)
+        self.register_buffer("mean", torch.zeros(()))
+        self.register_buffer("scale", torch.ones(()))
+        features = self(rows)[1]
+        self.mean, self.scale = features.mean(0), features.std(0) + 1e-6
+
+    def forward(self, rows: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        previous = rows[:, PREVIOUS]
+        days = torch.cat([rows[:, STATES:], previous[:, None]], 1).reshape(-1, DAYS, DAILY)[:, :, self.view]
+        changes = (days[:, 1:] - days[:, :-1]).flatten(1)[:, :-1]
+        features = torch.cat([days.mean(1), changes], 1)
+        return rows[:, :STATES], (features - self.mean) / self.scale, previous
+
+
+class Kernel(nn.Module):
+    """Covariance of the change since the day before, all scales as logarithms."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.linear = nn.Parameter(torch.full((width,), -2.5))
+        self.inverse_length = nn.Parameter(torch.full((width,), -2.0))
+        self.smooth = nn.Parameter(torch.tensor(-1.0))
+        self.state_linear = nn.Parameter(torch.full((width,), -4.0))
+        self.state_offset = nn.Parameter(torch.tensor(-2.0))
+        self.noise = nn.Parameter(torch.tensor(-0.3))
+        self.state_noise = nn.Parameter(torch.zeros(STATES))
+
+    def forward(self, states: Tensor, features: Tensor) -> Tensor:
+        """Covariance [N, N] of rows with themselves, noise included."""
+        linear = (features * (2 * self.linear).exp()) @ features.T
+        own = (2 * self.state_offset).exp() + (features * (2 * self.state_linear).exp()) @ features.T
+        noise = (2 * self.noise + 2 * states @ self.state_noise).exp()
+        smooth = squared_exponential(features * self.inverse_length.exp(), features * self.inverse_length.exp())
+        return linear + (2 * self.smooth).exp() * smooth + (states @ states.T) * own + torch.diag(noise)
+
+    def log_prior(self) -> Tensor:
+        """Weak pull to the initial scales; log density up to a constant."""
+        scales = ((self.linear, -2.5), (self.inverse_length, -2.0), (self.state_linear, -4.0))
+        return -0.02 * sum((p - start).square().sum() for p, start in scales) - 3 * self.state_noise.square().sum()
+
+
+class CovidRegressor(nn.Module):
+    """Mean of several processes: raw rows float32 [N, 116] -> share of positive tests float32 [N, 1], in percent."""
+
+    def __init__(self, processes: list[GaussianProcess]) -> None:
+        super().__init__()
+        self.processes = nn.ModuleList(processes)
+
+    def forward(self, rows: Tensor) -> Tensor:
+        return torch.stack([process(rows) for process in self.processes]).mean(0)
+
+
+class GaussianProcess(nn.Module):
+    """The predictive mean given `rows` and `targets`: raw rows [N, 116] -> share of positive tests [N, 1]."""
+
+    linear: Tensor
+    state_offset: Tensor
+    state_linear: Tensor
+    inverse_length: Tensor
+    centres: Tensor
+    smooth: Tensor
+
+    def __init__(self, inputs: Inputs, kernel: Kernel, rows: Tensor, targets: Tensor) -> None:
+        super().__init__()
+        states, features, previous = inputs(rows)
+        change = targets - previous
+        scale = change.std()
+        weights = torch.linalg.solve(kernel(states, features), change / scale) * scale
+        self.inputs = inputs
+        # The linear parts of the kernel sum up to plain weights; only the smooth part needs the training rows.
+        self.register_buffer("linear", (2 * kernel.linear).exp() * (weights @ features))
+        self.register_buffer("state_offset", (2 * kernel.state_offset).exp() * (weights @ states))
+        self.register_buffer(
+            "state_linear", (2 * kernel.state_linear).exp() * ((weights[:, None] * states).T @ features)
+        )
+        self.register_buffer("inverse_length", kernel.inverse_length.exp())
+        self.register_buffer("centres", features * kernel.inverse_length.exp())
+        self.register_buffer("smooth", (2 * kernel.smooth).exp() * weights)
+
+    def forward(self, rows: Tensor) -> Tensor:
+        states, features, previous = self.inputs(rows)
+        linear = features @ self.linear + states @ self.state_offset + (states @ self.state_linear * features).sum(1)
+        smooth = squared_exponential(features * self.inverse_length, self.centres) @ self.smooth
+        prediction: Tensor = previous + linear + smooth
+        return prediction[:, None]
+
+
+def squared_exponential(a: Tensor, b: Tensor) -> Tensor:
+    """exp(-|a_i - b_j|^2 / 2) [N, M] of rows a [N, D] and b [M, D]."""
+    squares = a.square().sum(1)[:, None] + b.square().sum(1) - 2 * a @ b.T
+    return torch.exp(-0.5 * squares.clamp(min=0))
+
+
+def train(run: Run) -> Trained:
+    """Fit, and measure on the fixed split and on held-out states."""
+    settings = FAST if run.fast else FULL
+    data = covid.read(run.sliver.with_suffix(".csv")) if run.fast else covid.load()
+    validated, device = fit(run, settings, data.train)
+    model, _ = fit(run, settings, data.train + data.validation)
+    known, unknown = data.by_state()
+    other_states, _ = fit(run, settings, known)
+    example = torch.from_numpy(data.test.features[:16])
+    return Trained(
+        title="COVID-19 test positivity",
+        lecture="HW1",
+        capability="predict",
+        task="regression",
+        description="Share of positive tests tomorrow (percent) in a US state, from five days of a survey.",
+        graphs={"forward": Graph(model, {"features": example}, ("prediction",), max_batch_size=256)},
+        preprocessing=TabularPreprocessing(features=data.names, targets=(data.target,)),
+        metrics=(
+            Metric(name="mse", value=mse(model, data.test), split="test", n=len(data.test), target=0.95),
+            Metric(name="mse", value=mse(validated, data.validation), split="validation", n=len(data.validation)),
+            Metric(name="mse_by_state", value=mse(other_states, unknown), split="test", n=len(unknown)),
+        ),
+        baselines=baselines(data),
+        data=(covid.card_entry(data),),
+        device=device,
+        parameters=sum(b.numel() for b in model.buffers()),
+    )
+
+
+def fit(run: Run, settings: Settings, rows: Split) -> tuple[CovidRegressor, str]:
+    """A regressor that learned from `rows`, and the device's name; in float64, as covariances need."""
+    fabric = run.fabric("64-true")
+    features, targets = (fabric.to_device(torch.from_numpy(a).double()) for a in (rows.features, rows.targets))
+    processes = [_fit_process(run, fabric, settings, view, features, targets) for view in settings.views]
+    return CovidRegressor(processes).float().cpu().eval(), device_name(fabric)
+
+
+def _fit_process(
+    run: Run, fabric: Fabric, settings: Settings, view: tuple[int, ...], rows: Tensor, targets: Tensor
+) -> GaussianProcess:
+    inputs = Inputs(rows, view).to(rows.device)
+    states, features, previous = inputs(rows)
+    change = targets - previous
+    change = change / change.std()
+    kernel = Kernel(features.shape[1])
+    wrapped, optimizer = fabric.setup(kernel, torch.optim.Adam(kernel.parameters(), settings.learning_rate))
+    state = {"kernel": wrapped, "optimizer": optimizer}
+    for step in run.epochs(fabric, settings.steps, state, (settings, view, len(rows))):
+        normal = torch.distributions.MultivariateNormal(torch.zeros_like(change), wrapped(states, features))
+        loss = -normal.log_prob(change) - kernel.log_prior()  # type: ignore[no-untyped-call]
+        optimizer.zero_grad()
+        fabric.backward(loss)
+        optimizer.step()
+        run.log(rows=len(rows), answers=len(view), step=step + 1, negative_log_likelihood=float(loss.detach()))
+    with torch.no_grad():
+        return GaussianProcess(inputs, kernel, rows, targets)
+
+
+@torch.no_grad()
+def mse(model: nn.Module, split: Split) -> float:
+    """Mean squared error, in percent squared."""
+    return float((model(torch.from_numpy(split.features))[:, 0] - torch.from_numpy(split.targets)).square().mean())
+
+
+def baselines(data: Covid) -> tuple[Baseline, ...]:
+    """What the mean, the previous day and a ridge regression reach on the test split."""
+    known, test = data.train + data.validation, data.test
+    mean, scale = known.features.mean(0), known.features.std(0) + 1e-6
+    ridge = Ridge(alpha=10.0).fit((known.features - mean) / scale, known.targets)
+    guesses = {
+        "mean of the training rows": np.full(len(test), known.targets.mean()),
+        "previous day": test.features[:, PREVIOUS],
+        "ridge regression": ridge.predict((test.features - mean) / scale),
+    }
+    return tuple(
+        Baseline(name=name, metric="mse", value=float(np.square(guess - test.targets).mean()))
+        for name, guess in guesses.items()
+    )
