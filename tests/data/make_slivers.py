@@ -1,8 +1,9 @@
-"""Makes the slivers that `--fast` recipes and tests use: `python tests/data/make_slivers.py` (fetches CIFAR-10)."""
+"""Makes the slivers that `--fast` recipes and tests use: `python tests/data/make_slivers.py` (fetches the data)."""
 
 from __future__ import annotations
 
 import csv
+import re
 from pathlib import Path
 
 import numpy as np
@@ -31,13 +32,14 @@ def covid_regressor(rows: int = 120) -> None:
     random = np.random.default_rng(0)
     states = random.integers(0, covid.STATES, rows)
     walks = 20 + np.cumsum(random.normal(0, 1, (rows, covid.DAYS, covid.DAILY)), axis=1)
-    names = [*(f"S{i}" for i in range(covid.STATES)), *[f"answer{i}" for i in range(covid.DAILY)] * covid.DAYS]
-    with (HERE / "covid_regressor.csv").open("w", newline="") as file:
-        writer = csv.writer(file)
-        writer.writerow(["id", *names])
-        for i in range(rows):
-            values = [f"{v:.4f}" for v in walks[i].ravel()]
-            writer.writerow([i, *np.eye(covid.STATES, dtype=int)[states[i]], *values])
+    columns = [re.sub(r"\.\d$", "", name) for name in (data := covid.load()).names] + [data.target.split(".")[0]]
+    for path, count in ((HERE / "covid_regressor.csv", rows), (HERE.parents[1] / "docs/examples/survey.csv", 3)):
+        with path.open("w", newline="") as file:
+            writer = csv.writer(file)
+            writer.writerow(["id", *columns])
+            for i in range(count):
+                values = [f"{v:.4f}" for v in walks[i].ravel()]
+                writer.writerow([i, *np.eye(covid.STATES, dtype=int)[states[i]], *values])
 
 
 if __name__ == "__main__":
