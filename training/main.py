@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import shlex
+import sys
 from pathlib import Path
 
 from rich.console import Console
@@ -18,6 +19,7 @@ from training.run import Run
 RECIPES = ("covid_regressor", "image_classifier")
 REPOSITORY = Path("exported")
 FAST_REPOSITORY = Path("build/exported")
+LOG_WIDTH = 120
 
 
 class TrainingError(RuntimeError):
@@ -45,7 +47,7 @@ def train(
     """
     if name not in RECIPES:
         raise TrainingError(f"no recipe is called {name!r}; there are: {', '.join(RECIPES)}")
-    console = console or Console()
+    console = console or Console(width=None if sys.stdout.isatty() else LOG_WIDTH)
     output = output or (FAST_REPOSITORY if fast else REPOSITORY)
     run = Run(name, fast=fast, seed=seed, device=device, restart=restart, console=console)
     recipe = importlib.import_module(f"training.{name}")

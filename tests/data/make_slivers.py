@@ -32,7 +32,8 @@ def covid_regressor(rows: int = 120) -> None:
     random = np.random.default_rng(0)
     states = random.integers(0, covid.STATES, rows)
     walks = 20 + np.cumsum(random.normal(0, 1, (rows, covid.DAYS, covid.DAILY)), axis=1)
-    columns = [re.sub(r"\.\d$", "", name) for name in (data := covid.load()).names] + [data.target.split(".")[0]]
+    table = covid.load()
+    columns = [re.sub(r"\.\d$", "", name) for name in (*table.names, table.target)]
     for path, count in ((HERE / "covid_regressor.csv", rows), (HERE.parents[1] / "docs/examples/survey.csv", 3)):
         with path.open("w", newline="") as file:
             writer = csv.writer(file)
