@@ -18,6 +18,7 @@ from lectern.cli.models import models
 from lectern.cli.predict import predict
 from lectern.cli.serve import serve
 from lectern.cli.train import train
+from lectern.cli.triton import triton
 
 __all__ = ["app", "main"]
 
@@ -35,6 +36,7 @@ app.command()(takes_connection(classify))
 app.command()(takes_connection(predict))
 app.command()(takes_connection(console))
 app.command()(train)
+app.command()(triton)
 
 
 def _print_version(wanted: bool) -> None:

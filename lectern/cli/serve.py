@@ -31,7 +31,10 @@ def serve(
         typer.Option(exists=True, file_okay=False, help="Directory of models.", show_default="exported"),
     ] = None,
     engine: Annotated[
-        str | None, typer.Option(metavar="NAME", help="What runs them.", show_default="onnxruntime")
+        str | None, typer.Option(metavar="onnxruntime|triton", help="What runs them.", show_default="onnxruntime")
+    ] = None,
+    triton_url: Annotated[
+        str | None, typer.Option(metavar="HOST:PORT", help="For --engine triton.", show_default="127.0.0.1:8001")
     ] = None,
     allow_model_control: Annotated[
         bool | None,
@@ -60,6 +63,7 @@ def serve(
         "workers": workers,
         "repository": repository,
         "engine": engine,
+        "triton_url": triton_url,
         "allow_model_control": allow_model_control,
         "log_format": log_format,
     }

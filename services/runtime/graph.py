@@ -16,6 +16,10 @@ class EngineError(RuntimeError):
     """The engine cannot load or run a graph."""
 
 
+class EngineUnavailableError(EngineError):
+    """The engine does not answer now; trying again later makes sense."""
+
+
 class Graph(Protocol):
     """One version of an ONNX graph, ready to answer.
 

@@ -21,7 +21,7 @@ from lectern.card import Card
 from services import metrics
 from services.errors import InvalidArgument, NotFound, Unavailable
 from services.runtime.config import ConfigError, read_config
-from services.runtime.graph import Engine, EngineError, Graph
+from services.runtime.graph import Engine, EngineError, EngineUnavailableError, Graph
 
 log = logging.getLogger(__name__)
 
@@ -40,13 +40,17 @@ class State(Enum):
 
 @dataclass
 class Version:
-    """One version of a model; READY with its card and graphs (by role), or UNAVAILABLE for a reason."""
+    """One version of a model; READY with its card and graphs (by role), or UNAVAILABLE for a reason.
+
+    A temporary reason is one that may go away by itself, so loading is tried again.
+    """
 
     number: int
     state: State
     reason: str = ""
     card: Card | None = None
     graphs: dict[str, Graph] = field(default_factory=dict)
+    temporary: bool = False
 
 
 @dataclass(frozen=True)
@@ -129,7 +133,7 @@ class Repository:
     def refresh(self) -> None:
         """Load models and versions that are new on disk, and drop those that are gone; blocks while it loads."""
         present = self._directories()
-        for name in present | self._seen.keys():
+        for name in present | self.models.keys():
             if self._signature(name) != self._seen.get(name):
                 self._load(name)
 
@@ -202,13 +206,21 @@ class Repository:
         signature, before = self._signature(name), self._seen.get(name)
         if signature is None:
             self._publish(name, {})
-            del self._seen[name]
+            self._seen.pop(name, None)
             return
         # A version is immutable, so one that answers is kept unless it must be served in another way.
         same_config = before is not None and before[0] == signature[0]
         keep = {n: v for n, v in self.models.get(name, {}).items() if same_config and v.state is State.READY}
-        self._publish(name, self._load_versions(name, signature[1], keep))
-        self._seen[name] = signature
+        versions = self._load_versions(name, signature[1], keep)
+        for number, version in versions.items():
+            known = self.models.get(name, {}).get(number)
+            if version.state is State.UNAVAILABLE and (known is None or known.reason != version.reason):
+                log.error("model %s version %d is out of service: %s", name, number, version.reason)
+        self._publish(name, versions)
+        if any(version.temporary for version in versions.values()):
+            self._seen.pop(name, None)
+        else:
+            self._seen[name] = signature
 
     def _load_versions(self, name: str, numbers: Sequence[int], keep: Mapping[int, Version]) -> dict[int, Version]:
         """The versions that the policy asks for; an older one stands in for a newer one that cannot be loaded."""
@@ -216,9 +228,9 @@ class Repository:
             candidates, wanted = read_config(self.root / name).versions_to_serve(numbers)
         except ConfigError as error:
             number = max(numbers, default=1)
-            return {number: _out_of_service(name, number, str(error))}
+            return {number: Version(number, State.UNAVAILABLE, str(error))}
         if not candidates:
-            return {1: _out_of_service(name, 1, "there is no version to serve")}
+            return {1: Version(1, State.UNAVAILABLE, "there is no version to serve")}
         versions: dict[int, Version] = {}
         for number in candidates:
             if sum(v.state is State.READY for v in versions.values()) == wanted:
@@ -239,7 +251,8 @@ class Repository:
                 return Version(number, State.UNAVAILABLE, "not served here", card)
             graphs = {role: self._load_graph(card, graph_name) for role, graph_name in card.graphs.items()}
         except (ConfigError, EngineError, OSError, ValueError) as error:
-            return _out_of_service(name, number, str(error), card)
+            temporary = isinstance(error, EngineUnavailableError)
+            return Version(number, State.UNAVAILABLE, str(error), card, temporary=temporary)
         log.info("loaded %s version %d in %.2f s", name, number, time.monotonic() - started)
         return Version(number, State.READY, "", card, graphs)
 
@@ -264,11 +277,6 @@ class Repository:
 def _numbers(directory: Path) -> tuple[int, ...]:
     """The version directories, from 1."""
     return tuple(sorted(int(p.name) for p in directory.iterdir() if p.is_dir() and _VERSION.fullmatch(p.name)))
-
-
-def _out_of_service(name: str, number: int, reason: str, card: Card | None = None) -> Version:
-    log.error("model %s version %d is out of service: %s", name, number, reason)
-    return Version(number, State.UNAVAILABLE, reason, card)
 
 
 def _read_card(path: Path, name: str, number: int) -> Card:

@@ -13,9 +13,9 @@ from tritonclient.grpc.service_pb2_grpc import GRPCInferenceServiceStub
 
 from services.errors import DeadlineExceeded, Internal, ResourceExhausted, ServiceError, Unavailable
 from services.runtime.config import GraphConfig
-from services.runtime.graph import Array, EngineError, Graph
+from services.runtime.graph import Array, EngineUnavailableError, Graph
 
-CONNECT_SECONDS = 10.0
+CONNECT_SECONDS = 2.0
 HEALTH_SECONDS = 2.0
 RETRY_AFTER_SECONDS = 0.5
 
@@ -48,9 +48,9 @@ class TritonEngine:
             try:
                 ready = stub.ModelReady(request, timeout=CONNECT_SECONDS, wait_for_ready=True).ready
             except grpc.RpcError as error:
-                raise EngineError(f"Triton at {self.url} does not answer: {error.code().name}") from error
+                raise EngineUnavailableError(f"Triton at {self.url} does not answer") from error
         if not ready:
-            raise EngineError(f"Triton at {self.url} does not serve {config.name} version {version}")
+            raise EngineUnavailableError(f"Triton at {self.url} does not serve {config.name} version {version}")
         return TritonGraph(config, version, self)
 
     def stub(self) -> GRPCInferenceServiceStub:

@@ -1,0 +1,130 @@
+"""A real Triton beside the embedded engine: the same repository, the same answers, its health followed."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import grpc
+import numpy as np
+import pytest
+from grpc_health.v1 import health_pb2
+from tritonclient.grpc import InferenceServerClient
+
+from lectern import Client, LecternError
+from tests.conftest import EXPORTED, Server, encode, serving
+
+INSTALL_SECONDS = 300
+
+
+def free_ports(count: int) -> list[int]:
+    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
+    ports = [s.getsockname()[1] for s in sockets]
+    for s in sockets:
+        s.close()
+    return ports
+
+
+@contextmanager
+def triton(ports: list[int], log: Path) -> Iterator[str]:
+    """`lectern triton` over the committed models; yields its gRPC address once it is ready."""
+    options = ["--port", str(ports[0]), "--http-port", str(ports[1]), "--metrics-port", str(ports[2])]
+    command = [sys.executable, "-m", "lectern", "triton", "--repository", str(EXPORTED), *options]
+    with log.open("ab") as file:
+        process = subprocess.Popen(command, stdout=file, stderr=file)
+    target = f"127.0.0.1:{ports[0]}"
+    try:
+        deadline = time.monotonic() + INSTALL_SECONDS
+        with InferenceServerClient(target) as client:
+            while True:
+                assert process.poll() is None, log.read_text()[-2000:]
+                assert time.monotonic() < deadline
+                try:
+                    if client.is_server_ready():
+                        break
+                except Exception:
+                    time.sleep(0.2)
+        yield target
+    finally:
+        process.send_signal(signal.SIGTERM)
+        process.wait(60)
+
+
+@pytest.fixture(scope="module")
+def beside(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """A Lectern whose graphs a real Triton runs."""
+    directory = tmp_path_factory.mktemp("triton")
+    with (
+        triton(free_ports(3), directory / "triton.log") as url,
+        serving(directory, "--engine", "triton", "--triton-url", url) as server,
+    ):
+        yield server
+
+
+def test_answers_are_the_embedded_engines(beside: Server, server: Server, photos: np.ndarray) -> None:
+    images = [encode(photo) for photo in photos[:100]]
+    rows = np.random.default_rng(0).uniform(0, 20, (600, 116)).astype(np.float32)
+    with Client(beside.target) as remote, Client(server.target) as local:
+        for a, b in zip(remote.classify_image(images).results, local.classify_image(images).results, strict=True):
+            assert [c.label for c in a.classes] == [c.label for c in b.classes]
+            np.testing.assert_allclose(
+                [c.probability for c in a.classes], [c.probability for c in b.classes], atol=1e-5
+            )
+        theirs, ours = remote.predict(rows), local.predict(rows)
+        np.testing.assert_allclose(
+            [r.values for r in theirs.results], [r.values for r in ours.results], rtol=1e-5, atol=1e-4
+        )
+
+
+def test_streams_pass_through(beside: Server, photos: np.ndarray) -> None:
+    with Client(beside.target) as client:
+        assert len(list(client.stream_classify_image(encode(p) for p in photos[:20]))) == 20
+
+
+def test_deadlines_pass_through(beside: Server, photos: np.ndarray) -> None:
+    with Client(beside.target) as client, pytest.raises(LecternError) as caught:
+        client.classify_image([encode(p) for p in photos], timeout=0.02)
+    assert caught.value.code() is grpc.StatusCode.DEADLINE_EXCEEDED
+
+
+def test_health_follows_triton(tmp_path: Path, photos: np.ndarray) -> None:
+    ports = free_ports(3)
+    url = f"127.0.0.1:{ports[0]}"
+    options = ("--engine", "triton", "--triton-url", url)
+    with serving(tmp_path, *options, LECTERN_WATCH_SECONDS="0.2") as server, Client(server.target) as client:
+
+        def wait_for(status: int) -> None:
+            deadline = time.monotonic() + 40
+            while client.health("lectern.v1.ClassifyService").status != status:
+                assert time.monotonic() < deadline
+                time.sleep(0.1)
+
+        for _ in range(2):
+            wait_for(health_pb2.HealthCheckResponse.NOT_SERVING)
+            with pytest.raises(LecternError) as caught:
+                client.classify_image(encode(photos[0]))
+            assert caught.value.code() is grpc.StatusCode.UNAVAILABLE
+            with triton(ports, tmp_path / "triton.log"):
+                wait_for(health_pb2.HealthCheckResponse.SERVING)
+                assert len(client.classify_image(encode(photos[0])).results) == 1
+
+
+def test_the_launcher_names_what_is_wrong(tmp_path: Path) -> None:
+    environment = os.environ | {"LECTERN_CACHE": str(tmp_path), "PIP_NO_INDEX": "1", "PIP_FIND_LINKS": ""}
+    result = subprocess.run(
+        [sys.executable, "-m", "lectern", "triton", "--repository", str(EXPORTED)],
+        capture_output=True,
+        text=True,
+        env=environment,
+        timeout=120,
+    )
+    assert result.returncode == 1
+    assert "nvidia-pytriton" in result.stderr
+    assert "Traceback" not in result.stderr
