@@ -34,7 +34,12 @@ SHARED = {
 }
 NOT_CAPABILITIES = {"runtime", "codecs", "server"}
 # What the CLI hands over to, imported inside its commands.
-HANDOVER = {"lectern/cli/serve.py": {"services"}, "lectern/cli/train.py": {"training"}}
+HANDOVER = {
+    "lectern/cli/evaluate.py": {"training"},
+    "lectern/cli/serve.py": {"services"},
+    "lectern/cli/train.py": {"training"},
+    "lectern/cli/triton.py": {"services"},
+}
 
 
 def project_imports(path: Path) -> set[str]:

@@ -20,11 +20,14 @@ from sklearn.linear_model import RidgeCV
 from torch import Tensor, nn
 
 from lectern.card import Baseline, Metric, TabularPreprocessing
+from lectern.client import Client
 from training.data import covid
 from training.data.covid import DAILY, DAYS, STATES, Covid, Split
+from training.evaluate import Track
 from training.recipe import Graph, Trained
 from training.run import Run, device_name
 
+TARGET = 0.95
 PREVIOUS = STATES + DAILY * (DAYS - 2) + DAILY - 1  # column of the target's value on the fourth day
 # Among a day's answers: COVID-like and influenza-like illness, own and in the community, and positive tests.
 ILLNESS = (0, 1, 2, 3, DAILY - 1)
@@ -166,7 +169,7 @@ def train(run: Run) -> Trained:
         graphs={"forward": Graph(model, {"features": example}, ("prediction",), max_batch_size=256)},
         preprocessing=TabularPreprocessing(features=data.names, targets=(data.target,)),
         metrics=(
-            Metric(name="mse", value=mse(model, data.test), split="test", n=len(data.test), target=0.95),
+            Metric(name="mse", value=mse(model, data.test), split="test", n=len(data.test), target=TARGET),
             Metric(name="mse", value=mse(validated, data.validation), split="validation", n=len(data.validation)),
             Metric(name="mse_by_state", value=mse(other_states, unknown), split="test", n=len(unknown)),
         ),
@@ -210,6 +213,15 @@ def _fit_process(
 def mse(model: nn.Module, split: Split) -> float:
     """Mean squared error, in percent squared."""
     return float((model(torch.from_numpy(split.features))[:, 0] - torch.from_numpy(split.targets)).square().mean())
+
+
+def evaluate(client: Client, track: Track) -> tuple[Metric, ...]:
+    """Mean squared error on the test rows."""
+    test = covid.load().test
+    (response,) = track((client.predict(rows) for rows in [test.features]), 1)
+    found = np.array([result.values[0] for result in response.results])
+    value = float(np.square(found - test.targets).mean())
+    return (Metric(name="mse", value=value, split="test", n=len(test), target=TARGET),)
 
 
 def baselines(data: Covid) -> tuple[Baseline, ...]:

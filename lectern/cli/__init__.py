@@ -14,6 +14,7 @@ import typer
 from lectern.cli.classify import classify
 from lectern.cli.connection import takes_connection
 from lectern.cli.console import console
+from lectern.cli.evaluate import evaluate
 from lectern.cli.models import models
 from lectern.cli.predict import predict
 from lectern.cli.serve import serve
@@ -35,6 +36,7 @@ app.command()(takes_connection(models))
 app.command()(takes_connection(classify))
 app.command()(takes_connection(predict))
 app.command()(takes_connection(console))
+app.command()(takes_connection(evaluate))
 app.command()(train)
 app.command()(triton)
 

@@ -1,0 +1,78 @@
+"""`lectern evaluate`: what served models reach on their test splits."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Annotated, Any
+
+import typer
+from rich.table import Table
+
+from lectern.cli.connection import Connection
+from lectern.cli.output import WRONG_USAGE, fail, print_json, show
+
+
+def evaluate(
+    connection: Connection,
+    name: Annotated[
+        str | None, typer.Argument(help="Model, e.g. image_classifier.", show_default="with --all, every one")
+    ] = None,
+    every: Annotated[bool, typer.Option("--all", help="Evaluate every model.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
+) -> None:
+    """Measure a running server's models on their whole test splits, through gRPC.
+
+    Test data is fetched on first use. Exit code 1 if a target is missed.
+
+    \b
+    lectern evaluate image_classifier
+    lectern evaluate --all --json
+    """
+    if (name is None) != every:
+        fail("name one model, or give --all", WRONG_USAGE)
+    try:
+        from google.protobuf.json_format import MessageToDict
+
+        from lectern.card import Card
+        from training.evaluate import evaluate as run
+        from training.main import RECIPES, TrainingError
+    except ImportError as error:
+        fail(f'evaluating needs more packages ({error}): pip install "lectern[cpu,train]"')
+    rows = []
+    with connection.client() as client:
+        for model in RECIPES if name is None else [name]:
+            try:
+                metrics = run(model, client, partial(_track, model))
+            except TrainingError as error:
+                fail(str(error), WRONG_USAGE)
+            served = client.get_model(model).model.versions[0]
+            card = Card.model_validate(MessageToDict(served.card))
+            for metric in metrics:
+                beside = {b.name: b.value for b in card.baselines if b.metric == metric.name}
+                rows.append({"model": model, **metric.model_dump(), "baselines": beside})
+    if as_json:
+        print_json({"metrics": rows})
+    else:
+        table = Table("model", "metric", "value", "target", "n", "best baseline")
+        for row in rows:
+            names = sorted(row["baselines"].items(), key=lambda item: abs(item[1] - row["value"]))
+            best = f"{names[0][1]:.4f} {names[0][0]}" if names else ""
+            values = (f"{row['value']:.4f}", f"{row['target']:g}", str(row["n"]))
+            table.add_row(row["model"], row["name"], *values, best)
+        show(table)
+    missed = [r["model"] for r in rows if not _met(r["name"], r["value"], r["target"])]
+    if missed:
+        fail(f"below target: {', '.join(missed)}")
+
+
+def _track(model: str, items: Iterable[Any], total: int) -> Iterable[Any]:
+    from rich.console import Console
+    from rich.progress import track
+
+    return track(items, model, total, console=Console(stderr=True), transient=True)
+
+
+def _met(metric: str, value: float, target: float) -> bool:
+    """Errors are better when smaller, everything else when larger."""
+    smaller_is_better = metric.startswith(("mse", "perplexity", "fid", "equal_error_rate"))
+    return value <= target if smaller_is_better else value >= target
