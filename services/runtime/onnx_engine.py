@@ -13,7 +13,7 @@ import onnxruntime
 
 from services.runtime.config import GraphConfig
 from services.runtime.graph import Array, EngineError, Graph
-from services.runtime.scheduler import Scheduler
+from services.runtime.scheduler import Options, Scheduler
 
 Device = Literal["auto", "cpu", "cuda"]
 CPU, CUDA = "CPUExecutionProvider", "CUDAExecutionProvider"
@@ -102,9 +102,13 @@ class OnnxRunner:
         self.inputs = {i.name for i in session.get_inputs()}
         self.outputs = {o.name for o in session.get_outputs()}
 
-    def run(self, outputs: Sequence[str], inputs: Mapping[str, Array]) -> list[Array]:
+    def options(self) -> Options:
+        options: Options = onnxruntime.RunOptions()
+        return options
+
+    def run(self, outputs: Sequence[str], inputs: Mapping[str, Array], options: Options) -> list[Array]:
         try:
-            results: list[Array] = self._session.run(outputs, inputs)
+            results: list[Array] = self._session.run(outputs, inputs, options)
         except Exception as error:
             raise EngineError(_first_line(error)) from error
         return [np.asarray(r) for r in results]
@@ -140,4 +144,4 @@ def _warm_up(config: GraphConfig, runner: OnnxRunner) -> None:
     for rows in sorted({1, max(1, config.max_batch_size)}):
         shape = (rows,) if config.max_batch_size else ()
         inputs = {t.name: np.zeros((*shape, *(1 if d < 0 else d for d in t.shape)), t.dtype) for t in config.inputs}
-        runner.run([t.name for t in config.outputs], inputs)
+        runner.run([t.name for t in config.outputs], inputs, runner.options())

@@ -20,19 +20,29 @@ from typing import Protocol
 import numpy as np
 
 from services import metrics
-from services.errors import DeadlineExceeded, Internal, ResourceExhausted, ServiceError, Unavailable
+from services.errors import Cancelled, DeadlineExceeded, Internal, ResourceExhausted, ServiceError, Unavailable
 from services.runtime.config import GraphConfig
 from services.runtime.graph import Array
 
 RETRY_AFTER_SECONDS = 0.1
+AVERAGE_WEIGHT = 0.1
 
 log = logging.getLogger(__name__)
+
+
+class Options(Protocol):
+    """Of one run; setting `terminate`, from any thread, ends it within milliseconds."""
+
+    terminate: bool
 
 
 class Runner(Protocol):
     """One instance of a graph."""
 
-    def run(self, outputs: Sequence[str], inputs: Mapping[str, Array]) -> list[Array]:
+    def options(self) -> Options:
+        """Fresh options for one run."""
+
+    def run(self, outputs: Sequence[str], inputs: Mapping[str, Array], options: Options) -> list[Array]:
         """Outputs by position for the named inputs."""
 
     def close(self) -> None:
@@ -49,10 +59,24 @@ class _Request:
     loop: asyncio.AbstractEventLoop
     future: asyncio.Future[list[Array]]
     enqueued: float = field(default_factory=time.monotonic)
+    batch: _Batch | None = None
 
     def batches_with(self, other: _Request) -> bool:
         """Whether both have the same shape beside the batch axis."""
         return all(a.shape[1:] == b.shape[1:] for a, b in zip(self.arrays, other.arrays, strict=True))
+
+
+@dataclass(slots=True, eq=False)
+class _Batch:
+    """Requests that run together."""
+
+    requests: list[_Request]
+    options: Options
+
+    @property
+    def abandoned(self) -> bool:
+        """Whether nobody waits for any of them."""
+        return all(r.future.cancelled() for r in self.requests)
 
 
 class Scheduler:
@@ -69,6 +93,9 @@ class Scheduler:
         self._queue: deque[_Request] = deque()
         self._changed = threading.Condition()
         self._closed = False
+        self._seconds_per_row = 0.0  # moving average
+        self._instances = len(runners)
+        self._running_rows = 0
         labels = (config.name, str(version))
         self._queue_seconds = metrics.QUEUE_SECONDS.labels(*labels)
         self._inference_seconds = metrics.INFERENCE_SECONDS.labels(*labels)
@@ -121,6 +148,7 @@ class Scheduler:
                     f"{self._config.max_queue_size}; try again later",
                     retry_after=RETRY_AFTER_SECONDS,
                 )
+            self._refuse_if_late(deadline, sum(r.rows for r in requests))
             self._queue.extend(requests)
             self._depth.set(len(self._queue))
             self._changed.notify(len(requests))
@@ -128,32 +156,53 @@ class Scheduler:
             request.future.add_done_callback(partial(self._forget, request))
         return [request.future for request in requests]
 
+    def _refuse_if_late(self, deadline: float, rows: int) -> None:
+        """Refuse at the door what the backlog would make late, rather than after its caller has given up."""
+        ahead = self._running_rows + sum(r.rows for r in self._queue)
+        if not ahead:
+            return
+        wait = (ahead + rows) * self._seconds_per_row / self._instances
+        if time.monotonic() + wait > deadline:
+            self._reject("backlog")
+            raise ResourceExhausted(
+                f"model {self._config.name}: {ahead} items are ahead, which takes longer than the deadline allows",
+                retry_after=wait,
+            )
+
     def _forget(self, request: _Request, _: object) -> None:
-        """A cancelled request leaves the queue at once."""
+        """A cancelled request leaves the queue at once; a run that nobody waits for any more is ended."""
         if not request.future.cancelled():
             return
         with self._changed:
             try:
                 self._queue.remove(request)
             except ValueError:
-                return  # it runs already
+                if request.batch and request.batch.abandoned:
+                    request.batch.options.terminate = True
+                return
             self._depth.set(len(self._queue))
             self._reject("cancelled")
 
     def _work(self, runner: Runner) -> None:
-        while batch := self._take():
+        while requests := self._take():
+            rows = sum(r.rows for r in requests)
             started = time.monotonic()
-            for request in batch:
+            for request in requests:
                 self._queue_seconds.observe(started - request.enqueued)
-            self._batch_size.observe(sum(r.rows for r in batch))
-            answer = self._run(runner, batch)
-            self._inference_seconds.observe(time.monotonic() - started)
-            if isinstance(answer, ServiceError) and len(batch) > 1:
+            self._batch_size.observe(rows)
+            answer = self._run(runner, requests)
+            seconds = time.monotonic() - started
+            self._inference_seconds.observe(seconds)
+            with self._changed:
+                self._running_rows -= rows
+                weight = AVERAGE_WEIGHT if self._seconds_per_row else 1.0
+                self._seconds_per_row += weight * (seconds / rows - self._seconds_per_row)
+            if isinstance(answer, ServiceError) and len(requests) > 1:
                 # One caller's input must not fail its neighbours.
-                for request in batch:
+                for request in requests:
                     _deliver([request], self._run(runner, [request]))
             else:
-                _deliver(batch, answer)
+                _deliver(requests, answer)
         runner.close()
 
     def _take(self) -> list[_Request]:
@@ -172,6 +221,7 @@ class Scheduler:
                     self._reject("deadline", len(expired))
                     _deliver(expired, DeadlineExceeded("the deadline passed while the request waited in the queue"))
                 if batch:
+                    self._running_rows += sum(r.rows for r in batch)
                     return batch
 
     def _gather(self) -> None:
@@ -202,12 +252,20 @@ class Scheduler:
         self._queue.extendleft(reversed(kept))
         return batch, expired
 
-    def _run(self, runner: Runner, batch: list[_Request]) -> list[Array] | ServiceError:
+    def _run(self, runner: Runner, requests: list[_Request]) -> list[Array] | ServiceError:
+        batch = _Batch(requests, runner.options())
+        for request in requests:
+            request.batch = batch
+        if batch.abandoned:
+            return Cancelled("the caller went away")
         try:
-            columns = zip(*(r.arrays for r in batch), strict=True)
-            arrays = batch[0].arrays if len(batch) == 1 else tuple(np.concatenate(column) for column in columns)
-            return runner.run(self._outputs, dict(zip(self._names, arrays, strict=True)))
+            columns = zip(*(r.arrays for r in requests), strict=True)
+            arrays = requests[0].arrays if len(requests) == 1 else tuple(np.concatenate(c) for c in columns)
+            return runner.run(self._outputs, dict(zip(self._names, arrays, strict=True)), batch.options)
         except Exception:  # whatever it is, this thread must go on to serve the next batch
+            if batch.abandoned:
+                self._reject("abandoned", len(requests))
+                return Cancelled("the caller went away")
             log.exception("a run of %s failed", self._config.name)
             return Internal(f"model {self._config.name} failed on this input")
 
