@@ -44,6 +44,9 @@ deploy-check: $(VENV)/.dev ## Check what an operator applies: manifests, Prometh
 loadtest: $(VENV)/.serve .venv-load/.installed ## Load every capability with locust: LOADTEST_SECONDS=30 LOADTEST_USERS=16
 	.venv-load/bin/python loadtests/run.py --lectern $(BIN)/lectern
 
+bench: $(VENV)/.dev ## Measure Lectern beside Triton and bare ONNX Runtime (needs h2load: apt-get install nghttp2-client)
+	$(BIN)/python -m benchmarks.throughput
+
 docs: $(VENV)/.dev ## Write the generated parts of docs/
 	$(BIN)/python docs/make_settings.py
 
@@ -77,4 +80,4 @@ $(VENV)/.console: $(VENV)/.serve
 	$(BIN)/pip install --quiet --editable '.[console]'
 	touch $@
 
-.PHONY: help setup serve test lint proto train-export deploy-check loadtest docs console clean
+.PHONY: help setup serve test lint proto train-export deploy-check loadtest bench docs console clean

@@ -144,7 +144,11 @@ def test_answers_do_not_depend_on_how_requests_were_batched(tmp_path: Path, phot
 
 def test_a_full_queue_refuses_with_retry_info(tmp_path: Path, repository: Path, photos: np.ndarray) -> None:
     config = repository / "image_classifier" / "config.pbtxt"
-    config.write_text(config.read_text().replace("max_queue_size: 512", "max_queue_size: 2"))
+    config.write_text(
+        config.read_text().replace(
+            "dynamic_batching {", "dynamic_batching { default_queue_policy { max_queue_size: 2 }"
+        )
+    )
     images = [encode(photos[i]) for i in range(64)]
     with serving(tmp_path, repository=repository) as server:
         with grpc.insecure_channel(server.target) as channel:
