@@ -31,8 +31,12 @@ class Server:
 
     target: str
     metrics_url: str
-    pid: int
+    process: subprocess.Popen[bytes]
     log: Path
+
+    @property
+    def pid(self) -> int:
+        return self.process.pid
 
     def log_records(self) -> list[dict[str, object]]:
         return [json.loads(line) for line in self.log.read_text().splitlines() if line.startswith("{")]
@@ -59,7 +63,7 @@ def serving(directory: Path, *arguments: str, repository: Path = EXPORTED, **env
         process = subprocess.Popen([*command, *arguments], stderr=file, env=os.environ | settings)
     try:
         ready = _wait_until_serving(process, log)
-        yield Server(str(ready["target"]), f"http://127.0.0.1:{ready['metrics_port']}", process.pid, log)
+        yield Server(str(ready["target"]), f"http://127.0.0.1:{ready['metrics_port']}", process, log)
         if process.poll() is None:
             process.send_signal(signal.SIGTERM)
             assert process.wait(30) == 0, log.read_text()

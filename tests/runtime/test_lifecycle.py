@@ -21,6 +21,7 @@ from lectern.v1 import classify_pb2, model_pb2
 from lectern.v1.classify_pb2_grpc import ClassifyServiceStub
 from lectern.v1.model_pb2_grpc import ModelServiceStub
 from tests.conftest import Server, encode, serving
+from tests.server.test_server import wait_until
 
 MODEL = "image_classifier"
 
@@ -49,13 +50,6 @@ def versions(server: Server) -> dict[int, model_pb2.ModelVersion]:
     return {v.version: v for v in model.versions}
 
 
-def wait_for(condition: Callable[[], bool], seconds: float = 20) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
-
-
 def test_versions_swap_without_a_failed_request(watched: Server, repository: Path, photos: np.ndarray) -> None:
     images = [encode(photo) for photo in photos[:32]]
     stop = threading.Event()
@@ -74,7 +68,7 @@ def test_versions_swap_without_a_failed_request(watched: Server, repository: Pat
             for number in (2, 3, 4):
                 time.sleep(0.5)
                 add_version(repository, number)
-                wait_for(lambda number=number: number in set(answered[-10:]))  # type: ignore[misc]
+                wait_until(lambda number=number: number in set(answered[-10:]))  # type: ignore[misc]
         finally:
             stop.set()
         for caller in callers:
@@ -85,7 +79,7 @@ def test_versions_swap_without_a_failed_request(watched: Server, repository: Pat
 
 def test_a_bad_new_version_is_refused_and_the_old_stays(watched: Server, repository: Path, photos: np.ndarray) -> None:
     add_version(repository, 2, lambda staged: (staged / "model.onnx").write_bytes(b"broken"))
-    wait_for(lambda: 2 in versions(watched))
+    wait_until(lambda: 2 in versions(watched))
     found = versions(watched)
     assert found[2].state == model_pb2.MODEL_STATE_UNAVAILABLE
     assert "SHA-256" in found[2].reason
@@ -109,7 +103,7 @@ def test_version_policy(watched: Server, repository: Path, policy: str, served: 
     add_version(repository, 3)
     config = repository / MODEL / "config.pbtxt"
     config.write_text(f"{config.read_text()}\n{policy}\n")
-    wait_for(lambda: list(versions(watched)) == served)
+    wait_until(lambda: list(versions(watched)) == served)
     assert all(v.state == model_pb2.MODEL_STATE_READY for v in versions(watched).values())
 
 
@@ -120,12 +114,12 @@ def test_a_removed_model_is_gone_and_its_memory_comes_back(watched: Server, repo
     config = repository / MODEL / "config.pbtxt"
     text = config.read_text()
     config.write_text(f"{text}\nversion_policy {{ all {{}} }}\n")
-    wait_for(lambda: len(versions(watched)) == 11)
+    wait_until(lambda: len(versions(watched)) == 11)
     full, threads = process.memory_info().rss, process.num_threads()
     config.write_text(text)
-    wait_for(lambda: len(versions(watched)) == 1)
-    wait_for(lambda: process.num_threads() <= threads - 10)
-    wait_for(lambda: process.memory_info().rss < full - 10 * 4e6)  # weights alone are 6 MB a version
+    wait_until(lambda: len(versions(watched)) == 1)
+    wait_until(lambda: process.num_threads() <= threads - 10)
+    wait_until(lambda: process.memory_info().rss < full - 10 * 4e6)  # weights alone are 6 MB a version
 
 
 @pytest.mark.parametrize("change", ["link", "parent"])
@@ -143,5 +137,5 @@ def test_nothing_outside_the_repository_is_read(watched: Server, repository: Pat
         (staged / "card.json").write_text(json.dumps(card))
 
     add_version(repository, 2, {"link": link, "parent": parent}[change])
-    wait_for(lambda: 2 in versions(watched))
+    wait_until(lambda: 2 in versions(watched))
     assert re.search("out of the repository|not valid", versions(watched)[2].reason)

@@ -14,7 +14,7 @@ from lectern import Client, LecternError
 from lectern.v1 import classify_pb2
 from lectern.v1.classify_pb2_grpc import ClassifyServiceStub
 from tests.conftest import Server, encode, serving
-from tests.server.test_server import get, sample
+from tests.server.test_server import get, sample, wait_until
 
 GRAPH = {"model": "image_classifier", "version": "1"}
 
@@ -31,13 +31,6 @@ def large(photos: np.ndarray) -> classify_pb2.ClassifyImageRequest:
     return classify_pb2.ClassifyImageRequest(images=[encode(photos[i % 100]) for i in range(256)])
 
 
-def wait_for(condition: object, seconds: float = 20) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():  # type: ignore[operator]
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
-
-
 def test_cancelled_calls_leave_the_queue_and_end_their_run(
     own: Server, large: classify_pb2.ClassifyImageRequest, photos: np.ndarray
 ) -> None:
@@ -45,10 +38,10 @@ def test_cancelled_calls_leave_the_queue_and_end_their_run(
         stub = ClassifyServiceStub(channel)
         calls = [stub.ClassifyImage.future(large, timeout=60) for _ in range(20)]
         depth = lambda: sample(get(f"{own.metrics_url}/metrics"), "lectern_queue_depth", **GRAPH)  # noqa: E731
-        wait_for(lambda: depth() > 20)
+        wait_until(lambda: depth() > 20)
         for call in calls:
             call.cancel()
-        wait_for(lambda: depth() == 0, seconds=5)
+        wait_until(lambda: depth() == 0, seconds=5)
         metrics = get(f"{own.metrics_url}/metrics")
     cancelled = sample(metrics, "lectern_rejected_total", model="image_classifier", reason="cancelled")
     assert cancelled > 20

@@ -13,6 +13,7 @@ import threading
 import time
 import urllib.error
 import urllib.request
+from collections.abc import Callable
 from pathlib import Path
 
 import grpc
@@ -239,10 +240,29 @@ def test_sigterm_under_load_loses_no_accepted_request(tmp_path: Path, photos: np
             os.kill(server.pid, signal.SIGTERM)
             for thread in threads:
                 thread.join()
-        psutil.wait_procs([psutil.Process(server.pid)] if psutil.pid_exists(server.pid) else [], timeout=20)
+        assert server.process.wait(30) == 0
     assert codes.count(grpc.StatusCode.OK) >= 8
     assert set(codes) <= {grpc.StatusCode.OK, grpc.StatusCode.UNAVAILABLE}, codes
     assert server.log_records()[-1]["message"] == "stopped"
+
+
+def test_a_second_sigterm_ends_at_once(tmp_path: Path) -> None:
+    with serving(tmp_path, LECTERN_DRAIN_PAUSE_SECONDS="60") as server:
+        server.process.terminate()
+        wait_for_log(server, "draining")
+        server.process.terminate()
+        assert server.process.wait(20) == 1
+
+
+def wait_until(condition: Callable[[], bool], seconds: float = 20) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+def wait_for_log(server: Server, text: str) -> None:
+    wait_until(lambda: any(text in str(r["message"]) for r in server.log_records()))
 
 
 def test_workers_share_the_port_and_a_killed_one_is_replaced(tmp_path: Path, photos: np.ndarray) -> None:
@@ -255,12 +275,7 @@ def test_workers_share_the_port_and_a_killed_one_is_replaced(tmp_path: Path, pho
         metrics = get(f"{server.metrics_url}/metrics")
         assert sample(metrics, "grpc_server_handled_total", grpc_method="ClassifyImage", grpc_code="OK") == 20
         os.kill(min(workers), signal.SIGKILL)
-        deadline = time.monotonic() + 30
-        while time.monotonic() < deadline:
-            if len(worker_pids(server) - workers) == 1:
-                break
-            time.sleep(0.1)
-        assert len(worker_pids(server) - workers) == 1
+        wait_until(lambda: len(worker_pids(server) - workers) == 1, seconds=30)
         assert len(classify(server.target, [image]).results) == 1
 
 
