@@ -42,4 +42,4 @@ def read_idx(path: Path) -> NDArray[np.uint8]:
         raise ValueError(f"{path.name} is not an IDX file of unsigned bytes")
     axes = content[3]
     shape = np.frombuffer(content, ">u4", axes, offset=4).astype(int)
-    return np.frombuffer(content, np.uint8, offset=4 + 4 * axes).reshape(shape)
+    return np.frombuffer(content, np.uint8, offset=4 + 4 * axes).reshape(shape).copy()
