@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Mapping, Sequence
+from functools import partial
 from types import TracebackType
 from typing import Any, TypeVar
 
@@ -19,7 +20,16 @@ from lectern import requests
 from lectern.channel import DEFAULT_TARGET, DEFAULT_TIMEOUT, TLS, call_metadata, channel_options
 from lectern.errors import LecternError
 from lectern.requests import Clips, Files
-from lectern.v1 import classify_pb2, classify_pb2_grpc, model_pb2, model_pb2_grpc, predict_pb2, predict_pb2_grpc
+from lectern.v1 import (
+    classify_pb2,
+    classify_pb2_grpc,
+    detect_anomaly_pb2,
+    detect_anomaly_pb2_grpc,
+    model_pb2,
+    model_pb2_grpc,
+    predict_pb2,
+    predict_pb2_grpc,
+)
 
 __all__ = ["Client"]
 
@@ -51,6 +61,7 @@ class Client:
         )
         self._settings = {"metadata": call_metadata(token), "wait_for_ready": wait_for_ready}
         self._classify = classify_pb2_grpc.ClassifyServiceStub(self._channel)
+        self._detect_anomaly = detect_anomaly_pb2_grpc.DetectAnomalyServiceStub(self._channel)
         self._models = model_pb2_grpc.ModelServiceStub(self._channel)
         self._predict = predict_pb2_grpc.PredictServiceStub(self._channel)
         self._health = health_pb2_grpc.HealthStub(self._channel)
@@ -84,25 +95,9 @@ class Client:
         timeout: float | None = None,
     ) -> AsyncIterator[classify_pb2.StreamClassifyImageResponse]:
         """As `lectern.Client.stream_classify_image`; `batches` may be an async iterable too."""
-        failures: list[Exception] = []
-
-        async def outgoing() -> AsyncIterator[classify_pb2.StreamClassifyImageRequest]:
-            try:
-                async for images in _each(batches):
-                    yield await asyncio.to_thread(requests.stream_classify_image, images, model, version, top_k)
-            except Exception as error:
-                failures.append(error)
-
-        call = self._classify.StreamClassifyImage(outgoing(), timeout=self._seconds(timeout), **self._settings)
-        try:
-            async for response in call:
-                yield response
-        except grpc.RpcError as error:
-            raise LecternError.of(error) from error
-        finally:
-            call.cancel()  # a caller that stops early stops the server's work too
-        if failures:
-            raise failures[0]
+        message = partial(requests.stream_classify_image, model=model, version=version, top_k=top_k)
+        async for response in self._pipelined(self._classify.StreamClassifyImage, message, batches, timeout):
+            yield response
 
     async def classify_text(
         self,
@@ -144,6 +139,52 @@ class Client:
         """As `lectern.Client.predict`."""
         return await self._call(self._predict.Predict, requests.predict(rows, model, version), timeout)
 
+    async def detect_anomaly(
+        self,
+        images: Files,
+        model: str = "",
+        version: int = 0,
+        *,
+        false_positive_rate: float = 0,
+        include_reconstruction: bool = False,
+        include_heat_map: bool = False,
+        timeout: float | None = None,
+    ) -> detect_anomaly_pb2.DetectAnomalyResponse:
+        """As `lectern.Client.detect_anomaly`."""
+        request = await asyncio.to_thread(
+            requests.detect_anomaly,
+            images,
+            model=model,
+            version=version,
+            false_positive_rate=false_positive_rate,
+            include_reconstruction=include_reconstruction,
+            include_heat_map=include_heat_map,
+        )
+        return await self._call(self._detect_anomaly.DetectAnomaly, request, timeout)
+
+    async def stream_detect_anomaly(
+        self,
+        batches: Iterable[Files] | AsyncIterable[Files],
+        model: str = "",
+        version: int = 0,
+        *,
+        false_positive_rate: float = 0,
+        include_reconstruction: bool = False,
+        include_heat_map: bool = False,
+        timeout: float | None = None,
+    ) -> AsyncIterator[detect_anomaly_pb2.StreamDetectAnomalyResponse]:
+        """As `lectern.Client.stream_detect_anomaly`; `batches` may be an async iterable too."""
+        message = partial(
+            requests.stream_detect_anomaly,
+            model=model,
+            version=version,
+            false_positive_rate=false_positive_rate,
+            include_reconstruction=include_reconstruction,
+            include_heat_map=include_heat_map,
+        )
+        async for response in self._pipelined(self._detect_anomaly.StreamDetectAnomaly, message, batches, timeout):
+            yield response
+
     async def list_models(
         self, include_cards: bool = False, *, timeout: float | None = None
     ) -> model_pb2.ListModelsResponse:
@@ -165,6 +206,34 @@ class Client:
             return await method(request, timeout=self._seconds(timeout), **self._settings)
         except grpc.RpcError as error:
             raise LecternError.of(error) from error
+
+    async def _pipelined(
+        self,
+        method: Callable[..., Any],
+        message: Callable[[Files], Any],
+        batches: Iterable[Files] | AsyncIterable[Files],
+        timeout: float | None,
+    ) -> AsyncIterator[Any]:
+        """Send `message(images)` of each batch and yield the responses; what reading `batches` raises comes last."""
+        failures: list[Exception] = []
+
+        async def outgoing() -> AsyncIterator[Any]:
+            try:
+                async for images in _each(batches):
+                    yield await asyncio.to_thread(message, images)
+            except Exception as error:
+                failures.append(error)
+
+        call = method(outgoing(), timeout=self._seconds(timeout), **self._settings)
+        try:
+            async for response in call:
+                yield response
+        except grpc.RpcError as error:
+            raise LecternError.of(error) from error
+        finally:
+            call.cancel()  # a caller that stops early stops the server's work too
+        if failures:
+            raise failures[0]
 
     def _seconds(self, timeout: float | None) -> float:
         return self.timeout if timeout is None else timeout

@@ -17,7 +17,16 @@ from lectern import requests
 from lectern.channel import DEFAULT_TARGET, DEFAULT_TIMEOUT, TLS, call_metadata, channel_options
 from lectern.errors import LecternError
 from lectern.requests import Clips, Files
-from lectern.v1 import classify_pb2, classify_pb2_grpc, model_pb2, model_pb2_grpc, predict_pb2, predict_pb2_grpc
+from lectern.v1 import (
+    classify_pb2,
+    classify_pb2_grpc,
+    detect_anomaly_pb2,
+    detect_anomaly_pb2_grpc,
+    model_pb2,
+    model_pb2_grpc,
+    predict_pb2,
+    predict_pb2_grpc,
+)
 
 
 class Client:
@@ -58,6 +67,7 @@ class Client:
         )
         self._settings = {"metadata": call_metadata(token), "wait_for_ready": wait_for_ready}
         self._classify = classify_pb2_grpc.ClassifyServiceStub(self._channel)
+        self._detect_anomaly = detect_anomaly_pb2_grpc.DetectAnomalyServiceStub(self._channel)
         self._models = model_pb2_grpc.ModelServiceStub(self._channel)
         self._predict = predict_pb2_grpc.PredictServiceStub(self._channel)
         self._health = health_pb2_grpc.HealthStub(self._channel)
@@ -95,24 +105,11 @@ class Client:
         `batches` (an image or a list of images each) is read from another thread, ahead of the responses. If it
         raises, what was sent before is still answered, then the same exception is raised here.
         """
-        failures: list[Exception] = []
-
-        def outgoing() -> Iterator[classify_pb2.StreamClassifyImageRequest]:
-            try:
-                for images in batches:
-                    yield requests.stream_classify_image(images, model, version, top_k)
-            except Exception as error:
-                failures.append(error)
-
-        call = self._classify.StreamClassifyImage(outgoing(), timeout=self._seconds(timeout), **self._settings)
-        try:
-            yield from call
-        except grpc.RpcError as error:
-            raise LecternError.of(error) from error
-        finally:
-            call.cancel()  # a caller that stops early stops the server's work too
-        if failures:
-            raise failures[0]
+        yield from self._pipelined(
+            self._classify.StreamClassifyImage,
+            (requests.stream_classify_image(images, model, version, top_k) for images in batches),
+            timeout,
+        )
 
     def classify_text(
         self,
@@ -157,6 +154,55 @@ class Client:
         """Predict numbers from one row `[F]` or rows `[N, F]`, features as in the card; `results` has one per row."""
         return self._call(self._predict.Predict, requests.predict(rows, model, version), timeout)
 
+    def detect_anomaly(
+        self,
+        images: Files,
+        model: str = "",
+        version: int = 0,
+        *,
+        false_positive_rate: float = 0,
+        include_reconstruction: bool = False,
+        include_heat_map: bool = False,
+        timeout: float | None = None,
+    ) -> detect_anomaly_pb2.DetectAnomalyResponse:
+        """Say which encoded images look unlike the training data, and where; `results` has one per image.
+
+        Args:
+            false_positive_rate: share of normal images that may be called anomalies, up to 0.5; 0 = 0.05.
+            include_reconstruction, include_heat_map: whether each result carries these PNG files.
+        """
+        request = requests.detect_anomaly(
+            images,
+            model=model,
+            version=version,
+            false_positive_rate=false_positive_rate,
+            include_reconstruction=include_reconstruction,
+            include_heat_map=include_heat_map,
+        )
+        return self._call(self._detect_anomaly.DetectAnomaly, request, timeout)
+
+    def stream_detect_anomaly(
+        self,
+        batches: Iterable[Files],
+        model: str = "",
+        version: int = 0,
+        *,
+        false_positive_rate: float = 0,
+        include_reconstruction: bool = False,
+        include_heat_map: bool = False,
+        timeout: float | None = None,
+    ) -> Iterator[detect_anomaly_pb2.StreamDetectAnomalyResponse]:
+        """`detect_anomaly` for many images over one call, with `batches` as in `stream_classify_image`."""
+        fields = {
+            "model": model,
+            "version": version,
+            "false_positive_rate": false_positive_rate,
+            "include_reconstruction": include_reconstruction,
+            "include_heat_map": include_heat_map,
+        }
+        messages = (requests.stream_detect_anomaly(images, **fields) for images in batches)
+        yield from self._pipelined(self._detect_anomaly.StreamDetectAnomaly, messages, timeout)
+
     def list_models(self, include_cards: bool = False, *, timeout: float | None = None) -> model_pb2.ListModelsResponse:
         """Every model of the server, with states; with each version's card if asked."""
         return self._call(self._models.ListModels, requests.list_models(include_cards), timeout)
@@ -174,6 +220,26 @@ class Client:
             return method(request, timeout=self._seconds(timeout), **self._settings)
         except grpc.RpcError as error:
             raise LecternError.of(error) from error
+
+    def _pipelined(self, method: Callable[..., Any], messages: Iterable[Any], timeout: float | None) -> Iterator[Any]:
+        """Send `messages` from another thread and yield the responses; what reading `messages` raises comes last."""
+        failures: list[Exception] = []
+
+        def outgoing() -> Iterator[Any]:
+            try:
+                yield from messages
+            except Exception as error:
+                failures.append(error)
+
+        call = method(outgoing(), timeout=self._seconds(timeout), **self._settings)
+        try:
+            yield from call
+        except grpc.RpcError as error:
+            raise LecternError.of(error) from error
+        finally:
+            call.cancel()  # a caller that stops early stops the server's work too
+        if failures:
+            raise failures[0]
 
     def _seconds(self, timeout: float | None) -> float:
         return self.timeout if timeout is None else timeout

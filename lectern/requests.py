@@ -14,7 +14,7 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import ArrayLike
 
-from lectern.v1 import classify_pb2, model_pb2, predict_pb2
+from lectern.v1 import classify_pb2, detect_anomaly_pb2, model_pb2, predict_pb2
 
 File: TypeAlias = bytes | str | os.PathLike[str]
 """The bytes of a file, or its path."""
@@ -77,6 +77,14 @@ def predict(rows: ArrayLike, model: str, version: int) -> predict_pb2.PredictReq
     return predict_pb2.PredictRequest(
         model=model, version=version, rows=[predict_pb2.FeatureRow(features=row) for row in table.tolist()]
     )
+
+
+def detect_anomaly(images: Files, **fields: Any) -> detect_anomaly_pb2.DetectAnomalyRequest:
+    return detect_anomaly_pb2.DetectAnomalyRequest(images=read_files(images), **fields)
+
+
+def stream_detect_anomaly(images: Files, **fields: Any) -> detect_anomaly_pb2.StreamDetectAnomalyRequest:
+    return detect_anomaly_pb2.StreamDetectAnomalyRequest(images=read_files(images), **fields)
 
 
 def list_models(include_cards: bool) -> model_pb2.ListModelsRequest:

@@ -14,6 +14,7 @@ import typer
 from lectern.cli.classify import classify
 from lectern.cli.connection import takes_connection
 from lectern.cli.console import console
+from lectern.cli.detect_anomaly import detect_anomaly
 from lectern.cli.evaluate import evaluate
 from lectern.cli.models import models
 from lectern.cli.predict import predict
@@ -35,6 +36,7 @@ app.command()(serve)
 app.command()(takes_connection(models))
 app.command()(takes_connection(classify))
 app.command()(takes_connection(predict))
+app.command()(takes_connection(detect_anomaly))
 app.command()(takes_connection(console))
 app.command()(takes_connection(evaluate))
 app.command()(train)
@@ -62,6 +64,7 @@ def options(
     lectern models                     what it serves, and how good each model is
     lectern classify cat.png dog.jpg   what is on these pictures
     lectern predict rows.csv           a number for each row of a table
+    lectern detect-anomaly shoe.png    whether it looks unlike the training pictures
     """
 
 

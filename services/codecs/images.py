@@ -1,4 +1,4 @@
-"""Encoded images to uint8 arrays."""
+"""Encoded images to uint8 arrays and back."""
 
 from __future__ import annotations
 
@@ -99,6 +99,13 @@ def to_array(image: Image.Image, preprocessing: ImagePreprocessing, field: str) 
         image = image.resize(size, Image.Resampling[preprocessing.resample.upper()])
     array = np.asarray(image)
     return array if array.ndim == 3 else array[:, :, None]
+
+
+def encode_png(image: NDArray[np.uint8]) -> bytes:
+    """A PNG file of uint8 `[height, width, 3 or 1]`."""
+    buffer = io.BytesIO()
+    Image.fromarray(image if image.shape[2] == 3 else image[:, :, 0]).save(buffer, "PNG")
+    return buffer.getvalue()
 
 
 def _to_mode(image: Image.Image, mode: str) -> Image.Image:

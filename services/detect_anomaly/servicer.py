@@ -1,0 +1,74 @@
+"""DetectAnomalyService: images that look unlike the training data, by how much, and where."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Mapping
+from typing import Any
+
+from lectern.card import ImagePreprocessing
+from lectern.v1 import detect_anomaly_pb2 as pb
+from services.codecs.heat_maps import heat_map
+from services.codecs.images import decode_images, encode_png
+from services.detect_anomaly.thresholds import Thresholds
+from services.errors import InvalidArgument
+from services.limits import Limits
+from services.rpc import Call
+from services.runtime.graph import Array
+from services.runtime.repository import Repository
+from services.streams import pipelined
+
+CAPABILITY = "detect_anomaly"
+DEFAULT_MODEL = "anomaly_detector"
+HEAT_MAP_SCALE = 8
+
+
+class DetectAnomalyServicer:
+    """Answers DetectAnomalyService from the models of the capability `detect_anomaly`."""
+
+    def __init__(self, repository: Repository, limits: Limits) -> None:
+        self._repository = repository
+        self._limits = limits
+
+    async def DetectAnomaly(self, request: pb.DetectAnomalyRequest, call: Call) -> pb.DetectAnomalyResponse:
+        return pb.DetectAnomalyResponse(**await self._detect(request, call))
+
+    async def StreamDetectAnomaly(
+        self, requests: AsyncIterator[pb.StreamDetectAnomalyRequest], call: Call
+    ) -> AsyncIterator[pb.StreamDetectAnomalyResponse]:
+        async for fields in pipelined(requests, lambda r: self._detect(r, call), self._limits.stream_window):
+            yield pb.StreamDetectAnomalyResponse(**fields)
+
+    async def _detect(
+        self, request: pb.DetectAnomalyRequest | pb.StreamDetectAnomalyRequest, call: Call
+    ) -> dict[str, Any]:
+        model = self._repository.find(request.model or DEFAULT_MODEL, request.version, CAPABILITY)
+        card, preprocessing = model.card, model.card.preprocessing
+        call.model = f"{card.name}/{card.version}"
+        if not isinstance(preprocessing, ImagePreprocessing):
+            raise InvalidArgument.field("model", f"{card.name} does not take images")
+        threshold = Thresholds.of(card).at(request.false_positive_rate)
+        images = await decode_images(request.images, preprocessing, self._limits)
+        outputs = await model.graphs["forward"].infer({"images": images}, call.deadline)
+        results = detections(outputs, threshold)
+        if request.include_reconstruction:
+            for result, image in zip(results, outputs["reconstruction"], strict=True):
+                result.reconstruction = encode_png(image)
+        if request.include_heat_map:
+            # A request of many heat maps takes long enough to delay other callers, so it leaves the event loop.
+            maps = await asyncio.to_thread(_heat_maps, outputs["error_map"], card.decision["error_full_scale"])
+            for result, png in zip(results, maps, strict=True):
+                result.heat_map = png
+        return {"model": card.name, "version": card.version, "results": results}
+
+
+def detections(outputs: Mapping[str, Array], threshold: float) -> list[pb.AnomalyDetection]:
+    """Scores and probabilities `[N]` with the decision at the threshold."""
+    return [
+        pb.AnomalyDetection(score=score, probability=probability, threshold=threshold, anomalous=score > threshold)
+        for score, probability in zip(outputs["score"].tolist(), outputs["probability"].tolist(), strict=True)
+    ]
+
+
+def _heat_maps(error_maps: Array, full_scale: float) -> list[bytes]:
+    return [encode_png(heat_map(errors, full_scale, HEAT_MAP_SCALE)) for errors in error_maps]
