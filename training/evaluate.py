@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 import importlib
+import io
 from collections.abc import Iterable
 from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
 
 from lectern.card import Metric
 from lectern.client import Client
@@ -32,3 +37,10 @@ def evaluate(name: str, client: Client, track: Track) -> tuple[Metric, ...]:
     except FetchError as error:
         raise TrainingError(str(error)) from error
     return metrics
+
+
+def png(pixels: NDArray[np.uint8]) -> bytes:
+    """An image [H, W, 3] or [H, W] as the file that a client sends."""
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, "PNG")
+    return buffer.getvalue()

@@ -7,14 +7,11 @@ SGD with Nesterov momentum and a triangular learning rate, label smoothing, rand
 
 from __future__ import annotations
 
-import io
 from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
-from PIL import Image
 from scipy.optimize import minimize_scalar
 from sklearn.linear_model import Ridge
 from torch import Tensor, nn
@@ -25,7 +22,7 @@ from lectern.card import Baseline, ImagePreprocessing, Metric
 from lectern.client import Client
 from training.data import cifar10
 from training.data.cifar10 import Cifar10, Split
-from training.evaluate import Track
+from training.evaluate import Track, png
 from training.export.onnx import round_to_half
 from training.recipe import Graph, Trained
 from training.run import Run, device_name
@@ -162,7 +159,7 @@ def evaluate(client: Client, track: Track) -> tuple[Metric, ...]:
     """Accuracy on the official test photos, sent as PNG files over one stream."""
     test = cifar10.load().test
     batches = range(0, len(test), SERVED_BATCH)
-    photos = ([_png(photo) for photo in test.images[start : start + SERVED_BATCH]] for start in batches)
+    photos = ([png(photo) for photo in test.images[start : start + SERVED_BATCH]] for start in batches)
     answers = track(client.stream_classify_image(photos, top_k=1, timeout=EVALUATION_SECONDS), len(batches))
     found = [result.classes[0].index for answer in answers for result in answer.results]
     value = float(np.mean(np.array(found) == test.labels))
@@ -278,12 +275,6 @@ def _batches(split: Split, settings: Settings, seed: int, epoch: int) -> Iterato
         photos = F.pad(photos.permute(0, 3, 1, 2).float(), (pad,) * 4, mode="reflect").permute(0, 2, 3, 1)
         rows, columns = torch.randint(0, 2 * pad + 1, (2, len(index), 1), generator=random) + grid
         yield photos[torch.arange(len(index))[:, None, None], rows[:, :, None], columns[:, None, :]], labels[index]
-
-
-def _png(photo: NDArray[np.uint8]) -> bytes:
-    buffer = io.BytesIO()
-    Image.fromarray(photo).save(buffer, "PNG")
-    return buffer.getvalue()
 
 
 def _norm(channels: int) -> nn.BatchNorm2d:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from training.data import cifar10, covid
+from training.data import cifar10, covid, fashion_mnist, fonts, mnist
 
 HERE = Path(__file__).parent
 PER_CLASS = 20
@@ -43,6 +43,26 @@ def covid_regressor(rows: int = 120) -> None:
                 writer.writerow([i, *np.eye(covid.STATES, dtype=int)[states[i]], *values])
 
 
+def anomaly_detector() -> None:
+    """Clothes with a few digits and kanji: 30 training pictures of each class, in turn; and 20 of the test split."""
+    clothes, digits = fashion_mnist.load(), mnist.load()
+    test_characters, validation_characters, _ = fonts.split_characters()
+    for name, split, numbers, packages, characters, count in (
+        ("anomaly_detector", clothes.train, digits.validation, fonts.VALIDATION, validation_characters, 30),
+        ("anomaly_detector_test", clothes.test, digits.test, fonts.TEST, test_characters, PER_CLASS),
+    ):
+        rounds = np.stack([np.flatnonzero(split.labels == label)[:count] for label in range(10)], axis=1)
+        kanji = fonts.draw(packages, characters, lambda items, *_: items).images
+        np.savez_compressed(
+            HERE / f"{name}.npz",
+            images=split.images[rounds.ravel()],
+            labels=split.labels[rounds.ravel()].astype(np.uint8),
+            mnist=numbers.images[:40],
+            kanji=kanji[:: len(kanji) // 40][:40],
+        )
+
+
 if __name__ == "__main__":
+    anomaly_detector()
     image_classifier()
     covid_regressor()

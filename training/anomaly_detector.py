@@ -1,0 +1,328 @@
+"""HW8: an autoencoder that says which pictures look unlike what it was trained on, and where.
+
+Five autoencoders (`autoencoders`) are compared as one-class detectors on Fashion-MNIST: each is trained on the pictures
+of one class alone, and all others are anomalies; ten rotations, mean area under the ROC curve. The best on held-out
+training pictures is then trained on all ten classes and shipped, with MNIST, kanji, noise and damaged clothes as
+anomalies. The converse rotations, nine classes normal and the tenth an anomaly, are measured for it as well: they are
+far harder, since a shirt is much like a T-shirt and a pullover.
+
+How a detector scores is in `detector`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import tritonclient.grpc as triton
+from lightning.fabric import Fabric
+from numpy.typing import NDArray
+from sklearn.decomposition import PCA
+from sklearn.metrics import roc_auc_score
+from torch import Tensor, nn
+from torchmetrics.functional.classification import binary_calibration_error
+
+from lectern.card import Baseline, ImagePreprocessing, Metric, Table
+from lectern.client import Client
+from training.autoencoders import (
+    Autoencoder,
+    Denoising,
+    Variational,
+    VectorQuantised,
+    batched,
+    convolutional,
+    fully_connected,
+    spatial,
+    squared_distances,
+)
+from training.data import anomalies, fashion_mnist
+from training.data.fashion_mnist import LABELS, FashionMnist
+from training.data.idx import Split
+from training.detector import (
+    CHUNK,
+    PREFIX,
+    Detector,
+    Fit,
+    fit,
+    scores,
+    thresholds,
+    to_images,
+    to_pictures,
+)
+from training.evaluate import Track, png
+from training.export.onnx import round_to_half
+from training.recipe import Graph, Trained
+from training.run import Run, device_name
+
+SIZE = 28
+TARGET = 0.93
+COMPONENTS = 32
+RATE = 0.05
+TOLERANCE = 1e-3  # scores of the examples are about 2, errors up to some tens
+SERVED_BATCH = 100
+EVALUATION_SECONDS = 600
+KINDS = ("fully connected", "convolutional", "denoising", "variational", "vector-quantised")
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How detectors are made: of one class, of nine, and the shipped one of all ten."""
+
+    one: Fit
+    nine: Fit
+    ten: Fit
+    code: int = 32
+    width: int = 16
+
+
+FULL = Settings(
+    one=Fit(epochs=6),
+    nine=Fit(epochs=1, batch_size=256, centres=1_000),
+    ten=Fit(epochs=8, batch_size=256, centres=1_000),
+)
+FAST_FIT = Fit(epochs=2, batch_size=4, centres=8)
+FAST = Settings(one=FAST_FIT, nine=FAST_FIT, ten=FAST_FIT, code=8, width=4)
+
+
+@dataclass(frozen=True)
+class Answers:
+    """Scores and probabilities of a set of images, float32 [N] each."""
+
+    scores: Tensor
+    probabilities: Tensor
+
+
+class Rotations(nn.Module):
+    """The detectors of one class each, side by side: pictures uint8 [N, 28, 28, 1] -> scores [N, 10]."""
+
+    def __init__(self, detectors: list[Detector]) -> None:
+        super().__init__()
+        self.detectors = nn.ModuleList(detectors)
+
+    def forward(self, images: Tensor) -> Tensor:
+        return torch.stack([detector(images)[0] for detector in self.detectors], dim=1)
+
+
+def autoencoder(kind: str, settings: Settings) -> Autoencoder:
+    """A new network of that kind, for 28 x 28 pictures."""
+    match kind:
+        case "fully connected":
+            return Autoencoder(*fully_connected(SIZE, settings.code))
+        case "convolutional":
+            return Autoencoder(*convolutional(SIZE, settings.code, settings.width))
+        case "denoising":
+            return Denoising(*convolutional(SIZE, settings.code, settings.width))
+        case "variational":
+            return Variational(*convolutional(SIZE, settings.code, settings.width, drawn=2))
+        case _:
+            return VectorQuantised(*spatial(SIZE, 4, settings.width), size=64, width=4)
+
+
+def train(run: Run) -> Trained:
+    """Compare the kinds, train the best on everything, and measure exactly the networks that are exported."""
+    settings = FAST if run.fast else FULL
+    sliver = run.sliver.with_suffix(".npz")
+    data = fashion_mnist.load_sliver(sliver) if run.fast else fashion_mnist.load()
+    strange = anomalies.load_sliver(sliver, data) if run.fast else anomalies.load(data, run.track)
+    fabric = run.fabric("bf16-mixed")
+    rotations = {kind: one_class(run, fabric, settings, data, kind) for kind in KINDS}
+    validation = {
+        kind: one_class_aucs(scores(rotations[kind], data.validation.images), data.validation) for kind in KINDS
+    }
+    test = {kind: one_class_aucs(scores(rotations[kind], data.test.images), data.test) for kind in KINDS}
+    best = max(KINDS, key=lambda kind: np.mean(validation[kind]))
+    nine = nine_classes(run, fabric, settings, data, best)
+    shipped = detector(run, fabric, settings, settings.ten, best, (data.train, data.validation), "all classes")
+    strangest = [scores(shipped, images) for images in strange.validation.values()]
+    normal = scores(shipped, data.validation.images)
+    shipped.calibrate(normal, strangest)
+    decision = thresholds(normal)
+    examples = {"images": to_images(data.test.images[:8])}
+    outputs = ("score", "probability", "reconstruction", "error_map")
+    baseline_aucs = baselines(data)
+    return Trained(
+        title="Fashion-MNIST anomaly detector",
+        lecture="HW8",
+        capability="detect_anomaly",
+        task="anomaly detection",
+        description=f"A {best} autoencoder of clothes, grey on black, 28 x 28: says whether a picture looks so, and "
+        "where not. Probabilities are calibrated on digits, kanji, noise and damaged clothes in equal parts; "
+        f"thresholds are quantiles of {len(data.validation):,} normal pictures that were not trained on.",
+        graphs={
+            "forward": Graph(shipped, examples, outputs, tolerance=TOLERANCE),
+            "rotations": Graph(rotations[best], examples, ("scores",), tolerance=TOLERANCE),
+        },
+        preprocessing=ImagePreprocessing(height=SIZE, width=SIZE, channels=1, resample="box"),
+        metrics=(
+            rotation_metric(test[best], data.test),
+            Metric(name="roc_auc_nine_classes", value=mean(nine), split="test", n=len(data.test)),
+            *served_metrics(
+                answers(shipped, data.test.images),
+                {kind: answers(shipped, images) for kind, images in strange.test.items()},
+                decision[f"{PREFIX}{RATE:g}"],
+            ),
+            Metric(name="roc_auc", value=mean(validation[best]), split="validation", n=len(data.validation)),
+        ),
+        baselines=tuple(
+            Baseline(name=name, metric="roc_auc", value=mean(aucs)) for name, aucs in baseline_aucs.items()
+        ),
+        tables=(comparison({**test, **baseline_aucs, f"{best}, trained on the other nine": nine}, validation),),
+        decision=decision,
+        data=(fashion_mnist.card_entry(data), *strange.sources),
+        device=device_name(fabric),
+        parameters=sum(p.numel() for p in shipped.autoencoder.parameters()),
+    )
+
+
+def evaluate(client: Client, track: Track) -> tuple[Metric, ...]:
+    """The ten rotations through the Open Inference Protocol, and the shipped detector's answers to PNG files."""
+    data = fashion_mnist.load()
+    strange = anomalies.load(data, lambda items, description, total: track(items, total))
+    batches = range(0, len(data.test), SERVED_BATCH)
+    with triton.InferenceServerClient(client.target) as server:
+        found = [rotation_scores(server, data.test.images[i : i + SERVED_BATCH]) for i in track(batches, len(batches))]
+    aucs = one_class_aucs(torch.from_numpy(np.concatenate(found)), data.test)
+    normal, threshold = served_answers(client, track, data.test.images)
+    served = {kind: served_answers(client, track, images)[0] for kind, images in strange.test.items()}
+    return (rotation_metric(aucs, data.test), *served_metrics(normal, served, threshold))
+
+
+def one_class(run: Run, fabric: Fabric, settings: Settings, data: FashionMnist, kind: str) -> Rotations:
+    """Ten detectors of that kind, each of the pictures of one class."""
+    detectors = []
+    for label in range(len(LABELS)):
+        splits = tuple(split[split.labels == label] for split in (data.train, data.validation))
+        detectors.append(detector(run, fabric, settings, settings.one, kind, splits, LABELS[label]))
+    return Rotations(detectors)
+
+
+def nine_classes(run: Run, fabric: Fabric, settings: Settings, data: FashionMnist, kind: str) -> list[float]:
+    """Test AUC of the tenth class against the nine that a detector was trained on, for each class."""
+    aucs = []
+    for label in range(len(LABELS)):
+        splits = tuple(split[split.labels != label] for split in (data.train, data.validation))
+        found = detector(run, fabric, settings, settings.nine, kind, splits, f"all but {LABELS[label]}")
+        aucs.append(auc(scores(found, data.test.images), data.test.labels == label))
+    return aucs
+
+
+def detector(
+    run: Run,
+    fabric: Fabric,
+    settings: Settings,
+    how: Fit,
+    kind: str,
+    splits: tuple[Split, ...],
+    name: str,
+) -> Detector:
+    """A detector whose normal pictures are those of `splits`: to train on, and held out. Weights are as stored."""
+    torch.manual_seed(run.seed)
+    train, held_out = (to_pictures(to_images(split.images)) for split in splits)
+    network = fit(run, fabric, autoencoder(kind, settings), train, how, f"{kind}, {name}")
+    found = Detector(network, SIZE)
+    found.learn_normal(train, held_out, how.centres, torch.Generator().manual_seed(run.seed))
+    round_to_half(found)
+    return found.eval()
+
+
+def auc(values: Tensor, anomalous: NDArray[np.bool_]) -> float:
+    """Area under the ROC curve of scores [N]."""
+    return float(roc_auc_score(anomalous, values.numpy()))
+
+
+def one_class_aucs(values: Tensor, split: Split) -> list[float]:
+    """For each class, how well scores [N, 10] of its detector tell the others from it."""
+    return [auc(values[:, label], split.labels != label) for label in range(len(LABELS))]
+
+
+def rotation_metric(aucs: list[float], split: Split) -> Metric:
+    return Metric(name="roc_auc", value=mean(aucs), split="test", n=len(split), target=TARGET)
+
+
+def served_metrics(normal: Answers, strange: dict[str, Answers], threshold: float) -> tuple[Metric, ...]:
+    """How the shipped detector tells normal test pictures from each kind of anomaly; `threshold` is that for 5 %."""
+    metrics = []
+    for kind, found in strange.items():
+        anomalous = np.repeat([False, True], [len(normal.scores), len(found.scores)])
+        value = auc(torch.cat([normal.scores, found.scores]), anomalous)
+        metrics.append(Metric(name=f"roc_auc_{kind}", value=value, split="test", n=len(anomalous)))
+    # As many of each kind, and as many normal ones as anomalies, as the calibration assumes.
+    count = min(len(normal.scores) // len(strange), *(len(found.scores) for found in strange.values()))
+    probabilities = [normal.probabilities[: count * len(strange)], *(a.probabilities[:count] for a in strange.values())]
+    target = torch.arange(2 * count * len(strange)) >= count * len(strange)
+    error = binary_calibration_error(torch.cat(probabilities), target.int(), n_bins=15)
+    rate = (normal.scores > threshold).float().mean()
+    return (
+        *metrics,
+        Metric(name="expected_calibration_error", value=float(error), split="test", n=len(target)),
+        Metric(name="false_positive_rate", value=float(rate), split="test", n=len(normal.scores)),
+    )
+
+
+def answers(shipped: Detector, images: NDArray[np.uint8]) -> Answers:
+    """The detector's own answers."""
+    chunks = to_images(images).split(CHUNK)
+    with torch.no_grad():
+        found = [shipped(chunk)[:2] for chunk in chunks]
+    return Answers(torch.cat([score for score, _ in found]), torch.cat([probability for _, probability in found]))
+
+
+def served_answers(client: Client, track: Track, images: NDArray[np.uint8]) -> tuple[Answers, float]:
+    """A server's answers, and its threshold for a false-positive rate of 5 %."""
+    starts = range(0, len(images), SERVED_BATCH)
+    files = ([png(image) for image in images[start : start + SERVED_BATCH]] for start in starts)
+    stream = client.stream_detect_anomaly(files, false_positive_rate=RATE, timeout=EVALUATION_SECONDS)
+    results = [result for response in track(stream, len(starts)) for result in response.results]
+    found = Answers(torch.tensor([r.score for r in results]), torch.tensor([r.probability for r in results]))
+    return found, results[0].threshold
+
+
+def rotation_scores(server: triton.InferenceServerClient, images: NDArray[np.uint8]) -> NDArray[np.float32]:
+    """Scores [N, 10] of the graph `anomaly_detector_rotations` on a server."""
+    batch = triton.InferInput("images", [*images.shape, 1], "UINT8")
+    batch.set_data_from_numpy(images[..., None])
+    found: NDArray[np.float32] = server.infer("anomaly_detector_rotations", [batch]).as_numpy("scores")
+    return found
+
+
+def baselines(data: FashionMnist) -> dict[str, list[float]]:
+    """Test AUC of each class, for methods without a network, on pixels and on their square roots."""
+    found: dict[str, list[float]] = {}
+    for label in range(len(LABELS)):
+        normal = data.train.images[data.train.labels == label]
+        for values, scale in (("pixels", _pixels), ("square roots", _square_roots)):
+            train, test = scale(normal), scale(data.test.images)
+            pca = PCA(min(COMPONENTS, len(train) - 1), svd_solver="full").fit(train)
+            errors = np.square(test - pca.inverse_transform(pca.transform(test))).mean(1)
+            known = torch.from_numpy(train)
+            nearest = batched(lambda x, known=known: squared_distances(x, known).min(1).values, torch.from_numpy(test))
+            for name, value in (
+                (f"PCA on {values}", torch.from_numpy(errors)),
+                (f"nearest neighbour on {values}", nearest),
+            ):
+                found.setdefault(name, []).append(auc(value, data.test.labels != label))
+    return found
+
+
+def comparison(test: dict[str, list[float]], validation: dict[str, list[float]]) -> Table:
+    """Mean and each class's AUC, one row a method."""
+    rows = []
+    for name, aucs in test.items():
+        held_out = round(mean(validation[name]), 4) if name in validation else ""
+        rows.append((name, held_out, round(mean(aucs), 4), *(round(value, 3) for value in aucs)))
+    title = "ROC-AUC of one-class detectors on the official test: trained on the class named, all others are anomalies"
+    return Table(title=title, columns=("method", "mean, validation", "mean", *LABELS), rows=tuple(rows))
+
+
+def mean(values: list[float]) -> float:
+    """Their mean, as cards hold it."""
+    return float(np.mean(values))
+
+
+def _pixels(images: NDArray[np.uint8]) -> NDArray[np.float32]:
+    return (images.reshape(len(images), -1) / 255).astype(np.float32)
+
+
+def _square_roots(images: NDArray[np.uint8]) -> NDArray[np.float32]:
+    return np.sqrt(_pixels(images))
