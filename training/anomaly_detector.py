@@ -26,6 +26,7 @@ from torchmetrics.functional.classification import binary_calibration_error
 from lectern.card import Baseline, ImagePreprocessing, Metric, Table
 from lectern.client import Client
 from training.autoencoders import (
+    CHUNK,
     Autoencoder,
     Denoising,
     Variational,
@@ -40,7 +41,6 @@ from training.data import anomalies, fashion_mnist
 from training.data.fashion_mnist import LABELS, FashionMnist
 from training.data.idx import Split
 from training.detector import (
-    CHUNK,
     PREFIX,
     Detector,
     Fit,
@@ -73,16 +73,21 @@ class Settings:
     nine: Fit
     ten: Fit
     code: int = 32
-    width: int = 16
+    width: int = 8
 
 
 FULL = Settings(
     one=Fit(epochs=6),
     nine=Fit(epochs=1, batch_size=256, centres=1_000),
-    ten=Fit(epochs=8, batch_size=256, centres=1_000),
+    ten=Fit(epochs=10, batch_size=256, centres=1_000),
 )
-FAST_FIT = Fit(epochs=2, batch_size=4, centres=8)
-FAST = Settings(one=FAST_FIT, nine=FAST_FIT, ten=FAST_FIT, code=8, width=4)
+FAST = Settings(
+    one=Fit(epochs=1, batch_size=9, centres=8),
+    nine=Fit(epochs=1, batch_size=40, centres=8),
+    ten=Fit(epochs=2, batch_size=20, centres=8),
+    code=8,
+    width=4,
+)
 
 
 @dataclass(frozen=True)

@@ -125,22 +125,26 @@ def to_images(arrays: NDArray[np.uint8]) -> Tensor:
     return torch.from_numpy(arrays)[..., None]
 
 
-def fit(run: Run, fabric: Fabric, autoencoder: Autoencoder, pictures: Tensor, fit: Fit, name: str) -> Autoencoder:
+def fit(run: Run, fabric: Fabric, autoencoder: Autoencoder, pictures: Tensor, how: Fit, name: str) -> Autoencoder:
     """Train on pictures [N, 1, S, S]; `name` says which one of the run's networks it is."""
-    steps = fit.epochs * (len(pictures) // fit.batch_size)
-    optimizer = torch.optim.AdamW(autoencoder.parameters(), fit.peak_learning_rate, weight_decay=fit.weight_decay)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, fit.peak_learning_rate, total_steps=steps)
+    batches = len(pictures) // how.batch_size
+    optimizer = torch.optim.AdamW(autoencoder.parameters(), how.peak_learning_rate, weight_decay=how.weight_decay)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, how.peak_learning_rate, total_steps=how.epochs * batches)
+    settings = (how, name, str(autoencoder))
     model, optimizer = fabric.setup(autoencoder, optimizer)  # type: ignore[call-overload]
     state = {"model": model, "optimizer": optimizer, "schedule": schedule}
-    for epoch in run.epochs(fabric, fit.epochs, state, (fit, name)):
+    for epoch in run.epochs(fabric, how.epochs, state, settings):
         model.train()
-        description = f"{run.name}, {name}, epoch {epoch + 1}/{fit.epochs}"
-        for batch in run.track(_batches(pictures, fit.batch_size, run.seed, epoch), description, steps // fit.epochs):
+        total = 0.0
+        description = f"{run.name}, {name}, epoch {epoch + 1}/{how.epochs}"
+        for batch in run.track(_batches(pictures, how.batch_size, run.seed, epoch), description, batches):
             loss = model(fabric.to_device(batch))
             optimizer.zero_grad(set_to_none=True)
             fabric.backward(loss)
             optimizer.step()
             schedule.step()
+            total += float(loss.detach())
+        run.console.print(f"{name}  epoch {epoch + 1}  loss {total / batches:.4g}", highlight=False)
     return autoencoder.eval().cpu()
 
 
