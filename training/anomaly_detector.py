@@ -26,7 +26,6 @@ from torchmetrics.functional.classification import binary_calibration_error
 from lectern.card import Baseline, ImagePreprocessing, Metric, Table
 from lectern.client import Client
 from training.autoencoders import (
-    CHUNK,
     Autoencoder,
     Denoising,
     Variational,
@@ -34,8 +33,8 @@ from training.autoencoders import (
     batched,
     convolutional,
     fully_connected,
+    nearest,
     spatial,
-    squared_distances,
 )
 from training.data import anomalies, fashion_mnist
 from training.data.fashion_mnist import LABELS, FashionMnist
@@ -267,10 +266,8 @@ def served_metrics(normal: Answers, strange: dict[str, Answers], threshold: floa
 
 def answers(shipped: Detector, images: NDArray[np.uint8]) -> Answers:
     """The detector's own answers."""
-    chunks = to_images(images).split(CHUNK)
-    with torch.no_grad():
-        found = [shipped(chunk)[:2] for chunk in chunks]
-    return Answers(torch.cat([score for score, _ in found]), torch.cat([probability for _, probability in found]))
+    found = batched(lambda chunk: torch.stack(shipped(chunk)[:2], dim=1), to_images(images))
+    return Answers(*found.unbind(1))
 
 
 def served_answers(client: Client, track: Track, images: NDArray[np.uint8]) -> tuple[Answers, float]:
@@ -298,13 +295,12 @@ def baselines(data: FashionMnist) -> dict[str, list[float]]:
         normal = data.train.images[data.train.labels == label]
         for values, scale in (("pixels", _pixels), ("square roots", _square_roots)):
             train, test = scale(normal), scale(data.test.images)
-            pca = PCA(min(COMPONENTS, len(train) - 1), svd_solver="full").fit(train)
+            pca = PCA(min(COMPONENTS, len(train) - 1), svd_solver="covariance_eigh").fit(train)
             errors = np.square(test - pca.inverse_transform(pca.transform(test))).mean(1)
-            known = torch.from_numpy(train)
-            nearest = batched(lambda x, known=known: squared_distances(x, known).min(1).values, torch.from_numpy(test))
+            distances, _ = nearest(torch.from_numpy(test), torch.from_numpy(train))
             for name, value in (
                 (f"PCA on {values}", torch.from_numpy(errors)),
-                (f"nearest neighbour on {values}", nearest),
+                (f"nearest neighbour on {values}", distances),
             ):
                 found.setdefault(name, []).append(auc(value, data.test.labels != label))
     return found

@@ -61,12 +61,14 @@ class Variational(Autoencoder):
     weight = 1e-3  # of the divergence, beside a squared error averaged over pixels
 
     def encode(self, pictures: Tensor) -> Tensor:
-        return self.encoder(pictures).chunk(2, dim=1)[0]  # type: ignore[no-any-return]
+        mean: Tensor = self.encoder(pictures).chunk(2, dim=1)[0]
+        return mean
 
     def loss(self, pictures: Tensor) -> Tensor:
-        mean, log_variance = self.encoder(pictures).chunk(2, dim=1)
+        drawn: Tensor = self.encoder(pictures)
+        mean, log_variance = drawn.chunk(2, dim=1)
         codes = mean + torch.randn_like(mean) * (log_variance / 2).exp()
-        divergence = (mean.square() + log_variance.exp() - 1 - log_variance).sum(1).mean() / 2
+        divergence: Tensor = (mean.square() + log_variance.exp() - 1 - log_variance).sum(1).mean() / 2
         return F.mse_loss(self.decode(codes), pictures) + self.weight * divergence
 
 
@@ -167,7 +169,14 @@ def squared_distances(rows: Tensor, others: Tensor) -> Tensor:
 @torch.no_grad()
 def batched(function: Callable[[Tensor], Tensor], rows: Tensor) -> Tensor:
     """`function` over chunks of `rows`, joined."""
-    return torch.cat([function(chunk) for chunk in rows.split(CHUNK)])
+    return torch.cat([function(chunk) for chunk in torch.split(rows, CHUNK)])
+
+
+@torch.no_grad()
+def nearest(rows: Tensor, others: Tensor) -> tuple[Tensor, Tensor]:
+    """Squared distance of each row [N, D] to the nearest of others [M, D], and the index of that one; [N] each."""
+    found = [squared_distances(chunk, others).min(1) for chunk in torch.split(rows, CHUNK)]
+    return torch.cat([f.values for f in found]), torch.cat([f.indices for f in found])
 
 
 @torch.no_grad()
@@ -175,8 +184,8 @@ def k_means(rows: Tensor, count: int, random: torch.Generator, rounds: int = 10)
     """At most `count` centres [K, D] of rows [N, D] (Lloyd 1982), from rows drawn at random."""
     centres = rows[torch.randperm(len(rows), generator=random)[:count]].clone()
     for _ in range(rounds):
-        nearest = batched(lambda chunk, centres=centres: squared_distances(chunk, centres).argmin(1), rows)
-        sums = torch.zeros_like(centres).index_add_(0, nearest, rows)
-        members = torch.bincount(nearest, minlength=len(centres))[:, None]
+        owners = nearest(rows, centres)[1]
+        sums = torch.zeros_like(centres).index_add_(0, owners, rows)
+        members = torch.bincount(owners, minlength=len(centres))[:, None]
         centres = torch.where(members > 0, sums / members.clamp(min=1), centres)
     return centres

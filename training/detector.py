@@ -131,7 +131,7 @@ def fit(run: Run, fabric: Fabric, autoencoder: Autoencoder, pictures: Tensor, ho
     optimizer = torch.optim.AdamW(autoencoder.parameters(), how.peak_learning_rate, weight_decay=how.weight_decay)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, how.peak_learning_rate, total_steps=how.epochs * batches)
     settings = (how, name, str(autoencoder))
-    model, optimizer = fabric.setup(autoencoder, optimizer)  # type: ignore[call-overload]
+    model, optimizer = fabric.setup(autoencoder, optimizer)
     state = {"model": model, "optimizer": optimizer, "schedule": schedule}
     for epoch in run.epochs(fabric, how.epochs, state, settings):
         model.train()
