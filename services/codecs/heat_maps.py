@@ -21,13 +21,12 @@ CIVIDIS: NDArray[np.uint8] = np.stack(
 ).astype(np.uint8)
 
 
-def heat_map(values: NDArray[np.float32], full_scale: float, scale: int) -> NDArray[np.uint8]:
+def heat_map(values: NDArray[np.float32], scale: int) -> NDArray[np.uint8]:
     """Values `[height, width]` as colours uint8 `[scale * height, scale * width, 3]`, smoothly enlarged.
 
-    Args:
-        full_scale: the value that gets the lightest colour, as do larger ones; 0 and less get the darkest.
+    Values from 0 to 1 go from the darkest to the lightest colour; others get the nearer of the two.
     """
     height, width = values.shape
-    image = Image.fromarray(np.clip(values / full_scale, 0, 1).astype(np.float32))
-    enlarged = np.asarray(image.resize((scale * width, scale * height), Image.Resampling.BICUBIC))
-    return CIVIDIS[(255 * enlarged.clip(0, 1)).round().astype(np.uint8)]
+    image = Image.fromarray(values.clip(0, 1).astype(np.float32))
+    enlarged = np.asarray(image.resize((scale * width, scale * height), Image.Resampling.BILINEAR))
+    return CIVIDIS[(255 * enlarged).round().astype(np.uint8)]

@@ -6,6 +6,8 @@ import asyncio
 from collections.abc import AsyncIterator, Mapping
 from typing import Any
 
+import numpy as np
+
 from lectern.card import ImagePreprocessing
 from lectern.v1 import detect_anomaly_pb2 as pb
 from services.codecs.heat_maps import heat_map
@@ -51,14 +53,11 @@ class DetectAnomalyServicer:
         images = await decode_images(request.images, preprocessing, self._limits)
         outputs = await model.graphs["forward"].infer({"images": images}, call.deadline)
         results = detections(outputs, threshold)
+        # Many pictures take long enough to delay other callers, so drawing them leaves the event loop.
         if request.include_reconstruction:
-            for result, image in zip(results, outputs["reconstruction"], strict=True):
-                result.reconstruction = encode_png(image)
+            await asyncio.to_thread(_draw_reconstructions, results, outputs["reconstruction"])
         if request.include_heat_map:
-            # A request of many heat maps takes long enough to delay other callers, so it leaves the event loop.
-            maps = await asyncio.to_thread(_heat_maps, outputs["error_map"], card.decision["error_full_scale"])
-            for result, png in zip(results, maps, strict=True):
-                result.heat_map = png
+            await asyncio.to_thread(_draw_heat_maps, results, outputs["error_map"])
         return {"model": card.name, "version": card.version, "results": results}
 
 
@@ -70,5 +69,11 @@ def detections(outputs: Mapping[str, Array], threshold: float) -> list[pb.Anomal
     ]
 
 
-def _heat_maps(error_maps: Array, full_scale: float) -> list[bytes]:
-    return [encode_png(heat_map(errors, full_scale, HEAT_MAP_SCALE)) for errors in error_maps]
+def _draw_reconstructions(results: list[pb.AnomalyDetection], reconstructions: Array) -> None:
+    for result, values in zip(results, reconstructions, strict=True):
+        result.reconstruction = encode_png((255 * values).round().astype(np.uint8))
+
+
+def _draw_heat_maps(results: list[pb.AnomalyDetection], error_maps: Array) -> None:
+    for result, errors in zip(results, error_maps, strict=True):
+        result.heat_map = encode_png(heat_map(errors, HEAT_MAP_SCALE))
