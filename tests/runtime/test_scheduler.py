@@ -34,7 +34,9 @@ BURNS = {
     ),
     "impatient": burn_config(
         1,
-        "dynamic_batching { default_queue_policy { default_timeout_microseconds: 20000 allow_timeout_override: true } }",
+        """dynamic_batching {
+            default_queue_policy { default_timeout_microseconds: 20000 allow_timeout_override: true }
+        }""",
     ),
 }
 
@@ -202,18 +204,11 @@ def test_one_bad_input_does_not_fail_its_batch(burning: Server, burner: Burner) 
     assert batches() == before + 1
 
 
-def test_a_flooded_model_leaves_the_others_their_share(burning: Server, burner: Burner) -> None:
-    def seconds(calls: int = 10) -> float:
-        started = time.monotonic()
-        for _ in range(calls):
-            assert rounds_of(burner("gathered", [1] * 8)) == [1] * 8
-        return time.monotonic() - started
-
-    quiet = seconds()
+def test_a_flooded_model_leaves_the_others_their_share(burner: Burner) -> None:
     flood = [burner("one_by_one", [10]) for _ in range(200)]
-    flooded = seconds()
-    assert sum(not call.done() for call in flood) > 20
-    # The flood has one thread, and so has the other model.
-    assert flooded < 4 * quiet
+    for _ in range(10):
+        assert rounds_of(burner("gathered", [1] * 8)) == [1] * 8
+    # Ten rounds were answered; an equal share is one call of ten rounds, first come, first served would be all 200.
+    assert sum(call.done() for call in flood) < 50
     for call in flood:
         call.cancel()
