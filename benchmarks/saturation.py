@@ -1,4 +1,4 @@
-"""Overload, the second part of `make bench`: arrivals that do not wait for answers, up to three times what the server can do.
+"""Overload, the second part of `make bench`: arrivals that do not wait for answers, up to three times the capacity.
 
 A good server keeps answering as many requests as it can, on time, and refuses the rest at once; a bad one answers all
 of them late. Writes docs/benchmarks/saturation.md.
