@@ -11,7 +11,7 @@ import logging
 import re
 import time
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import Enum
 from pathlib import Path
 
@@ -214,8 +214,9 @@ class Repository:
         versions = self._load_versions(name, signature[1], keep)
         for number, version in versions.items():
             known = self.models.get(name, {}).get(number)
-            if version.state is State.UNAVAILABLE and (known is None or known.reason != version.reason):
-                log.error("model %s version %d is out of service: %s", name, number, version.reason)
+            if version.reason and (known is None or known.reason != version.reason):
+                outcome = "is out of service" if version.state is State.UNAVAILABLE else "is"
+                log.error("model %s version %d %s: %s", name, number, outcome, version.reason)
         self._publish(name, versions)
         if any(version.temporary for version in versions.values()):
             self._seen.pop(name, None)
@@ -227,6 +228,9 @@ class Repository:
         try:
             candidates, wanted = read_config(self.root / name).versions_to_serve(numbers)
         except ConfigError as error:
+            serving = {n: v for n, v in self.models.get(name, {}).items() if v.state is State.READY}
+            if serving:
+                return {n: replace(v, reason=f"served as before, for {error}") for n, v in serving.items()}
             number = max(numbers, default=1)
             return {number: Version(number, State.UNAVAILABLE, str(error))}
         if not candidates:

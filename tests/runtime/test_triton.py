@@ -94,6 +94,7 @@ def test_deadlines_pass_through(beside: Server, photos: np.ndarray) -> None:
     assert caught.value.code() is grpc.StatusCode.DEADLINE_EXCEEDED
 
 
+@pytest.mark.chaos
 def test_health_follows_triton(tmp_path: Path, photos: np.ndarray) -> None:
     ports = free_ports(3)
     url = f"127.0.0.1:{ports[0]}"

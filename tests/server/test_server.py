@@ -222,6 +222,7 @@ def test_serves_only_the_capabilities_asked_for(tmp_path: Path) -> None:
         assert caught.value.code() is grpc.StatusCode.UNIMPLEMENTED
 
 
+@pytest.mark.chaos
 def test_sigterm_under_load_loses_no_accepted_request(tmp_path: Path, photos: np.ndarray) -> None:
     images = [encode(photo) for photo in photos[:64]]
     codes: list[grpc.StatusCode] = []
@@ -265,6 +266,7 @@ def wait_for_log(server: Server, text: str) -> None:
     wait_until(lambda: any(text in str(r["message"]) for r in server.log_records()))
 
 
+@pytest.mark.chaos
 def test_workers_share_the_port_and_a_killed_one_is_replaced(tmp_path: Path, photos: np.ndarray) -> None:
     image = encode(photos[0])
     with serving(tmp_path, "--workers", "2") as server:
