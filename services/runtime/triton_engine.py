@@ -74,7 +74,7 @@ class TritonGraph:
             "rpc.system": "grpc",
             "rpc.service": "inference.GRPCInferenceService",
             "rpc.method": "ModelInfer",
-            "server.address": engine.url,
+            "server.address": engine.url.rpartition(":")[0],
             "lectern.graph": config.name,
             "lectern.version": version,
             "lectern.provider": self.provider,

@@ -5,9 +5,10 @@ Names and attributes follow OpenTelemetry's conventions for RPCs (https://opente
 
 from __future__ import annotations
 
+import threading
 import time
 import uuid
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import contextmanager
 from importlib.metadata import version
 
@@ -24,6 +25,7 @@ from services import tracing
 from services.rpc import Call
 from services.tracing import Attributes, Response, Trace
 
+LAST_SECONDS = 5.0
 # Of a server, the other codes are the caller's affair.
 ERRORS = {
     code_pb2.UNKNOWN,
@@ -35,8 +37,8 @@ ERRORS = {
 }
 
 
-def start() -> TracerProvider:
-    """Trace every RPC from now on; `shutdown` of what is returned sends what was not sent yet.
+def start() -> Callable[[], None]:
+    """Trace every RPC from now on; the function returned sends what was not sent yet, for `LAST_SECONDS` at most.
 
     Sampler, endpoint, headers, limits and names come from the standard OTEL_ variables.
 
@@ -49,7 +51,8 @@ def start() -> TracerProvider:
         "service.instance.id": uuid.uuid4().hex,
     }
     provider = TracerProvider(resource=Resource.create({**defaults, **OTELResourceDetector().detect().attributes}))
-    provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter()))
+    exporter = OTLPSpanExporter()
+    provider.add_span_processor(BatchSpanProcessor(exporter))
     tracer = provider.get_tracer("lectern", version("lectern"))
 
     def open_trace(call: Call) -> SpanTrace:
@@ -63,8 +66,15 @@ def start() -> TracerProvider:
         epoch = time.time_ns() - time.monotonic_ns()
         return SpanTrace(tracer, f"{call.service}/{call.method}", SpanKind.SERVER, attributes, parent, epoch, {})
 
+    def stop() -> None:
+        # The provider's own limit is 30 s, longer than a pod may have left.
+        timer = threading.Timer(LAST_SECONDS, exporter.shutdown)
+        timer.start()
+        provider.shutdown()
+        timer.cancel()
+
     tracing.use(open_trace)
-    return provider
+    return stop
 
 
 class SpanTrace(Trace):

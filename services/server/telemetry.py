@@ -29,7 +29,7 @@ def start(settings: Settings) -> Callable[[], None]:
             f'tracing needs more packages ({error}): pip install "lectern[tracing]", or set LECTERN_TRACING=false'
         ) from error
     try:
-        return spans.start().shutdown
+        return spans.start()
     except ValueError as error:
         raise StartError(f"an OTEL_ variable is malformed: {error}") from error
 
