@@ -24,13 +24,17 @@ class Trace:
     """One RPC under way, or one message of its stream.
 
     Attributes:
-        fields: what the log says of it: `STAGE_seconds`, summed over all that was recorded, and `batch_size`.
+        exports: whether the attributes of what is recorded go anywhere.
+        seconds: by stage, summed over all that was recorded.
+        batch_size: items of the last run.
     """
 
-    __slots__ = ("fields",)
+    __slots__ = ("batch_size", "seconds")
+    exports = False
 
     def __init__(self) -> None:
-        self.fields: dict[str, float] = {}
+        self.seconds: dict[str, float] = {}
+        self.batch_size = 0
 
     def record(
         self, name: str, start: float, end: float, attributes: Attributes | None = None, *, stage: str = ""
@@ -45,8 +49,7 @@ class Trace:
 
     def add(self, stage: str, seconds: float) -> None:
         """Count time for the log alone."""
-        field = f"{stage}_seconds"
-        self.fields[field] = self.fields.get(field, 0.0) + seconds
+        self.seconds[stage] = self.seconds.get(stage, 0.0) + seconds
 
     def span(
         self, name: str, attributes: Attributes | None = None, *, client: bool = False
@@ -66,9 +69,10 @@ class Trace:
         """W3C trace context for a server that is called."""
         return ()
 
-    def ids(self) -> Mapping[str, str]:
-        """`trace_id` and `span_id`, for the log."""
-        return {}
+    def fields(self) -> dict[str, str | float]:
+        """What the log says of it."""
+        fields: dict[str, str | float] = {f"{stage}_seconds": round(s, 6) for stage, s in self.seconds.items()}
+        return fields | ({"batch_size": self.batch_size} if self.batch_size else {})
 
     def end(self, call: Call, code: int, message: str) -> None:
         """The RPC ended with this status."""

@@ -142,16 +142,19 @@ class Scheduler:
         trace, now = tracing.current(), time.monotonic()
         trace.record("queue", request.enqueued, request.runs[0].started if request.runs else now)
         for run in request.runs:
-            trace.fields["batch_size"] = run.rows
-            attributes: tracing.Attributes = {
-                "lectern.graph": self._config.name,
-                "lectern.version": self._version,
-                "lectern.provider": self._provider,
-                "lectern.batch.id": f"{run.number:016x}",
-                "lectern.batch.size": run.rows,
-                "lectern.batch.requests": run.requests,
-            }
+            trace.batch_size = run.rows
+            attributes = self._attributes(run) if trace.exports else None
             trace.record("inference", run.started, min(run.ended, now), attributes)
+
+    def _attributes(self, run: Run) -> tracing.Attributes:
+        return {
+            "lectern.graph": self._config.name,
+            "lectern.version": self._version,
+            "lectern.provider": self._provider,
+            "lectern.batch.id": f"{run.number:016x}",
+            "lectern.batch.size": run.rows,
+            "lectern.batch.requests": run.requests,
+        }
 
     def _enqueue(self, request: Request) -> None:
         with self._changed:

@@ -90,8 +90,7 @@ class Endpoint:
         level = logging.DEBUG if code == code_pb2.OK else logging.ERROR if code == code_pb2.INTERNAL else logging.INFO
         if log.isEnabledFor(level):
             fields = {"rpc": self._path, "code": name, "seconds": round(seconds, 6), "request_id": call.request_id}
-            fields |= {"model": call.model, "peer": call.peer, **trace.ids()}
-            fields |= {field: round(value, 6) for field, value in trace.fields.items()}
+            fields |= {"model": call.model, "peer": call.peer, **trace.fields()}
             text = f": {message}" if message else ""
             log.log(level, "%s %s%s", self._path, name, text, extra=fields, exc_info=cause)
         trace.end(call, code, message)
@@ -121,7 +120,7 @@ class _Observation:
             self._endpoint._ended(self._call, self._trace, self._started, code_pb2.OK, "", None)
             return
         failure = _to_service_error(error, self._call)
-        # Our own faults are logged with their trace back; others are said to the caller.
+        # Our own faults are logged with their traceback; others are said to the caller.
         cause = None if isinstance(error, ServiceError) or failure.code != code_pb2.INTERNAL else error
         self._endpoint._ended(self._call, self._trace, self._started, failure.code, failure.message, cause)
         # A cancelled task must end as cancelled: nobody is there to read a status.

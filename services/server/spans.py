@@ -26,6 +26,7 @@ from services.rpc import Call
 from services.tracing import Attributes, Response, Trace
 
 LAST_SECONDS = 5.0
+
 # Of a server, the other codes are the caller's affair.
 ERRORS = {
     code_pb2.UNKNOWN,
@@ -64,7 +65,7 @@ def start() -> Callable[[], None]:
         }
         parent = propagate.extract(call.metadata)
         epoch = time.time_ns() - time.monotonic_ns()
-        return SpanTrace(tracer, f"{call.service}/{call.method}", SpanKind.SERVER, attributes, parent, epoch, {})
+        return SpanTrace(tracer, f"{call.service}/{call.method}", SpanKind.SERVER, attributes, parent, epoch)
 
     def stop() -> None:
         # The provider's own limit is 30 s, longer than a pod may have left.
@@ -82,10 +83,10 @@ class SpanTrace(Trace):
 
     Args:
         epoch: nanoseconds from the Unix epoch to zero of `time.monotonic`, one value for all spans of an RPC.
-        fields: shared by all of them.
     """
 
     __slots__ = ("_context", "_epoch", "_span", "_tracer")
+    exports = True
 
     def __init__(
         self,
@@ -95,9 +96,8 @@ class SpanTrace(Trace):
         attributes: Attributes | None,
         parent: Context,
         epoch: int,
-        fields: dict[str, float],
     ) -> None:
-        self.fields = fields
+        super().__init__()
         self._tracer, self._epoch = tracer, epoch
         now = self._nanoseconds(time.monotonic())
         self._span = tracer.start_span(name, parent, kind, attributes, start_time=now)
@@ -132,9 +132,10 @@ class SpanTrace(Trace):
         propagate.inject(carrier, self._context)
         return tuple((name.lower(), value) for name, value in carrier.items())
 
-    def ids(self) -> dict[str, str]:
+    def fields(self) -> dict[str, str | float]:
         context = self._span.get_span_context()
-        return {"trace_id": format_trace_id(context.trace_id), "span_id": format_span_id(context.span_id)}
+        ids = {"trace_id": format_trace_id(context.trace_id), "span_id": format_span_id(context.span_id)}
+        return super().fields() | ids
 
     def end(self, call: Call, code: int, message: str) -> None:
         self._span.set_attribute("rpc.grpc.status_code", code)
@@ -148,7 +149,7 @@ class SpanTrace(Trace):
     def _child(
         self, name: str, attributes: Attributes | None = None, kind: SpanKind = SpanKind.INTERNAL
     ) -> Iterator[SpanTrace]:
-        child = SpanTrace(self._tracer, name, kind, attributes, self._context, self._epoch, self.fields)
+        child = SpanTrace(self._tracer, name, kind, attributes, self._context, self._epoch)
         token = tracing.enter(child)
         try:
             yield child
@@ -158,6 +159,9 @@ class SpanTrace(Trace):
         finally:
             tracing.leave(token)
             child._span.end(self._nanoseconds(time.monotonic()))
+            for stage, seconds in child.seconds.items():
+                self.add(stage, seconds)
+            self.batch_size = child.batch_size or self.batch_size
 
     def _nanoseconds(self, monotonic: float) -> int:
         return self._epoch + int(monotonic * 1e9)

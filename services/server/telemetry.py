@@ -14,6 +14,8 @@ PROTOCOLS = ("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL", "OTEL_EXPORTER_OTLP_PROTOCOL"
 def start(settings: Settings) -> Callable[[], None]:
     """Trace RPCs if that is asked for; the function returned sends what was not sent yet, which may take seconds.
 
+    Nothing of OpenTelemetry is imported if it is not.
+
     Raises:
         StartError: tracing is asked for and cannot be.
     """
@@ -35,5 +37,5 @@ def start(settings: Settings) -> Callable[[], None]:
 
 
 def _endpoint_is_set() -> bool:
-    off = os.environ.get("OTEL_SDK_DISABLED", "").lower() == "true" or os.environ.get("OTEL_TRACES_EXPORTER") == "none"
-    return not off and any(os.environ.get(name) for name in ENDPOINTS)
+    disabled = os.environ.get("OTEL_SDK_DISABLED", "").lower() == "true"
+    return not disabled and any(os.environ.get(name) for name in ENDPOINTS)

@@ -318,7 +318,6 @@ def test_the_standard_variables_choose_what_is_sampled(
         ({}, False),
         ({"OTEL_EXPORTER_OTLP_ENDPOINT": CLOSED, "LECTERN_TRACING": "false"}, False),
         ({"OTEL_EXPORTER_OTLP_ENDPOINT": CLOSED, "OTEL_SDK_DISABLED": "true"}, False),
-        ({"OTEL_EXPORTER_OTLP_ENDPOINT": CLOSED, "OTEL_TRACES_EXPORTER": "none"}, False),
         ({"OTEL_EXPORTER_OTLP_TRACES_ENDPOINT": CLOSED}, True),
         ({"LECTERN_TRACING": "true"}, True),
     ],
