@@ -3,13 +3,27 @@
 from __future__ import annotations
 
 import asyncio
+import random
+import time
 from collections import deque
 from dataclasses import dataclass, field
+from functools import partial
 
 import numpy as np
 
 from services.errors import ServiceError
 from services.runtime.graph import Array
+
+
+@dataclass(slots=True, eq=False)
+class Run:
+    """When `rows` of so many requests ran together, in `time.monotonic()` seconds."""
+
+    rows: int
+    requests: int
+    started: float = field(default_factory=time.monotonic)
+    ended: float = float("inf")
+    number: int = field(default_factory=partial(random.getrandbits, 64))
 
 
 @dataclass(slots=True, eq=False)
@@ -23,6 +37,7 @@ class Request:
         enqueued: when it came.
         taken: rows that were given to runs.
         answered: rows whose outputs are there.
+        runs: those that had rows of it.
     """
 
     arrays: tuple[Array, ...]
@@ -35,6 +50,7 @@ class Request:
     taken: int = 0
     answered: int = 0
     answers: dict[int, list[Array]] = field(default_factory=dict)
+    runs: list[Run] = field(default_factory=list)
 
 
 @dataclass(slots=True, eq=False)

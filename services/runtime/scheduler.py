@@ -19,7 +19,7 @@ from typing import Protocol
 
 import numpy as np
 
-from services import metrics
+from services import metrics, tracing
 from services.errors import (
     Cancelled,
     DeadlineExceeded,
@@ -30,7 +30,7 @@ from services.errors import (
 )
 from services.runtime.config import GraphConfig
 from services.runtime.graph import Array, InputError, input_refused
-from services.runtime.queue import Part, Queue, Request
+from services.runtime.queue import Part, Queue, Request, Run
 
 RETRY_AFTER_SECONDS = 0.1
 AVERAGE_WEIGHT = 0.1
@@ -48,6 +48,8 @@ class Options(Protocol):
 
 class Runner(Protocol):
     """One instance of a graph."""
+
+    provider: str
 
     def options(self) -> Options:
         """Fresh options for one run."""
@@ -93,6 +95,7 @@ class Scheduler:
         self._seconds_per_row = 0.0  # moving average
         self._instances = len(runners)
         self._running: set[_Batch] = set()
+        self._provider, self._version = runners[0].provider, version
         labels = (config.name, str(version))
         self._queue_seconds = metrics.QUEUE_SECONDS.labels(*labels)
         self._inference_seconds = metrics.INFERENCE_SECONDS.labels(*labels)
@@ -124,13 +127,35 @@ class Scheduler:
         request = Request(arrays, rows, min(deadline, now + wait), level, loop, loop.create_future(), now)
         self._enqueue(request)
         request.future.add_done_callback(partial(self._forget, request))
-        return await request.future
+        try:
+            return await request.future
+        finally:
+            self._trace(request)
 
     def close(self) -> None:
         """Stop taking requests; the threads finish what is queued, close their runners and end."""
         with self._changed:
             self._closed = True
             self._changed.notify_all()
+
+    def _trace(self, request: Request) -> None:
+        """Record how long it waited for its first run, and each run. Those that shared one have its id in common."""
+        trace, now = tracing.current(), time.monotonic()
+        trace.record("queue", request.enqueued, request.runs[0].started if request.runs else now)
+        for run in request.runs:
+            trace.batch_size = run.rows
+            attributes = self._attributes(run) if trace.exports else None
+            trace.record("inference", run.started, min(run.ended, now), attributes)
+
+    def _attributes(self, run: Run) -> tracing.Attributes:
+        return {
+            "lectern.graph": self._config.name,
+            "lectern.version": self._version,
+            "lectern.provider": self._provider,
+            "lectern.batch.id": f"{run.number:016x}",
+            "lectern.batch.size": run.rows,
+            "lectern.batch.requests": run.requests,
+        }
 
     def _enqueue(self, request: Request) -> None:
         with self._changed:
@@ -233,6 +258,9 @@ class Scheduler:
     def _run(self, runner: Runner, batch: _Batch) -> list[Array] | ServiceError:
         if batch.abandoned:
             return Cancelled("the caller went away")
+        run = Run(batch.rows, len(batch.parts))
+        for part in batch.parts:
+            part.request.runs.append(run)
         try:
             first = batch.parts[0].arrays
             columns = zip(*(part.arrays for part in batch.parts), strict=True)
@@ -247,6 +275,8 @@ class Scheduler:
                 return Cancelled("the caller went away")
             log.exception("a run of %s failed", self._config.name)
             return Internal(f"model {self._config.name} failed on this input")
+        finally:
+            run.ended = time.monotonic()
 
     def _reject(self, reason: str, count: int = 1) -> None:
         metrics.REJECTED.labels(self._config.name, reason).inc(count)

@@ -11,6 +11,7 @@ import numpy as np
 from tritonclient.grpc import service_pb2 as pb
 from tritonclient.grpc.service_pb2_grpc import GRPCInferenceServiceStub
 
+from services import tracing
 from services.errors import DeadlineExceeded, Internal, ResourceExhausted, ServiceError, Unavailable
 from services.runtime.config import GraphConfig
 from services.runtime.graph import Array, EngineUnavailableError, Graph, input_refused
@@ -69,6 +70,15 @@ class TritonGraph:
         self.config = config
         self.version = version
         self._engine = engine
+        self._attributes: tracing.Attributes = {
+            "rpc.system": "grpc",
+            "rpc.service": "inference.GRPCInferenceService",
+            "rpc.method": "ModelInfer",
+            "server.address": engine.url.rpartition(":")[0],
+            "lectern.graph": config.name,
+            "lectern.version": version,
+            "lectern.provider": self.provider,
+        }
         self._specs = {spec.name: spec for spec in (*config.inputs, *config.outputs)}
 
     async def infer(
@@ -104,11 +114,17 @@ class TritonGraph:
         for name, array in inputs.items():
             request.inputs.add(name=name, datatype=self._specs[name].datatype, shape=array.shape)
             request.raw_input_contents.append(np.ascontiguousarray(array).tobytes())
+        started = time.monotonic()
         try:
             timeout = None if remaining == float("inf") else remaining
-            response = await self._engine.stub().ModelInfer(request, timeout=timeout)
+            with tracing.current().span("inference", self._attributes, client=True):
+                # Triton queues and batches: all of that is inference here, and in its own spans.
+                headers = tracing.current().headers()
+                response = await self._engine.stub().ModelInfer(request, timeout=timeout, metadata=headers)
         except grpc.aio.AioRpcError as error:
             raise self._translate(error) from error
+        finally:
+            tracing.current().add("inference", time.monotonic() - started)
         raw = zip(response.outputs, response.raw_output_contents, strict=True)
         return {o.name: np.frombuffer(r, self._specs[o.name].dtype).reshape(o.shape) for o, r in raw}
 

@@ -19,7 +19,7 @@ from services.runtime.graph import Engine, EngineError
 from services.runtime.onnx_engine import OnnxEngine
 from services.runtime.repository import Repository
 from services.runtime.triton_engine import TritonEngine
-from services.server import grpc_transport, registry
+from services.server import grpc_transport, registry, telemetry
 from services.server.model_service import ModelServicer
 from services.server.pipeline import Endpoint, Gate
 from services.server.report import ModelRow, Ready
@@ -40,11 +40,12 @@ class App:
     """A server process.
 
     Raises:
-        StartError: the device that was asked for is not there.
+        StartError: the device that was asked for is not there, or tracing cannot be.
     """
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
+        self._send_spans = telemetry.start(settings)
         self._gate = Gate()
         self._health = health.aio.HealthServicer()
         self._repository = Repository(settings.repository, _engine(settings), settings.capabilities)
@@ -138,6 +139,7 @@ class App:
         await asyncio.sleep(self._settings.drain_pause_seconds)
         self._gate.draining = True
         await server.stop(self._settings.drain_seconds)
+        await asyncio.to_thread(self._send_spans)
         log.info("stopped")
 
     def _rows(self) -> list[ModelRow]:

@@ -11,7 +11,7 @@ from typing import Any
 from google.protobuf.message import DecodeError
 from google.rpc import code_pb2, status_pb2
 
-from services import metrics
+from services import metrics, tracing
 from services.errors import Cancelled, DeadlineExceeded, Internal, InvalidArgument, ServiceError, Unavailable
 from services.rpc import Call
 from services.server.registry import Method
@@ -55,8 +55,8 @@ class Endpoint:
 
     async def server_stream(self, request: bytes, call: Call) -> AsyncIterator[bytes]:
         """Answer one request with many responses."""
-        with self._observed(call):
-            async for response in self.method.function(self._parse(request), call):
+        with self._observed(call) as trace:
+            async for response in trace.messages(self.method.function(self._parse(request), call)):
                 yield response.SerializeToString()
 
     async def bidi_stream(self, requests: AsyncIterator[bytes], call: Call) -> AsyncIterator[bytes]:
@@ -76,7 +76,9 @@ class Endpoint:
     def _observed(self, call: Call) -> _Observation:
         return _Observation(self, call, self._gate)
 
-    def _ended(self, call: Call, started: float, code: int, message: str) -> None:
+    def _ended(
+        self, call: Call, trace: tracing.Trace, started: float, code: int, message: str, cause: BaseException | None
+    ) -> None:
         seconds = time.monotonic() - started
         self._seconds.observe(seconds)
         name = "OK"
@@ -88,33 +90,39 @@ class Endpoint:
         level = logging.DEBUG if code == code_pb2.OK else logging.ERROR if code == code_pb2.INTERNAL else logging.INFO
         if log.isEnabledFor(level):
             fields = {"rpc": self._path, "code": name, "seconds": round(seconds, 6), "request_id": call.request_id}
-            fields |= {"model": call.model, "peer": call.peer}
-            log.log(level, "%s %s%s", self._path, name, f": {message}" if message else "", extra=fields)
+            fields |= {"model": call.model, "peer": call.peer, **trace.fields()}
+            text = f": {message}" if message else ""
+            log.log(level, "%s %s%s", self._path, name, text, extra=fields, exc_info=cause)
+        trace.end(call, code, message)
 
 
 class _Observation:
-    """Counts, times and logs one RPC, and turns whatever ends it into a status."""
+    """Counts, times, traces and logs one RPC, and turns whatever ends it into a status."""
 
-    __slots__ = ("_call", "_endpoint", "_gate", "_started")
+    __slots__ = ("_call", "_endpoint", "_gate", "_started", "_trace")
 
     def __init__(self, endpoint: Endpoint, call: Call, gate: Gate) -> None:
         self._endpoint, self._call, self._gate = endpoint, call, gate
 
-    def __enter__(self) -> None:
+    def __enter__(self) -> tracing.Trace:
         self._started = time.monotonic()
+        self._trace = tracing.begin(self._call)
         self._endpoint._started.inc()
         self._gate.active += 1
         if self._gate.draining:
             error = Unavailable("the server is shutting down; try another", retry_after=0.1)
             self.__exit__(None, error, None)
+        return self._trace
 
     def __exit__(self, _: object, error: BaseException | None, __: object) -> None:
         self._gate.active -= 1
         if error is None:
-            self._endpoint._ended(self._call, self._started, code_pb2.OK, "")
+            self._endpoint._ended(self._call, self._trace, self._started, code_pb2.OK, "", None)
             return
         failure = _to_service_error(error, self._call)
-        self._endpoint._ended(self._call, self._started, failure.code, failure.message)
+        # Our own faults are logged with their traceback; others are said to the caller.
+        cause = None if isinstance(error, ServiceError) or failure.code != code_pb2.INTERNAL else error
+        self._endpoint._ended(self._call, self._trace, self._started, failure.code, failure.message, cause)
         # A cancelled task must end as cancelled: nobody is there to read a status.
         if isinstance(error, Exception):
             raise StatusError(failure.status()) from error
@@ -127,5 +135,4 @@ def _to_service_error(error: BaseException, call: Call) -> ServiceError:
         case asyncio.CancelledError() | GeneratorExit():
             late = time.monotonic() >= call.deadline
             return DeadlineExceeded("the deadline passed") if late else Cancelled("the caller went away")
-    log.error("request %s failed", call.request_id, exc_info=error)
     return Internal(f"internal error; the server's log has the cause under request id {call.request_id}")

@@ -54,4 +54,7 @@ class Settings(BaseSettings):
     log_format: Literal["auto", "console", "json"] = Field(
         "auto", description="auto: console on a terminal, else json."
     )
+    tracing: bool | None = Field(
+        None, description="Export OpenTelemetry spans; unset: if OTEL_EXPORTER_OTLP_ENDPOINT is set."
+    )
     limits: Limits = Field(Limits(), description="Bounds on requests, e.g. LECTERN_LIMITS__IMAGES.")

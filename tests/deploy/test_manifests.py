@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import tomllib
@@ -44,13 +45,16 @@ def check(directory: Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, capture_output=True, text=True, timeout=60)
 
 
+def render(directory: Path) -> list[dict[str, Any]]:
+    kubectl = str(Path(sys.executable).parent / "kubectl")
+    rendered = subprocess.run([kubectl, "kustomize", str(directory)], check=True, capture_output=True, text=True)
+    return list(yaml.safe_load_all(rendered.stdout))
+
+
 @pytest.fixture(scope="module", params=OVERLAYS)
 def overlay(request: pytest.FixtureRequest) -> tuple[str, list[dict[str, Any]]]:
     """The overlay's name and its manifests, rendered by kustomize."""
-    kubectl = str(Path(sys.executable).parent / "kubectl")
-    directory = ROOT / "deploy" / "overlays" / request.param
-    rendered = subprocess.run([kubectl, "kustomize", str(directory)], check=True, capture_output=True, text=True)
-    return request.param, list(yaml.safe_load_all(rendered.stdout))
+    return request.param, render(ROOT / "deploy" / "overlays" / request.param)
 
 
 def of_kind(manifests: list[dict[str, Any]], kind: str) -> list[dict[str, Any]]:
@@ -61,6 +65,19 @@ def of_kind(manifests: list[dict[str, Any]], kind: str) -> list[dict[str, Any]]:
 def test_overlay_is_accepted(name: str) -> None:
     result = check(ROOT / "deploy" / "overlays" / name)
     assert result.returncode == 0, result.stdout + result.stderr
+
+
+@pytest.mark.parametrize("name", OVERLAYS)
+def test_tracing_can_be_added_to_an_overlay(name: str, tmp_path: Path) -> None:
+    deploy = os.path.relpath(ROOT / "deploy", tmp_path.resolve())
+    lists = {"resources": [f"{deploy}/overlays/{name}"], "components": [f"{deploy}/components/tracing"]}
+    (tmp_path / "kustomization.yaml").write_text(yaml.safe_dump(lists))
+    result = check(tmp_path)
+    assert result.returncode == 0, result.stdout + result.stderr
+    manifests = render(tmp_path)
+    (config,) = of_kind(manifests, "ConfigMap")
+    assert {"OTEL_EXPORTER_OTLP_ENDPOINT", "LECTERN_HOST"} <= config["data"].keys()
+    assert "allow-tracing-egress" in {m["metadata"]["name"] for m in of_kind(manifests, "NetworkPolicy")}
 
 
 def test_every_fixture_is_expected() -> None:
