@@ -58,6 +58,9 @@ class Graph(Protocol):
     async def healthy(self) -> bool:
         """Whether it would answer now."""
 
+    def close(self, seconds: float) -> None:
+        """Take no more requests, and wait so long at most for those that are queued."""
+
 
 class Engine(Protocol):
     """Loads graphs."""

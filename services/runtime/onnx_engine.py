@@ -96,6 +96,10 @@ class OnnxGraph:
     async def healthy(self) -> bool:
         return True
 
+    def close(self, seconds: float) -> None:
+        self._scheduler.close()
+        self._scheduler.join(seconds)
+
 
 class OnnxRunner:
     """A session; `run` releases the GIL and may be called from several threads at once."""

@@ -160,6 +160,12 @@ class Repository:
             name, {n: Version(n, State.UNAVAILABLE, "unloaded", v.card) for n, v in self.models[name].items()}
         )
 
+    def close(self, seconds: float) -> None:
+        """Let every graph finish what is queued, for so long each at most."""
+        for versions in self._graphs.values():
+            for graph in versions.values():
+                graph.close(seconds)
+
     def graphs(self) -> Iterator[tuple[str, int]]:
         """Name and version of every READY graph."""
         return ((name, version) for name, versions in sorted(self._graphs.items()) for version in sorted(versions))

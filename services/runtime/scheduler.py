@@ -102,8 +102,12 @@ class Scheduler:
         self._batch_size = metrics.BATCH_SIZE.labels(*labels)
         self._depth = metrics.QUEUE_DEPTH.labels(*labels)
         self._depth.set(0)
-        for i, runner in enumerate(runners):
-            threading.Thread(target=self._work, args=(runner,), name=f"{config.name}-{i}", daemon=True).start()
+        self._threads = [
+            threading.Thread(target=self._work, args=(runner,), name=f"{config.name}-{i}", daemon=True)
+            for i, runner in enumerate(runners)
+        ]
+        for thread in self._threads:
+            thread.start()
 
     async def run(self, arrays: tuple[Array, ...], deadline: float, priority: int, max_wait: float) -> list[Array]:
         """Outputs for arrays of one item count, which may be larger than `max_batch_size`.
@@ -137,6 +141,12 @@ class Scheduler:
         with self._changed:
             self._closed = True
             self._changed.notify_all()
+
+    def join(self, seconds: float) -> None:
+        """Wait until the threads of a closed scheduler have ended."""
+        end = time.monotonic() + seconds
+        for thread in self._threads:
+            thread.join(max(0.0, end - time.monotonic()))
 
     def _trace(self, request: Request) -> None:
         """Record how long it waited for its first run, and each run. Those that shared one have its id in common."""

@@ -100,6 +100,9 @@ class TritonGraph:
         except grpc.RpcError:
             return False
 
+    def close(self, seconds: float) -> None:
+        """Nothing of it runs here."""
+
     async def _infer(
         self, inputs: Mapping[str, Array], deadline: float, priority: int, max_wait: float
     ) -> dict[str, Array]:

@@ -31,8 +31,7 @@ SERVING = health_pb2.HealthCheckResponse.SERVING
 NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
 MODEL_SERVICE = model_pb2.DESCRIPTOR.services_by_name["ModelService"]
 INFERENCE_SERVICE = service_pb2.DESCRIPTOR.services_by_name["GRPCInferenceService"]
-
-
+CLOSE_SECONDS = 5.0
 IsReady = Callable[[], Awaitable[bool]]
 
 
@@ -140,6 +139,8 @@ class App:
         self._gate.draining = True
         await server.stop(self._settings.drain_seconds)
         await asyncio.to_thread(self._send_spans)
+        # A thread inside a run when the interpreter ends would abort the process.
+        await asyncio.to_thread(self._repository.close, CLOSE_SECONDS)
         log.info("stopped")
 
     def _rows(self) -> list[ModelRow]:

@@ -247,6 +247,15 @@ def test_sigterm_under_load_loses_no_accepted_request(tmp_path: Path, photos: np
     assert server.log_records()[-1]["message"] == "stopped"
 
 
+def test_it_stops_cleanly_in_the_middle_of_a_run(tmp_path: Path, photos: np.ndarray) -> None:
+    images = [encode(photos[i % 100]) for i in range(256)]
+    with serving(tmp_path, "classify") as server:
+        with pytest.raises(grpc.RpcError):
+            classify(server.target, images, timeout=0.2)
+        server.process.send_signal(signal.SIGTERM)
+        assert server.process.wait(30) == 0, server.log.read_text()
+
+
 def test_a_second_sigterm_ends_at_once(tmp_path: Path) -> None:
     with serving(tmp_path, LECTERN_DRAIN_PAUSE_SECONDS="60") as server:
         server.process.terminate()
