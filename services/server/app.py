@@ -19,7 +19,9 @@ from services.runtime.graph import Engine, EngineError
 from services.runtime.onnx_engine import OnnxEngine
 from services.runtime.repository import Repository
 from services.runtime.triton_engine import TritonEngine
-from services.server import grpc_transport, registry
+from services.server import grpc_transport, reflection, registry, tls
+from services.server.access import Access
+from services.server.auth import INFERENCE, MODELS
 from services.server.model_service import ModelServicer
 from services.server.pipeline import Endpoint, Gate
 from services.server.report import ModelRow, Ready
@@ -40,12 +42,14 @@ class App:
     """A server process.
 
     Raises:
-        StartError: the device that was asked for is not there.
+        StartError: the device that was asked for is not there, or a file of certificates or tokens is not good.
     """
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
-        self._gate = Gate()
+        self._access = Access.of(settings)
+        self._certificates = tls.certificates(settings)
+        self._gate = Gate(self._access)
         self._health = health.aio.HealthServicer()
         self._repository = Repository(settings.repository, _engine(settings), settings.capabilities)
         self.serving = False
@@ -79,10 +83,16 @@ class App:
         while True:
             await asyncio.sleep(self._settings.watch_seconds)
             try:
+                await asyncio.to_thread(self._refresh_files)
                 await asyncio.to_thread(self._repository.refresh)
                 await self._update_health(services)
             except OSError:  # a repository on a network may be away for a while
                 log.exception("cannot look for new versions in %s", self._settings.repository)
+
+    def _refresh_files(self) -> None:
+        for watched in (self._access, self._certificates):
+            if watched is not None:
+                watched.refresh()
 
     async def _update_health(self, services: Mapping[str, IsReady]) -> None:
         for name, ready in services.items():
@@ -105,26 +115,28 @@ class App:
         """Register every service; returns when each, by name, is ready."""
         repository, settings = self._repository, self._settings
         inference = InferenceServicer(repository, settings.limits, settings.allow_model_control)
-        served = [(MODEL_SERVICE, ModelServicer(repository)), (INFERENCE_SERVICE, inference)]
+        served = [(MODEL_SERVICE, ModelServicer(repository), MODELS), (INFERENCE_SERVICE, inference, INFERENCE)]
         ready: dict[str, IsReady] = {
             MODEL_SERVICE.full_name: _always,
             INFERENCE_SERVICE.full_name: repository.any_healthy,
         }
         for capability in settings.capabilities:
             service = registry.service_of(capability)
-            served.append((service, registry.servicer_class(capability)(repository, settings.limits)))
+            served.append((service, registry.servicer_class(capability)(repository, settings.limits), capability))
             ready[service.full_name] = partial(repository.any_healthy, capability)
-        methods = (method for service, servicer in served for method in registry.methods(service, servicer))
-        grpc_transport.add_endpoints(server, (Endpoint(method, self._gate) for method in methods))
-        health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
+        methods = [method for of_service in served for method in registry.methods(*of_service)]
         if settings.reflection:
-            grpc_transport.add_reflection(server, (*ready, health.SERVICE_NAME))
+            methods += reflection.methods((*ready, health.SERVICE_NAME))
+        endpoints = (Endpoint(method, self._gate) for method in methods)
+        grpc_transport.add_endpoints(server, endpoints, mutual_tls=settings.tls_client_ca is not None)
+        # Outside the chain: probes need no token.
+        health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
         return ready
 
     def _bind(self, server: grpc.aio.Server) -> int:
         address = f"{self._settings.host}:{self._settings.port}"
         try:
-            return server.add_insecure_port(address)
+            return grpc_transport.bind(server, address, self._certificates)
         except RuntimeError as error:
             raise StartError(
                 f"cannot listen on {address}: is another server running there? Choose another with --port"

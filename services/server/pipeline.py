@@ -1,4 +1,4 @@
-"""The one chain that every RPC passes, whatever its transport: request id, drain, errors to status, metrics, log."""
+"""The one chain that every RPC passes, whatever its transport: drain, access, errors to status, metrics, log."""
 
 from __future__ import annotations
 
@@ -14,6 +14,8 @@ from google.rpc import code_pb2, status_pb2
 from services import metrics
 from services.errors import Cancelled, DeadlineExceeded, Internal, InvalidArgument, ServiceError, Unavailable
 from services.rpc import Call
+from services.server.access import Access
+from services.server.quota import Lease
 from services.server.registry import Method
 
 log = logging.getLogger("lectern.rpc")
@@ -28,9 +30,14 @@ class StatusError(Exception):
 
 
 class Gate:
-    """Whether new work is accepted, and how much is under way."""
+    """Whether and whose new work is accepted, and how much is under way.
 
-    def __init__(self) -> None:
+    Args:
+        access: None = everyone's.
+    """
+
+    def __init__(self, access: Access | None = None) -> None:
+        self.access = access
         self.draining = False
         self.active = 0
 
@@ -61,9 +68,15 @@ class Endpoint:
 
     async def bidi_stream(self, requests: AsyncIterator[bytes], call: Call) -> AsyncIterator[bytes]:
         """Answer many requests with many responses."""
-        with self._observed(call):
-            async for response in self.method.function((self._parse(r) async for r in requests), call):
+        with self._observed(call) as lease:
+            async for response in self.method.function(self._messages(requests, lease), call):
                 yield response.SerializeToString()
+
+    async def _messages(self, requests: AsyncIterator[bytes], lease: Lease | None) -> AsyncIterator[Any]:
+        async for request in requests:
+            if lease is not None:
+                lease.take()
+            yield self._parse(request)
 
     def _parse(self, request: bytes) -> Any:
         try:
@@ -88,28 +101,36 @@ class Endpoint:
         level = logging.DEBUG if code == code_pb2.OK else logging.ERROR if code == code_pb2.INTERNAL else logging.INFO
         if log.isEnabledFor(level):
             fields = {"rpc": self._path, "code": name, "seconds": round(seconds, 6), "request_id": call.request_id}
-            fields |= {"model": call.model, "peer": call.peer}
+            fields |= {"model": call.model, "peer": call.peer, "client": call.client}
             log.log(level, "%s %s%s", self._path, name, f": {message}" if message else "", extra=fields)
 
 
 class _Observation:
     """Counts, times and logs one RPC, and turns whatever ends it into a status."""
 
-    __slots__ = ("_call", "_endpoint", "_gate", "_started")
+    __slots__ = ("_call", "_endpoint", "_gate", "_lease", "_started")
 
     def __init__(self, endpoint: Endpoint, call: Call, gate: Gate) -> None:
         self._endpoint, self._call, self._gate = endpoint, call, gate
+        self._lease: Lease | None = None
 
-    def __enter__(self) -> None:
+    def __enter__(self) -> Lease | None:
         self._started = time.monotonic()
         self._endpoint._started.inc()
         self._gate.active += 1
-        if self._gate.draining:
-            error = Unavailable("the server is shutting down; try another", retry_after=0.1)
+        try:
+            if self._gate.draining:
+                raise Unavailable("the server is shutting down; try another", retry_after=0.1)
+            if self._gate.access is not None:
+                self._lease = self._gate.access.admit(self._call, self._endpoint.method.scope)
+        except Exception as error:
             self.__exit__(None, error, None)
+        return self._lease
 
     def __exit__(self, _: object, error: BaseException | None, __: object) -> None:
         self._gate.active -= 1
+        if self._lease is not None:
+            self._lease.release()
         if error is None:
             self._endpoint._ended(self._call, self._started, code_pb2.OK, "")
             return

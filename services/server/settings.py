@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 from pydantic import BeforeValidator, Field, NonNegativeFloat, PositiveFloat, PositiveInt
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
-from services.limits import Limits
+from services.limits import ClientLimits, Limits
 
 Port = Annotated[int, Field(ge=0, le=65535)]
 CAPABILITIES = ("classify", "predict")
@@ -42,6 +42,14 @@ class Settings(BaseSettings):
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="cuda: refuse to start without a working GPU.")
     workers: PositiveInt = Field(1, description="Processes that share the port (SO_REUSEPORT).")
     intra_op_threads: PositiveInt = Field(1, description="Threads that one run of a graph uses on the CPU.")
+    tls_certificate: Path | None = Field(None, description="PEM file of the server's certificate; with it, TLS only.")
+    tls_key: Path | None = Field(None, description="PEM file of its key, not encrypted.")
+    tls_client_ca: Path | None = Field(
+        None, description="PEM file of who signs clients' certificates; with it, each client needs one (mutual TLS)."
+    )
+    tokens: Path | None = Field(
+        None, description="File of token hashes, as `lectern token` writes it; with it, each call needs a token."
+    )
     allow_model_control: bool = Field(False, description="Whether clients may load and unload models.")
     reflection: bool = Field(True, description="Whether clients may list services and messages.")
     drain_pause_seconds: NonNegativeFloat = Field(1.0, description="From NOT_SERVING to refusing new work, on SIGTERM.")
@@ -55,3 +63,4 @@ class Settings(BaseSettings):
         "auto", description="auto: console on a terminal, else json."
     )
     limits: Limits = Field(Limits(), description="Bounds on requests, e.g. LECTERN_LIMITS__IMAGES.")
+    client_limits: ClientLimits = Field(ClientLimits(), description="Bounds on each client.")
