@@ -13,7 +13,7 @@ from google.protobuf.descriptor_pool import DescriptorPool
 from google.protobuf.message import DecodeError, Message
 from google.protobuf.message_factory import GetMessageClass
 
-# The part of onnx.proto (https://onnx.ai/onnx/repo-docs/IR.html) that leads to tensors: message -> {number: (field, type)}.
+# The part of onnx.proto (https://onnx.ai/onnx/repo-docs/IR.html) that leads to tensors: number -> (field, type).
 _MESSAGES = {
     "Model": {7: ("graph", "Graph"), 20: ("training_info", "Training"), 25: ("functions", "Function")},
     "Training": {1: ("initialization", "Graph"), 2: ("algorithm", "Graph")},
@@ -51,9 +51,8 @@ def refuse_external_data(content: bytes) -> None:
 def _check(message: Any) -> None:
     if message.DESCRIPTOR.name == "Tensor" and (message.external_data or message.data_location):
         files = ", ".join(_text(entry.value) for entry in message.external_data if entry.key == b"location")
-        raise ValueError(
-            f"tensor {_text(message.name)!r} refers to another file, {files!r}: export the graph with its tensors inside"
-        )
+        what = f"tensor {_text(message.name)!r} lies in another file, {files!r}"
+        raise ValueError(f"{what}: export the graph with its tensors inside")
     for field, value in message.ListFields():
         if field.message_type is not None:
             for child in value:

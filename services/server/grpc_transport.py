@@ -63,7 +63,9 @@ def bind(server: grpc.aio.Server, address: str, certificates: Watched[Pem] | Non
         return _configuration(taken)
 
     credentials = grpc.dynamic_ssl_server_credentials(
-        _configuration(taken), renewed, require_client_authentication=taken.client_ca is not None
+        _configuration(taken),
+        renewed,  # type: ignore[arg-type]  # the stubs leave None out
+        require_client_authentication=taken.client_ca is not None,
     )
     return server.add_secure_port(address, credentials)
 

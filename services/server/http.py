@@ -1,4 +1,4 @@
-"""HTTP for machines that watch: `/metrics` for Prometheus, `/healthz` for probes that do not speak gRPC."""
+"""HTTP for machines that watch: `/metrics` for Prometheus, `/healthz` for probes that speak no gRPC, or no TLS."""
 
 from __future__ import annotations
 
@@ -16,6 +16,13 @@ from services.server.settings import StartError
 StartResponse = Callable[[str, list[tuple[str, str]]], Any]
 
 
+_ANSWERS: dict[bool | None, tuple[str, dict[str, Any]]] = {
+    True: ("200 OK", {"status": "SERVING"}),
+    False: ("503 Service Unavailable", {"status": "NOT_SERVING"}),
+    None: ("404 Not Found", {"paths": ["/metrics", "/healthz", "/healthz/SERVICE"]}),
+}
+
+
 class _Server(ThreadingMixIn, WSGIServer):
     daemon_threads = True
 
@@ -25,7 +32,11 @@ class _Handler(WSGIRequestHandler):
         """A scrape every few seconds is not worth a line."""
 
 
-def start_http(host: str, port: int, healthy: Callable[[], bool], registry: CollectorRegistry = REGISTRY) -> int:
+# Whether the server (empty name) or a service answers; None = there is no such service.
+Healthy = Callable[[str], bool | None]
+
+
+def start_http(host: str, port: int, healthy: Healthy, registry: CollectorRegistry = REGISTRY) -> int:
     """Serve in a background thread; returns the port.
 
     Raises:
@@ -34,17 +45,12 @@ def start_http(host: str, port: int, healthy: Callable[[], bool], registry: Coll
     metrics_app = make_wsgi_app(registry)
 
     def app(environ: dict[str, Any], start_response: StartResponse) -> Iterable[bytes]:
-        match environ["PATH_INFO"]:
-            case "/metrics":
-                return metrics_app(environ, start_response)  # type: ignore[no-any-return]
-            case "/healthz":
-                serving = healthy()
-                status = "200 OK" if serving else "503 Service Unavailable"
-                body = json.dumps({"status": "SERVING" if serving else "NOT_SERVING"}) + "\n"
-            case _:
-                status, body = "404 Not Found", json.dumps({"paths": ["/metrics", "/healthz"]}) + "\n"
+        path, _, service = environ["PATH_INFO"][1:].partition("/")
+        if path == "metrics":
+            return metrics_app(environ, start_response)  # type: ignore[no-any-return]
+        status, document = _ANSWERS[healthy(service) if path == "healthz" else None]
         start_response(status, [("Content-Type", "application/json")])
-        return [body.encode()]
+        return [json.dumps(document).encode() + b"\n"]
 
     try:
         server = make_server(host, port, app, server_class=_Server, handler_class=_Handler)

@@ -21,6 +21,7 @@ from prometheus_client.multiprocess import MultiProcessCollector, mark_process_d
 from services.server import logs
 from services.server.banner import announce
 from services.server.http import start_http
+from services.server.report import Ready
 from services.server.settings import Settings, StartError
 
 log = logging.getLogger(__name__)
@@ -39,6 +40,21 @@ class _Worker:
         self.process.start()
         child_end.close()
         self.ready = False
+        self.health: dict[str, bool] = {}
+
+    def receive(self) -> Ready | None:
+        """Note which services answer; returned is that the process serves, if it said so since."""
+        ready = None
+        try:
+            while self.reports.poll():
+                report = self.reports.recv()
+                if isinstance(report, Ready):
+                    ready = report
+                else:
+                    self.health = report
+        except (EOFError, OSError):  # it has ended
+            pass
+        return ready
 
 
 def run(settings: Settings) -> None:
@@ -64,9 +80,13 @@ def run(settings: Settings) -> None:
             if worker.process.pid:
                 os.kill(worker.process.pid, number)
 
-    metrics_port = start_http(
-        settings.host, settings.metrics_port, lambda: not stopping and any(w.ready for w in workers), registry
-    )
+    def healthy(service: str) -> bool | None:
+        ready = [worker for worker in workers if worker.ready]
+        if service and not any(service in worker.health for worker in ready):
+            return None
+        return not stopping and any(worker.health.get(service, not service) for worker in ready)
+
+    metrics_port = start_http(settings.host, settings.metrics_port, healthy, registry)
     workers += [_Worker(settings) for _ in range(settings.workers)]
     signal.signal(signal.SIGTERM, stop)
     signal.signal(signal.SIGINT, stop)
@@ -75,7 +95,7 @@ def run(settings: Settings) -> None:
         while workers:
             wait([w.process.sentinel for w in workers] + [w.reports for w in workers if not w.ready], POLL_SECONDS)
             for worker in list(workers):
-                if not worker.ready and (ready := _receive(worker.reports)):
+                if ready := worker.receive():
                     worker.ready = True
                     if not announced:
                         announce(settings, ready, metrics_port)
@@ -111,13 +131,6 @@ def _reserve(settings: Settings) -> socket.socket:
     return reserved
 
 
-def _receive(reports: Connection) -> Any:
-    try:
-        return reports.recv() if reports.poll() else None
-    except EOFError:
-        return None
-
-
 def _serve(settings: Settings, reports: Connection) -> None:
     import uvloop
 
@@ -127,7 +140,7 @@ def _serve(settings: Settings, reports: Connection) -> None:
     threading.Thread(target=_stop_with_parent, daemon=True).start()
     logs.configure(settings)
     try:
-        uvloop.run(App(settings).run(reports.send))
+        uvloop.run(App(settings).run(reports.send, reports.send))
     except StartError as error:
         log.error("%s", error)
         raise SystemExit(1) from None
