@@ -36,7 +36,7 @@ INFERENCE_SERVICE = service_pb2.DESCRIPTOR.services_by_name["GRPCInferenceServic
 
 
 IsReady = Callable[[], Awaitable[bool]]
-OnHealth = Callable[[dict[str, bool]], None]
+OnReady = Callable[[bool], None]
 
 
 class App:
@@ -53,21 +53,20 @@ class App:
         self._gate = Gate(self._access)
         self._health = health.aio.HealthServicer()
         self._repository = Repository(settings.repository, _engine(settings), settings.capabilities)
-        self._ready: dict[str, bool] = {}
-        self._serving = False
+        self._all_answer = False
+        self.serving = False
 
-    def healthy(self, service: str) -> bool | None:
-        """Whether the server (empty name) or a service answers; None = there is no such service."""
-        if service and service not in self._ready:
-            return None
-        return self._serving and self._ready.get(service, True)
+    @property
+    def ready(self) -> bool:
+        """Whether every service answers."""
+        return self.serving and self._all_answer
 
-    async def run(self, on_ready: Callable[[Ready], None], on_health: OnHealth = lambda _: None) -> None:
+    async def run(self, on_serving: Callable[[Ready], None], on_ready: OnReady = lambda _: None) -> None:
         """Serve until SIGTERM or SIGINT; a second signal ends the process at once.
 
         Args:
-            on_ready: told once it serves.
-            on_health: told which services answer, whenever that changes.
+            on_serving: told once it serves.
+            on_ready: told whether every service answers, whenever that changes.
 
         Raises:
             StartError: the port is taken, or the repository is not there.
@@ -83,21 +82,21 @@ class App:
         port = self._bind(server)
         await server.start()
         await self._health.set("", SERVING)
-        await self._update_health(services, on_health)
-        self._serving = True
-        on_ready(Ready(port, tuple(self._rows())))
-        watch = asyncio.create_task(self._watch(services, on_health))
+        await self._update_health(services, on_ready)
+        self.serving = True
+        on_serving(Ready(port, tuple(self._rows())))
+        watch = asyncio.create_task(self._watch(services, on_ready))
         await stop.wait()
         watch.cancel()
         await self._drain(server)
 
-    async def _watch(self, services: Mapping[str, IsReady], on_health: OnHealth) -> None:
+    async def _watch(self, services: Mapping[str, IsReady], on_ready: OnReady) -> None:
         while True:
             await asyncio.sleep(self._settings.watch_seconds)
             try:
                 await asyncio.to_thread(self._refresh_files)
                 await asyncio.to_thread(self._repository.refresh)
-                await self._update_health(services, on_health)
+                await self._update_health(services, on_ready)
             except OSError:  # a repository on a network may be away for a while
                 log.exception("cannot look for new versions in %s", self._settings.repository)
 
@@ -106,13 +105,15 @@ class App:
             if watched is not None:
                 watched.refresh()
 
-    async def _update_health(self, services: Mapping[str, IsReady], on_health: OnHealth) -> None:
-        ready = {name: await is_ready() for name, is_ready in services.items()}
-        for name, answers in ready.items():
+    async def _update_health(self, services: Mapping[str, IsReady], on_ready: OnReady) -> None:
+        all_answer = True
+        for name, ready in services.items():
+            answers = await ready()
+            all_answer = all_answer and answers
             await self._health.set(name, SERVING if answers else NOT_SERVING)
-        if ready != self._ready:
-            self._ready = ready
-            on_health(ready)
+        if all_answer != self._all_answer:
+            self._all_answer = all_answer
+            on_ready(all_answer)
 
     def _on_signal(self) -> asyncio.Event:
         stop = asyncio.Event()
@@ -161,7 +162,7 @@ class App:
     async def _drain(self, server: grpc.aio.Server) -> None:
         """Say NOT_SERVING, let balancers notice, refuse new work, and finish what was accepted."""
         log.info("draining: %d requests under way", self._gate.active)
-        self._serving = False
+        self.serving = False
         await self._health.enter_graceful_shutdown()
         await asyncio.sleep(self._settings.drain_pause_seconds)
         self._gate.draining = True

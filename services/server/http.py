@@ -1,4 +1,4 @@
-"""HTTP for machines that watch: `/metrics` for Prometheus, `/healthz` for probes that speak no gRPC, or no TLS."""
+"""HTTP for machines that watch: `/metrics` for Prometheus, `/healthz` and `/readyz` for probes without gRPC or TLS."""
 
 from __future__ import annotations
 
@@ -16,11 +16,9 @@ from services.server.settings import StartError
 StartResponse = Callable[[str, list[tuple[str, str]]], Any]
 
 
-_ANSWERS: dict[bool | None, tuple[str, dict[str, Any]]] = {
-    True: ("200 OK", {"status": "SERVING"}),
-    False: ("503 Service Unavailable", {"status": "NOT_SERVING"}),
-    None: ("404 Not Found", {"paths": ["/metrics", "/healthz", "/healthz/SERVICE"]}),
-}
+_Answer = tuple[str, dict[str, object]]
+_SERVING: _Answer = ("200 OK", {"status": "SERVING"})
+_NOT_SERVING: _Answer = ("503 Service Unavailable", {"status": "NOT_SERVING"})
 
 
 class _Server(ThreadingMixIn, WSGIServer):
@@ -32,12 +30,18 @@ class _Handler(WSGIRequestHandler):
         """A scrape every few seconds is not worth a line."""
 
 
-# Whether the server (empty name) or a service answers; None = there is no such service.
-Healthy = Callable[[str], bool | None]
-
-
-def start_http(host: str, port: int, healthy: Healthy, registry: CollectorRegistry = REGISTRY) -> int:
+def start_http(
+    host: str,
+    port: int,
+    serving: Callable[[], bool],
+    ready: Callable[[], bool],
+    registry: CollectorRegistry = REGISTRY,
+) -> int:
     """Serve in a background thread; returns the port.
+
+    Args:
+        serving: whether the process answers.
+        ready: whether each of its services does too.
 
     Raises:
         StartError: the address is taken.
@@ -45,10 +49,15 @@ def start_http(host: str, port: int, healthy: Healthy, registry: CollectorRegist
     metrics_app = make_wsgi_app(registry)
 
     def app(environ: dict[str, Any], start_response: StartResponse) -> Iterable[bytes]:
-        path, _, service = environ["PATH_INFO"][1:].partition("/")
-        if path == "metrics":
-            return metrics_app(environ, start_response)  # type: ignore[no-any-return]
-        status, document = _ANSWERS[healthy(service) if path == "healthz" else None]
+        match environ["PATH_INFO"]:
+            case "/metrics":
+                return metrics_app(environ, start_response)  # type: ignore[no-any-return]
+            case "/healthz":
+                status, document = _SERVING if serving() else _NOT_SERVING
+            case "/readyz":
+                status, document = _SERVING if ready() else _NOT_SERVING
+            case _:
+                status, document = "404 Not Found", {"paths": ["/metrics", "/healthz", "/readyz"]}
         start_response(status, [("Content-Type", "application/json")])
         return [json.dumps(document).encode() + b"\n"]
 

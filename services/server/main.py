@@ -30,5 +30,5 @@ def _run_alone(settings: Settings) -> None:
     from services.server.app import App
 
     app = App(settings)
-    metrics_port = start_http(settings.host, settings.metrics_port, app.healthy)
+    metrics_port = start_http(settings.host, settings.metrics_port, lambda: app.serving, lambda: app.ready)
     uvloop.run(app.run(lambda ready: announce(settings, ready, metrics_port)))

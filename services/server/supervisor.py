@@ -39,22 +39,22 @@ class _Worker:
         self.process: SpawnProcess = context.Process(target=_serve, args=(settings, child_end))
         self.process.start()
         child_end.close()
-        self.ready = False
-        self.health: dict[str, bool] = {}
+        self.serving = False
+        self.all_answer = False
 
     def receive(self) -> Ready | None:
-        """Note which services answer; returned is that the process serves, if it said so since."""
-        ready = None
+        """Note what it reported; returned is what it said if it serves since."""
+        announced = None
         try:
             while self.reports.poll():
                 report = self.reports.recv()
                 if isinstance(report, Ready):
-                    ready = report
+                    self.serving, announced = True, report
                 else:
-                    self.health = report
+                    self.all_answer = report
         except (EOFError, OSError):  # it has ended
             pass
-        return ready
+        return announced
 
 
 def run(settings: Settings) -> None:
@@ -80,26 +80,24 @@ def run(settings: Settings) -> None:
             if worker.process.pid:
                 os.kill(worker.process.pid, number)
 
-    def healthy(service: str) -> bool | None:
-        ready = [worker for worker in workers if worker.ready]
-        if service and not any(service in worker.health for worker in ready):
-            return None
-        return not stopping and any(worker.health.get(service, not service) for worker in ready)
+    def serving() -> bool:
+        return not stopping and any(w.serving for w in workers)
 
-    metrics_port = start_http(settings.host, settings.metrics_port, healthy, registry)
+    def ready() -> bool:
+        return not stopping and any(w.serving and w.all_answer for w in workers)
+
+    metrics_port = start_http(settings.host, settings.metrics_port, serving, ready, registry)
     workers += [_Worker(settings) for _ in range(settings.workers)]
     signal.signal(signal.SIGTERM, stop)
     signal.signal(signal.SIGINT, stop)
     announced = False
     try:
         while workers:
-            wait([w.process.sentinel for w in workers] + [w.reports for w in workers if not w.ready], POLL_SECONDS)
+            wait([w.process.sentinel for w in workers] + [w.reports for w in workers if not w.serving], POLL_SECONDS)
             for worker in list(workers):
-                if ready := worker.receive():
-                    worker.ready = True
-                    if not announced:
-                        announce(settings, ready, metrics_port)
-                        announced = True
+                if (report := worker.receive()) and not announced:
+                    announce(settings, report, metrics_port)
+                    announced = True
                 if worker.process.is_alive():
                     continue
                 workers.remove(worker)

@@ -25,7 +25,7 @@ from services.rpc import Call
 from tests.conftest import Server, serving
 from tests.lectern.test_cli import invoke, refused
 from tests.server.pki import Pki, make_token
-from tests.server.test_server import wait_for_log, wait_until
+from tests.server.test_server import SERVING, wait_for_log, wait_until
 from tests.server.test_tls import start_error
 
 MODEL = "covid_regressor"
@@ -144,10 +144,10 @@ def test_model_control_needs_its_own_scope(guarded: Guarded) -> None:
 
 def test_health_is_open_and_reflection_needs_any_valid_token(guarded: Guarded) -> None:
     with grpc.insecure_channel(guarded.target) as channel:
+        health = health_pb2_grpc.HealthStub(channel)
         for service in ("", "lectern.v1.PredictService"):
             check = health_pb2.HealthCheckRequest(service=service)
-            answer = health_pb2_grpc.HealthStub(channel).Check(check, timeout=10)
-            assert answer.status == health_pb2.HealthCheckResponse.SERVING
+            wait_until(lambda c=check: health.Check(c, timeout=10).status == SERVING)  # type: ignore[misc]
         stub = reflection_pb2_grpc.ServerReflectionStub(channel)
         request = reflection_pb2.ServerReflectionRequest(list_services="")
         with pytest.raises(grpc.RpcError) as caught:
