@@ -50,8 +50,8 @@ def create(
     """Make a token, print it once, and add its hash to the file. A running server takes it up within a second.
 
     \b
-    lectern token create website --scope classify --scope models --file tokens.json
-    lectern token create trial --scope '*' --days 7 --requests-per-second 5 --file tokens.json
+    lectern token create website --scope classify --file tokens.json
+    lectern token create trial --scope '*' --days 7 --file tokens.json
     """
     from pydantic import ValidationError
 

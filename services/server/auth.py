@@ -166,7 +166,7 @@ class Tokens:
             PermissionDenied: its scopes lack `scope`.
         """
         scheme, _, token = call.metadata.get("authorization", "").partition(" ")
-        digest = hashlib.sha256(token.encode()).digest()
+        digest = hashlib.sha256(token.encode(errors="replace")).digest()
         found: Client | None = None
         # Every entry is compared, each in constant time, so that the time taken tells nothing.
         for client in self._file.value:

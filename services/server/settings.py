@@ -38,7 +38,9 @@ class Settings(BaseSettings):
     metrics_port: Port = Field(8002, description="Port of HTTP /metrics, /healthz and /readyz; 0 = any free one.")
     engine: Literal["onnxruntime", "triton"] = Field("onnxruntime", description="What runs the graphs.")
     triton_url: str = Field("127.0.0.1:8001", description="gRPC address of the Triton that engine=triton uses.")
-    watch_seconds: PositiveFloat = Field(1.0, description="How often new versions and health are looked for.")
+    watch_seconds: PositiveFloat = Field(
+        1.0, description="How often versions, health, tokens and certificates are checked."
+    )
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="cuda: refuse to start without a working GPU.")
     workers: PositiveInt = Field(1, description="Processes that share the port (SO_REUSEPORT).")
     intra_op_threads: PositiveInt = Field(1, description="Threads that one run of a graph uses on the CPU.")
