@@ -7,6 +7,7 @@ ENGINE ?= $(shell nvidia-smi >/dev/null 2>&1 && echo gpu || echo cpu)
 MODEL ?=
 FAST ?=
 SEED ?= 0
+DEVICE ?= cpu
 LOADTEST_SECONDS ?= 30
 LOADTEST_USERS ?= 16
 export LOADTEST_SECONDS LOADTEST_USERS
@@ -44,8 +45,9 @@ deploy-check: $(VENV)/.dev ## Check what an operator applies: manifests, Prometh
 loadtest: $(VENV)/.serve .venv-load/.installed ## Load every capability with locust: LOADTEST_SECONDS=30 LOADTEST_USERS=16
 	.venv-load/bin/python loadtests/run.py --lectern $(BIN)/lectern
 
-bench: $(VENV)/.dev ## Measure Lectern beside Triton and bare ONNX Runtime (needs h2load: apt-get install nghttp2-client)
-	$(BIN)/python -m benchmarks.throughput
+bench: $(VENV)/.dev ## Measure Lectern beside Triton, MLServer and bare ONNX Runtime, then under overload; DEVICE=cuda
+	$(BIN)/python -m benchmarks.throughput --device $(DEVICE)
+	$(BIN)/python -m benchmarks.saturation
 
 docs: $(VENV)/.dev ## Write the generated parts of docs/
 	$(BIN)/python docs/make_settings.py

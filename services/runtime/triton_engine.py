@@ -13,7 +13,7 @@ from tritonclient.grpc.service_pb2_grpc import GRPCInferenceServiceStub
 
 from services.errors import DeadlineExceeded, Internal, ResourceExhausted, ServiceError, Unavailable
 from services.runtime.config import GraphConfig
-from services.runtime.graph import Array, EngineUnavailableError, Graph
+from services.runtime.graph import Array, EngineUnavailableError, Graph, input_refused
 
 CONNECT_SECONDS = 2.0
 HEALTH_SECONDS = 2.0
@@ -71,13 +71,16 @@ class TritonGraph:
         self._engine = engine
         self._specs = {spec.name: spec for spec in (*config.inputs, *config.outputs)}
 
-    async def infer(self, inputs: Mapping[str, Array], deadline: float = float("inf")) -> dict[str, Array]:
-        rows, limit = len(next(iter(inputs.values()))), self.config.max_batch_size
-        if limit == 0 or rows <= limit:
-            return await self._infer(inputs, deadline)
+    async def infer(
+        self, inputs: Mapping[str, Array], deadline: float = float("inf"), priority: int = 0, max_wait: float = 0.0
+    ) -> dict[str, Array]:
+        limit = self.config.max_batch_size
+        rows = len(next(iter(inputs.values()))) if limit else 0
+        if rows <= limit:
+            return await self._infer(inputs, deadline, priority, max_wait)
         # Triton refuses larger batches than the config's.
-        starts = range(0, rows, limit)
-        parts = [await self._infer({n: a[s : s + limit] for n, a in inputs.items()}, deadline) for s in starts]
+        slices = ({n: a[s : s + limit] for n, a in inputs.items()} for s in range(0, rows, limit))
+        parts = [await self._infer(part, deadline, priority, max_wait) for part in slices]
         return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
     async def healthy(self) -> bool:
@@ -87,11 +90,17 @@ class TritonGraph:
         except grpc.RpcError:
             return False
 
-    async def _infer(self, inputs: Mapping[str, Array], deadline: float) -> dict[str, Array]:
+    async def _infer(
+        self, inputs: Mapping[str, Array], deadline: float, priority: int, max_wait: float
+    ) -> dict[str, Array]:
         remaining = deadline - time.monotonic()
         if remaining <= 0:
             raise DeadlineExceeded("the deadline passed before the request reached Triton")
         request = pb.ModelInferRequest(model_name=self.config.name, model_version=str(self.version))
+        if priority:
+            request.parameters["priority"].uint64_param = priority
+        if max_wait:
+            request.parameters["timeout"].int64_param = int(max_wait * 1e6)
         for name, array in inputs.items():
             request.inputs.add(name=name, datatype=self._specs[name].datatype, shape=array.shape)
             request.raw_input_contents.append(np.ascontiguousarray(array).tobytes())
@@ -105,7 +114,13 @@ class TritonGraph:
 
     def _translate(self, error: grpc.aio.AioRpcError) -> ServiceError:
         message = error.details() or ""
+        # NVIDIA's own backend reports INTERNAL with ONNX Runtime's code of an invalid argument.
+        if error.code() is grpc.StatusCode.INVALID_ARGUMENT or "onnx runtime error 2" in message:
+            log.info("Triton refuses an input of %s: %s", self.config.name, message)
+            return input_refused(self.config)
         match error.code():
+            case grpc.StatusCode.UNAVAILABLE if "timeout expired" in message.lower():
+                return DeadlineExceeded("the request waited in Triton's queue until its time was over")
             case grpc.StatusCode.UNAVAILABLE if "maximum queue size" in message:
                 return ResourceExhausted(
                     f"model {self.config.name}: Triton's queue is full; try again later",
