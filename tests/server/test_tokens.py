@@ -284,3 +284,11 @@ def test_a_file_that_all_may_read_is_warned_of(tmp_path: Path, caplog: pytest.Lo
     with caplog.at_level(logging.WARNING):
         Tokens(tmp_path / "tokens.json", ClientLimits())
     assert "can be read by every user" in caplog.text
+
+
+def test_tokens_in_plain_text_beyond_this_machine_are_warned_of(tmp_path: Path) -> None:
+    file = tmp_path / "tokens.json"
+    token = make_token(file, "one", "--scope", "models")
+    with serving(tmp_path, "predict", "--host", "127.0.0.2", LECTERN_TOKENS=str(file)) as server:
+        assert list_models(server.target, token) is None
+        assert any("in plain text" in str(record["message"]) for record in server.log_records())
