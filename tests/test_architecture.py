@@ -45,6 +45,7 @@ NOT_CAPABILITIES = {"runtime", "codecs", "server"}
 HANDOVER = {
     "lectern/cli/evaluate.py": {"training"},
     "lectern/cli/serve.py": {"services"},
+    "lectern/cli/token.py": {"services"},
     "lectern/cli/train.py": {"training"},
     "lectern/cli/triton.py": {"services"},
 }

@@ -54,6 +54,8 @@ class OnnxEngine:
         options.intra_op_num_threads = self.intra_op_threads
         options.inter_op_num_threads = 1
         options.log_severity_level = 4  # failures come back as exceptions
+        # Not ONNX Runtime's own format, which would be recognised by its first bytes and is not checked.
+        options.add_session_config_entry("session.load_model_format", "ONNX")
         # Without the arena a large batch's memory comes back; measured as fast up to batch 8, 12 % slower at 64.
         options.enable_cpu_mem_arena = False
         # A spinning pool burns the cores that other graphs and the transport need.

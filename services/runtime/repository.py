@@ -21,6 +21,7 @@ from lectern.card import Card
 from services import metrics
 from services.errors import InvalidArgument, NotFound, Unavailable
 from services.runtime.config import ConfigError, read_config
+from services.runtime.external_data import refuse_external_data
 from services.runtime.graph import Engine, EngineError, EngineUnavailableError, Graph
 
 log = logging.getLogger(__name__)
@@ -279,6 +280,10 @@ class Repository:
         # Nothing parses a file before its checksum is known to be right.
         if (found := hashlib.sha256(content).hexdigest()) != expected:
             raise ValueError(f"{relative} has SHA-256 {found[:12]}…, its card says {expected[:12]}…")
+        try:
+            refuse_external_data(content)
+        except ValueError as error:
+            raise ValueError(f"{relative}: {error}") from None
         graph = self._engine.load(config, card.version, content)
         metrics.MODEL_INFO.labels(graph_name, str(card.version), self._engine.name, graph.provider).set(1)
         return graph

@@ -147,6 +147,10 @@ class TritonGraph:
                 )
             case grpc.StatusCode.UNAVAILABLE | grpc.StatusCode.NOT_FOUND:
                 return Unavailable(f"model {self.config.name}: Triton does not answer", retry_after=RETRY_AFTER_SECONDS)
+            case grpc.StatusCode.RESOURCE_EXHAUSTED if "message larger than max" in message:
+                return ResourceExhausted(
+                    f"model {self.config.name}: decoded, this is too much for one message to Triton; send fewer items"
+                )
             case grpc.StatusCode.DEADLINE_EXCEEDED:
                 return DeadlineExceeded("the deadline passed while Triton worked")
         log.error("Triton failed on %s: %s %s", self.config.name, error.code().name, message)
