@@ -4,6 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from services.errors import InvalidArgument
+
+PRIORITY = "x-priority"
+
 
 @dataclass(slots=True)
 class Call:
@@ -25,3 +29,15 @@ class Call:
     metadata: dict[str, str] = field(default_factory=dict, repr=False)  # holds the caller's token
     client: str = ""
     model: str = ""
+
+    @property
+    def priority(self) -> int:
+        """The caller's `x-priority`, as of `Graph.infer`; 0 if it names none.
+
+        Raises:
+            InvalidArgument: it is no number.
+        """
+        given = self.metadata.get(PRIORITY, "0")
+        if not (given.isascii() and given.isdigit()):
+            raise InvalidArgument(f"metadata {PRIORITY} is {given!r}; send a number from 1, the first, or nothing")
+        return int(given)
