@@ -51,7 +51,7 @@ class DetectAnomalyServicer:
             raise InvalidArgument.field("model", f"{card.name} does not take images")
         threshold = Thresholds.of(card).at(request.false_positive_rate)
         images = await decode_images(request.images, preprocessing, self._limits)
-        outputs = await model.graphs["forward"].infer({"images": images}, call.deadline)
+        outputs = await model.graphs["forward"].infer({"images": images}, call.deadline, call.priority)
         results = detections(outputs, threshold)
         # Many pictures take long enough to delay other callers, so drawing them leaves the event loop.
         if request.include_reconstruction:
