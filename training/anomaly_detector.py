@@ -47,7 +47,6 @@ from training.detector import (
     scores,
     thresholds,
     to_images,
-    to_pictures,
 )
 from training.evaluate import Track, png
 from training.export.onnx import round_to_half
@@ -222,7 +221,7 @@ def detector(
 ) -> Detector:
     """A detector whose normal pictures are those of `splits`: to train on, and held out. Weights are as stored."""
     torch.manual_seed(run.seed)
-    train, held_out = (to_pictures(to_images(split.images)) for split in splits)
+    train, held_out = (Detector.prepare(to_images(split.images)) for split in splits)
     network = fit(run, fabric, autoencoder(kind, settings), train, how, f"{kind}, {name}")
     found = Detector(network, SIZE)
     found.learn_normal(train, held_out, how.centres, torch.Generator().manual_seed(run.seed))

@@ -64,12 +64,23 @@ class Detector(nn.Module):
         self.centres = nn.Parameter(torch.zeros(NEIGHBOURS, code), requires_grad=False)
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        pictures = to_pictures(images)
-        errors, distance, rebuilt = self.views(pictures)
+        errors, distance, rebuilt = self.views(self.prepare(images))
         score = errors.mean((1, 2, 3)) / self.typical[0] + distance / self.typical[1]
         probability = torch.sigmoid(self.calibration[0] * score.log() + self.calibration[1])
-        reconstruction = rebuilt.clamp(0, 1).square().permute(0, 2, 3, 1)
-        return score, probability, reconstruction, errors[:, 0] / self.heat
+        return score, probability, self.restore(rebuilt, images), errors[:, 0] / self.heat
+
+    @staticmethod
+    def prepare(images: Tensor) -> Tensor:
+        """Images uint8 [N, S, S, 1] as the autoencoder sees them: float32 [N, 1, S, S] with values 0..1.
+
+        Values are square roots, so that differences of dark cloth count as much as those of light cloth.
+        """
+        return (images.float() / 255).sqrt().permute(0, 3, 1, 2)
+
+    @staticmethod
+    def restore(rebuilt: Tensor, images: Tensor) -> Tensor:
+        """What `prepare` did to `images` undone, with values 0..1."""
+        return rebuilt.clamp(0, 1).square().permute(0, 2, 3, 1)
 
     def views(self, pictures: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Errors [N, 1, S, S] in units of a pixel's usual one, distance to known codes [N], reconstruction."""
@@ -110,14 +121,6 @@ class Detector(nn.Module):
         weights = np.concatenate([np.full(len(g), (1 if i else len(anomalies)) / len(g)) for i, g in enumerate(groups)])
         curve = LogisticRegression(C=1e6).fit(features, targets, sample_weight=weights / weights.mean())
         self.calibration.copy_(torch.tensor([curve.coef_[0, 0], curve.intercept_[0]]))
-
-
-def to_pictures(images: Tensor) -> Tensor:
-    """Images uint8 [N, S, S, 1] as float32 [N, 1, S, S] with values 0..1.
-
-    Values are square roots, so that differences of dark cloth count as much as those of light cloth.
-    """
-    return (images.float() / 255).sqrt().permute(0, 3, 1, 2)
 
 
 def to_images(arrays: NDArray[np.uint8]) -> Tensor:

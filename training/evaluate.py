@@ -14,7 +14,7 @@ from PIL import Image
 from lectern.card import Metric
 from lectern.client import Client
 from training.data.fetch import FetchError
-from training.main import RECIPES, TrainingError
+from training.main import RECIPES, UNSHIPPED_RECIPES, TrainingError
 
 
 class Track(Protocol):
@@ -30,8 +30,8 @@ def evaluate(name: str, client: Client, track: Track) -> tuple[Metric, ...]:
         TrainingError: unknown name, or test data that cannot be had.
         LecternError: the server did not answer.
     """
-    if name not in RECIPES:
-        raise TrainingError(f"no model is called {name!r}; there are: {', '.join(RECIPES)}")
+    if name not in (*RECIPES, *UNSHIPPED_RECIPES):
+        raise TrainingError(f"no model is called {name!r}; there are: {', '.join((*RECIPES, *UNSHIPPED_RECIPES))}")
     try:
         metrics: tuple[Metric, ...] = importlib.import_module(f"training.{name}").evaluate(client, track)
     except FetchError as error:

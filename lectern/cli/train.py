@@ -14,7 +14,7 @@ def train(
     name: Annotated[
         str | None, typer.Argument(help="Model, e.g. image_classifier.", show_default="with --all, every one")
     ] = None,
-    every: Annotated[bool, typer.Option("--all", help="Train every model, one after another.")] = False,
+    every: Annotated[bool, typer.Option("--all", help="Train every model that is shipped, one after another.")] = False,
     fast: Annotated[
         bool, typer.Option("--fast", help="Seconds, on the small sample that comes with the code, as a check.")
     ] = False,
@@ -25,7 +25,7 @@ def train(
         typer.Option(
             file_okay=False,
             help="Model repository to write the version to.",
-            show_default="exported, with --fast build/exported",
+            show_default="exported; build/exported with --fast; build/unshipped if the data forbid to ship it",
         ),
     ] = None,
     restart: Annotated[bool, typer.Option("--restart", help="Forget what an interrupted run had reached.")] = False,

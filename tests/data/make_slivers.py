@@ -27,6 +27,18 @@ def image_classifier() -> None:
         np.savez_compressed(HERE / f"{name}.npz", images=split.images[index], labels=labels)
 
 
+def solar_anomaly_detector() -> None:
+    """Made-up solar cells, a bright field with two dark bars, and some with a crack. Nothing is real."""
+    random = np.random.default_rng(0)
+    cells = 160 * random.uniform(0.7, 1, (70, 1, 1)) + random.normal(0, 8, (70, 64, 64))
+    cells[:, :, [20, 21, 42, 43]] *= 0.5
+    for cell in (defective := cells[50:]):
+        steps = np.arange(10, 54)
+        cell[steps, (steps * random.uniform(0.5, 1)).astype(int)] *= 0.2
+    good, defective = (group.round().clip(0, 255).astype(np.uint8) for group in (cells[:50], defective))
+    np.savez_compressed(HERE / "solar_anomaly_detector.npz", good=good, defective=defective)
+
+
 def covid_regressor(rows: int = 120) -> None:
     """Made-up rows of the survey's schema: smooth random walks, of which the target is the last. Nothing is real."""
     random = np.random.default_rng(0)
@@ -65,4 +77,5 @@ def anomaly_detector() -> None:
 if __name__ == "__main__":
     anomaly_detector()
     image_classifier()
+    solar_anomaly_detector()
     covid_regressor()

@@ -19,7 +19,7 @@ from lectern.v1 import model_pb2
 from lectern.v1.model_pb2_grpc import ModelServiceStub
 from tests.conftest import ROOT, serving
 from training.data.fetch import sha256_file
-from training.main import RECIPES
+from training.main import RECIPES, UNSHIPPED_RECIPES
 
 
 def train(*arguments: str, check: bool = True) -> subprocess.CompletedProcess[str]:
@@ -34,7 +34,7 @@ def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LECTERN_CACHE", str(tmp_path / "cache"))
 
 
-@pytest.mark.parametrize("name", RECIPES)
+@pytest.mark.parametrize("name", [*RECIPES, *UNSHIPPED_RECIPES])
 def test_fast_run_trains_exports_and_serves(tmp_path: Path, name: str) -> None:
     output = tmp_path / "exported"
     result = train(name, "--fast", "--output", str(output))
