@@ -76,4 +76,4 @@ def _draw_reconstructions(results: list[pb.AnomalyDetection], reconstructions: A
 
 def _draw_heat_maps(results: list[pb.AnomalyDetection], error_maps: Array) -> None:
     for result, errors in zip(results, error_maps, strict=True):
-        result.heat_map = encode_png(heat_map(errors, HEAT_MAP_SCALE))
+        result.heat_map = heat_map(errors, HEAT_MAP_SCALE)

@@ -83,6 +83,9 @@ def test_answers_are_the_embedded_engines(beside: Server, server: Server, photos
         np.testing.assert_allclose(
             [r.values for r in theirs.results], [r.values for r in ours.results], rtol=1e-5, atol=1e-4
         )
+        theirs, ours = (c.detect_anomaly(images[:20], include_heat_map=True) for c in (remote, local))
+        np.testing.assert_allclose([r.score for r in theirs.results], [r.score for r in ours.results], rtol=1e-5)
+        assert [r.heat_map[:4] for r in theirs.results] == [b"\x89PNG"] * 20
 
 
 def test_streams_pass_through(beside: Server, photos: np.ndarray) -> None:
