@@ -15,6 +15,7 @@ from tritonclient.grpc import service_pb2
 
 from lectern.v1 import model_pb2
 from services.inference.servicer import InferenceServicer
+from services.runtime import memory
 from services.runtime.graph import Engine, EngineError
 from services.runtime.onnx_engine import OnnxEngine
 from services.runtime.repository import Repository
@@ -47,6 +48,7 @@ class App:
     """
 
     def __init__(self, settings: Settings) -> None:
+        memory.settle()
         self._settings = settings
         self._send_spans = telemetry.start(settings)
         self._access = Access.of(settings)
@@ -92,8 +94,12 @@ class App:
         await self._drain(server)
 
     async def _watch(self, services: Mapping[str, IsReady], on_ready: OnReady) -> None:
+        finished = 0
         while True:
             await asyncio.sleep(self._settings.watch_seconds)
+            if not self._gate.active and self._gate.finished != finished:
+                finished = self._gate.finished
+                await asyncio.to_thread(memory.give_back)
             try:
                 await asyncio.to_thread(self._refresh_files)
                 await asyncio.to_thread(self._repository.refresh)
