@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import os
+import re
 from dataclasses import dataclass, field
+
+REQUEST_ID = "x-request-id"
+_ACCEPTED_ID = re.compile(r"[\x21-\x7e]{1,128}")
 
 
 @dataclass(slots=True)
@@ -23,3 +28,8 @@ class Call:
     peer: str = ""
     metadata: dict[str, str] = field(default_factory=dict)
     model: str = ""
+
+
+def accepted_request_id(given: str) -> str:
+    """The caller's request id if it can stand in a header and a log, else a new one."""
+    return given if _ACCEPTED_ID.fullmatch(given) else os.urandom(16).hex()

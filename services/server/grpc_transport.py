@@ -2,60 +2,51 @@
 
 from __future__ import annotations
 
-import re
 import time
-import uuid
 from collections.abc import AsyncIterator, Iterable
 from typing import Any, NoReturn
 
 import grpc
-from grpc_reflection.v1alpha import reflection, reflection_pb2
 from grpc_status import rpc_status
 
-from services.rpc import Call
+from services.rpc import REQUEST_ID, Call, accepted_request_id
 from services.server.pipeline import Endpoint, StatusError
 
-REQUEST_ID = "x-request-id"
-REFLECTION = ("grpc.reflection.v1.ServerReflection", "grpc.reflection.v1alpha.ServerReflection")
-_ACCEPTED_ID = re.compile(r"[\x21-\x7e]{1,128}")
 
+class Server:
+    """Serves through grpc.aio; see `services.server.transport.Transport`."""
 
-def create_server(message_bytes: int) -> grpc.aio.Server:
-    """A server without services; both directions take messages of up to `message_bytes`."""
-    return grpc.aio.server(
-        options=[
-            ("grpc.max_receive_message_length", message_bytes),
-            ("grpc.max_send_message_length", message_bytes),
-            ("grpc.so_reuseport", 1),
-            # Clients that keep idle connections alive are welcome.
-            ("grpc.http2.min_ping_interval_without_data_ms", 10_000),
-            ("grpc.keepalive_permit_without_calls", 1),
-        ]
-    )
+    def __init__(self, message_bytes: int, drain_seconds: float) -> None:
+        self._drain_seconds = drain_seconds
+        self._server = grpc.aio.server(
+            options=[
+                ("grpc.max_receive_message_length", message_bytes),
+                ("grpc.max_send_message_length", message_bytes),
+                ("grpc.so_reuseport", 1),
+                # Clients that keep idle connections alive are welcome.
+                ("grpc.http2.min_ping_interval_without_data_ms", 10_000),
+                ("grpc.keepalive_permit_without_calls", 1),
+            ]
+        )
 
+    def add_endpoints(self, endpoints: Iterable[Endpoint]) -> None:
+        services: dict[str, dict[str, Any]] = {}
+        for endpoint in endpoints:
+            services.setdefault(endpoint.method.service, {})[endpoint.method.name] = _handler(endpoint)
+        self._server.add_generic_rpc_handlers(
+            tuple(grpc.method_handlers_generic_handler(name, handlers) for name, handlers in services.items())
+        )
 
-def add_endpoints(server: grpc.aio.Server, endpoints: Iterable[Endpoint]) -> None:
-    """Serve each endpoint under its service's and method's name."""
-    services: dict[str, dict[str, Any]] = {}
-    for endpoint in endpoints:
-        services.setdefault(endpoint.method.service, {})[endpoint.method.name] = _handler(endpoint)
-    server.add_generic_rpc_handlers(
-        tuple(grpc.method_handlers_generic_handler(name, handlers) for name, handlers in services.items())
-    )
+    async def start(self, host: str, port: int) -> int:
+        try:
+            port = self._server.add_insecure_port(f"{host}:{port}")
+        except RuntimeError as error:
+            raise OSError(str(error)) from error
+        await self._server.start()
+        return port
 
-
-def add_reflection(server: grpc.aio.Server, services: Iterable[str]) -> None:
-    """Let clients list services and messages; both versions of the protocol have the same messages."""
-    names = (*services, *REFLECTION)
-    servicer = reflection.aio.ReflectionServicer(service_names=names)
-    handler = grpc.stream_stream_rpc_method_handler(
-        servicer.ServerReflectionInfo,
-        request_deserializer=reflection_pb2.ServerReflectionRequest.FromString,
-        response_serializer=reflection_pb2.ServerReflectionResponse.SerializeToString,
-    )
-    server.add_generic_rpc_handlers(
-        tuple(grpc.method_handlers_generic_handler(name, {"ServerReflectionInfo": handler}) for name in REFLECTION)
-    )
+    async def stop(self) -> None:
+        await self._server.stop(self._drain_seconds)
 
 
 def _handler(endpoint: Endpoint) -> Any:
@@ -100,8 +91,7 @@ async def _abort(context: grpc.aio.ServicerContext[bytes, bytes], call: Call, er
 
 def _call(endpoint: Endpoint, context: grpc.aio.ServicerContext[bytes, bytes]) -> Call:
     metadata = {str(key): value for key, value in context.invocation_metadata() or () if isinstance(value, str)}
-    given = metadata.get(REQUEST_ID, "")
-    request_id = given if _ACCEPTED_ID.fullmatch(given) else uuid.uuid4().hex
+    request_id = accepted_request_id(metadata.get(REQUEST_ID, ""))
     context.set_trailing_metadata(((REQUEST_ID, request_id),))
     remaining = context.time_remaining()
     return Call(
