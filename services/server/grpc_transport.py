@@ -17,27 +17,28 @@ class Server:
     """Serves through grpc.aio; see `services.server.transport.Transport`."""
 
     def __init__(self, message_bytes: int, drain_seconds: float) -> None:
-        self._drain_seconds = drain_seconds
-        self._server = grpc.aio.server(
-            options=[
-                ("grpc.max_receive_message_length", message_bytes),
-                ("grpc.max_send_message_length", message_bytes),
-                ("grpc.so_reuseport", 1),
-                # Clients that keep idle connections alive are welcome.
-                ("grpc.http2.min_ping_interval_without_data_ms", 10_000),
-                ("grpc.keepalive_permit_without_calls", 1),
-            ]
-        )
+        self._message_bytes, self._drain_seconds = message_bytes, drain_seconds
+        self._handlers: list[grpc.GenericRpcHandler] = []
 
     def add_endpoints(self, endpoints: Iterable[Endpoint]) -> None:
         services: dict[str, dict[str, Any]] = {}
         for endpoint in endpoints:
             services.setdefault(endpoint.method.service, {})[endpoint.method.name] = _handler(endpoint)
-        self._server.add_generic_rpc_handlers(
-            tuple(grpc.method_handlers_generic_handler(name, handlers) for name, handlers in services.items())
-        )
+        self._handlers += [grpc.method_handlers_generic_handler(name, methods) for name, methods in services.items()]
 
     async def start(self, host: str, port: int) -> int:
+        # Made here: it belongs to the running event loop.
+        self._server = grpc.aio.server(
+            handlers=self._handlers,
+            options=[
+                ("grpc.max_receive_message_length", self._message_bytes),
+                ("grpc.max_send_message_length", self._message_bytes),
+                ("grpc.so_reuseport", 1),
+                # Clients that keep idle connections alive are welcome.
+                ("grpc.http2.min_ping_interval_without_data_ms", 10_000),
+                ("grpc.keepalive_permit_without_calls", 1),
+            ],
+        )
         try:
             port = self._server.add_insecure_port(f"{host}:{port}")
         except RuntimeError as error:

@@ -146,8 +146,7 @@ class _Requests:
     async def only(self) -> bytes:
         """The message of a caller who sends one."""
         message = await self._next()
-        while not self._ended:
-            await self._read_on(1)
+        await self._read_on(1)  # to the body's end, if it is good
         if message is None or self._left:
             raise InvalidArgument("the request is not one gRPC message")
         return message
