@@ -322,6 +322,22 @@ def test_calls_reset_as_fast_as_they_are_made(native: Server) -> None:
     assert resident(native) - before < 64 * MB
 
 
+@pytest.mark.parametrize(("cancelled", "ends"), [(150, False), (250, True)])
+def test_a_connection_that_cancels_too_much_is_closed_alone(native: Server, cancelled: int, ends: bool) -> None:
+    """h2corn takes 200 cancellations in 10 s on one connection: more look like an attack (CVE-2023-44487)."""
+    with connected(native.target) as calm, connected(native.target) as hasty:
+        on_calm, on_hasty = (c.call(WATCH, framed(b"")) for c in (calm, hasty))
+        for _ in range(cancelled):
+            stream = hasty.call(WATCH, framed(b""))
+            hasty.http.reset_stream(stream, 8)
+        hasty.flush()
+        for connection in (calm, hasty):
+            while connection.receive(0.5):
+                pass
+        assert bool(hasty.answers[on_hasty].ended) is ends
+        assert not calm.answers[on_calm].ended
+
+
 def test_too_many_headers_are_refused(native: Server) -> None:
     with connected(native.target) as connection:
         answer = connection.answer(connection.call(LIVE, framed(b""), headers=[("x", "a" * 100_000)]))
