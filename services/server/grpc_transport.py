@@ -11,19 +11,27 @@ from grpc_status import rpc_status
 
 from services.rpc import REQUEST_ID, Call, accepted_request_id
 from services.server.pipeline import Endpoint, StatusError
+from services.server.tls import Pem
+from services.server.watched import Watched
 
 
 class Server:
-    """Serves through grpc.aio; see `services.server.transport.Transport`."""
+    """Serves through grpc.aio; see `services.server.transport.Transport`.
 
-    def __init__(self, message_bytes: int, drain_seconds: float) -> None:
-        self._message_bytes, self._drain_seconds = message_bytes, drain_seconds
+    Args:
+        certificates: None = plaintext.
+    """
+
+    def __init__(self, message_bytes: int, drain_seconds: float, certificates: Watched[Pem] | None) -> None:
+        self._message_bytes, self._drain_seconds, self._certificates = message_bytes, drain_seconds, certificates
+        self._mutual_tls = certificates is not None and certificates.value.client_ca is not None
         self._handlers: list[grpc.GenericRpcHandler] = []
 
     def add_endpoints(self, endpoints: Iterable[Endpoint]) -> None:
         services: dict[str, dict[str, Any]] = {}
         for endpoint in endpoints:
-            services.setdefault(endpoint.method.service, {})[endpoint.method.name] = _handler(endpoint)
+            handler = _handler(endpoint, self._mutual_tls)
+            services.setdefault(endpoint.method.service, {})[endpoint.method.name] = handler
         self._handlers += [grpc.method_handlers_generic_handler(name, methods) for name, methods in services.items()]
 
     async def start(self, host: str, port: int) -> int:
@@ -40,7 +48,7 @@ class Server:
             ],
         )
         try:
-            port = self._server.add_insecure_port(f"{host}:{port}")
+            port = self._bind(f"{host}:{port}")
         except RuntimeError as error:
             raise OSError(str(error)) from error
         await self._server.start()
@@ -49,18 +57,43 @@ class Server:
     async def stop(self) -> None:
         await self._server.stop(self._drain_seconds)
 
+    def _bind(self, address: str) -> int:
+        certificates = self._certificates
+        if certificates is None:
+            return self._server.add_insecure_port(address)
+        taken = certificates.value
 
-def _handler(endpoint: Endpoint) -> Any:
+        def renewed() -> grpc.ServerCertificateConfiguration | None:
+            """Asked at each handshake; None = as before. Connections made before keep their certificate."""
+            nonlocal taken
+            if certificates.value is taken:
+                return None
+            taken = certificates.value
+            return _configuration(taken)
+
+        credentials = grpc.dynamic_ssl_server_credentials(
+            _configuration(taken),
+            renewed,  # type: ignore[arg-type]  # the stubs leave None out
+            require_client_authentication=taken.client_ca is not None,
+        )
+        return self._server.add_secure_port(address, credentials)
+
+
+def _configuration(pem: Pem) -> grpc.ServerCertificateConfiguration:
+    return grpc.ssl_server_certificate_configuration([(pem.key, pem.certificate)], pem.client_ca)
+
+
+def _handler(endpoint: Endpoint, mutual_tls: bool) -> Any:
     # No (de)serializers: bytes pass through, so that a message that cannot be parsed gets our error, not INTERNAL.
     async def unary(request: bytes, context: grpc.aio.ServicerContext[bytes, bytes]) -> bytes:
-        call = _call(endpoint, context)
+        call = _call(endpoint, context, mutual_tls)
         try:
             return await endpoint.unary(request, call)
         except StatusError as error:
             await _abort(context, call, error)
 
     async def server_stream(request: bytes, context: grpc.aio.ServicerContext[bytes, bytes]) -> AsyncIterator[bytes]:
-        call = _call(endpoint, context)
+        call = _call(endpoint, context, mutual_tls)
         try:
             async for response in endpoint.server_stream(request, call):
                 yield response
@@ -70,7 +103,7 @@ def _handler(endpoint: Endpoint) -> Any:
     async def bidi_stream(
         requests: AsyncIterator[bytes], context: grpc.aio.ServicerContext[bytes, bytes]
     ) -> AsyncIterator[bytes]:
-        call = _call(endpoint, context)
+        call = _call(endpoint, context, mutual_tls)
         try:
             async for response in endpoint.bidi_stream(requests, call):
                 yield response
@@ -90,7 +123,7 @@ async def _abort(context: grpc.aio.ServicerContext[bytes, bytes], call: Call, er
     await context.abort(status.code, status.details, (*status.trailing_metadata, (REQUEST_ID, call.request_id)))
 
 
-def _call(endpoint: Endpoint, context: grpc.aio.ServicerContext[bytes, bytes]) -> Call:
+def _call(endpoint: Endpoint, context: grpc.aio.ServicerContext[bytes, bytes], mutual_tls: bool) -> Call:
     metadata = {str(key): value for key, value in context.invocation_metadata() or () if isinstance(value, str)}
     request_id = accepted_request_id(metadata.get(REQUEST_ID, ""))
     context.set_trailing_metadata(((REQUEST_ID, request_id),))
@@ -102,4 +135,15 @@ def _call(endpoint: Endpoint, context: grpc.aio.ServicerContext[bytes, bytes]) -
         request_id=request_id,
         peer=context.peer(),
         metadata=metadata,
+        client=_certified(context) if mutual_tls else "",
     )
+
+
+def _certified(context: grpc.aio.ServicerContext[bytes, bytes]) -> str:
+    """The subject of the client's certificate; its first alternative name where it has none, as SPIFFE's do."""
+    found = context.auth_context()
+    for name in ("x509_subject", "x509_subject_alternative_name"):
+        for value in found.get(name, ()):
+            if value:
+                return value.decode(errors="replace")
+    return ""

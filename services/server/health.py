@@ -1,6 +1,6 @@
 """grpc.health.v1: whether the server and each of its services would answer.
 
-Probes ask it: its RPCs pass a gate of their own, which never closes.
+Probes ask it, so its RPCs pass a gate of their own: they need no token, and are answered while the server drains.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from grpc_health.v1 import health_pb2 as pb
 from services.errors import NotFound, Unavailable
 from services.rpc import Call
 from services.server import registry
+from services.server.auth import ANY_TOKEN
 from services.server.registry import Method
 
 SERVICE = pb.DESCRIPTOR.services_by_name["Health"]
@@ -48,7 +49,7 @@ class HealthServicer:
 
     def methods(self) -> Iterator[Method]:
         """Its RPCs."""
-        return registry.methods(SERVICE, self)
+        return registry.methods(SERVICE, self, ANY_TOKEN)
 
     async def Check(self, request: pb.HealthCheckRequest, call: Call) -> pb.HealthCheckResponse:
         if request.service not in self._statuses:

@@ -77,6 +77,7 @@ class Server:
                 http1=False,
                 lifespan="off",
                 access_log=False,
+                date_header=False,
                 log_format=self._log_format,
                 max_concurrent_streams=STREAMS_PER_CONNECTION,
                 h2_max_header_list_size=HEADER_BYTES,
@@ -248,8 +249,11 @@ def _is_grpc(content_type: bytes) -> bool:
 def _deadline(call: Call) -> AbstractAsyncContextManager[object]:
     if call.deadline == float("inf"):
         return NO_DEADLINE
+    remaining = call.deadline - time.monotonic()
+    if remaining <= 0:
+        raise TimeoutError
     # Timers of the loop are up to a millisecond early.
-    return asyncio.timeout(call.deadline - time.monotonic() + 1e-3)
+    return asyncio.timeout(remaining + 1e-3)
 
 
 def _call(endpoint: Endpoint | None, scope: Any, headers: Mapping[bytes, bytes]) -> Call:

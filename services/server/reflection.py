@@ -8,6 +8,7 @@ from typing import Any
 from grpc_reflection.v1alpha import reflection, reflection_pb2
 
 from services.rpc import Call
+from services.server.auth import ANY_TOKEN
 from services.server.registry import Method
 
 # Both versions of the protocol have the same messages.
@@ -29,4 +30,5 @@ def methods(services: Iterable[str]) -> Iterator[Method]:
             client_streaming=True,
             server_streaming=True,
             function=describe,
+            scope=ANY_TOKEN,
         )

@@ -9,6 +9,8 @@ from services.server import grpc_transport
 from services.server.logs import is_console
 from services.server.pipeline import Endpoint
 from services.server.settings import Settings, StartError
+from services.server.tls import Pem
+from services.server.watched import Watched
 
 
 class Transport(Protocol):
@@ -28,15 +30,17 @@ class Transport(Protocol):
         """Stop listening, send callers elsewhere, and finish what was accepted, within the drain time."""
 
 
-def create(settings: Settings) -> Transport:
+def create(settings: Settings, certificates: Watched[Pem] | None) -> Transport:
     """The transport that the settings ask for.
 
     Raises:
-        StartError: its package is not installed.
+        StartError: its package is not installed, or it has no TLS.
     """
     message_bytes, drain_seconds = settings.limits.message_bytes, settings.drain_seconds
     if settings.transport == "grpc":
-        return grpc_transport.Server(message_bytes, drain_seconds)
+        return grpc_transport.Server(message_bytes, drain_seconds, certificates)
+    if certificates is not None:
+        raise StartError('transport "native" is plaintext: take transport "grpc" for TLS, or put Envoy before it')
     try:
         from services.server import native_transport
     except ImportError as error:
