@@ -28,6 +28,7 @@ from lectern.v1 import classify_pb2, model_pb2
 from lectern.v1.classify_pb2_grpc import ClassifyServiceStub
 from lectern.v1.model_pb2_grpc import ModelServiceStub
 from tests.conftest import ROOT, Server, encode, serving
+from tests.server.pki import Pki
 from tests.server.raw_http2 import connected, framed, unframed
 from tests.server.test_server import get, sample, wait_for_log, wait_until
 
@@ -386,13 +387,20 @@ def test_a_slow_reader_gets_its_whole_answer_while_the_server_stops(tmp_path: Pa
         assert server.process.wait(10) == 0
 
 
+def start_error(**environment: str) -> str:
+    """What a server says that does not start."""
+    command = [sys.executable, "-m", "lectern", "serve", "--port", "0", "--metrics-port", "0", "--transport", "native"]
+    result = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, timeout=60, env=os.environ | environment)
+    assert result.returncode == 1
+    assert "Traceback" not in result.stderr
+    return result.stderr
+
+
 def test_without_its_package_it_says_what_to_install(tmp_path: Path) -> None:
     (tmp_path / "h2corn.py").write_text("raise ImportError('No module named h2corn')")
-    command = [sys.executable, "-m", "lectern", "serve", "--port", "0", "--metrics-port", "0", "--transport", "native"]
     path = os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")])
-    result = subprocess.run(
-        command, capture_output=True, text=True, cwd=ROOT, timeout=60, env=os.environ | {"PYTHONPATH": path}
-    )
-    assert result.returncode == 1
-    assert "lectern[native]" in result.stderr
-    assert "Traceback" not in result.stderr
+    assert "lectern[native]" in start_error(PYTHONPATH=path)
+
+
+def test_refuses_to_serve_tls_in_plaintext(tmp_path: Path) -> None:
+    assert "plaintext" in start_error(**Pki.make(tmp_path).settings())
