@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import os
+import re
 from dataclasses import dataclass, field
 
 from services.errors import InvalidArgument
 
 PRIORITY = "x-priority"
+REQUEST_ID = "x-request-id"
+_ACCEPTED_ID = re.compile(r"[\x21-\x7e]{1,128}")
 
 
 @dataclass(slots=True)
@@ -41,3 +45,8 @@ class Call:
         if not (given.isascii() and given.isdigit()):
             raise InvalidArgument(f"metadata {PRIORITY} is {given!r}; send a number from 1, the first, or nothing")
         return int(given)
+
+
+def accepted_request_id(given: str) -> str:
+    """The caller's request id if it can stand in a header and a log, else a new one."""
+    return given if _ACCEPTED_ID.fullmatch(given) else os.urandom(16).hex()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import logging
 import weakref
 from collections.abc import Collection, Mapping, Sequence
@@ -13,6 +12,7 @@ import numpy as np
 import onnxruntime
 from onnxruntime.capi import onnxruntime_pybind11_state
 
+from services.runtime import memory
 from services.runtime.config import GraphConfig
 from services.runtime.graph import Array, EngineError, Graph, InputError
 from services.runtime.scheduler import Options, Scheduler
@@ -133,9 +133,7 @@ class OnnxRunner:
 
     def close(self) -> None:
         del self._session
-        # glibc keeps what a thread freed; only trimming gives it back to the system.
-        if trim := getattr(ctypes.CDLL(None), "malloc_trim", None):
-            trim(0)
+        memory.give_back()
 
 
 def _installed(package: str) -> bool:
