@@ -39,7 +39,7 @@ class Fit:
 
 
 class Detector(nn.Module):
-    """Pictures uint8 [N, S, S, 1] -> score [N], probability [N], reconstruction [N, S, S, 1], error map [N, S, S].
+    """Pictures uint8 [N, S, S, 1] -> score and probability [N, 1], reconstruction [N, S, S, 1], error map [N, S, S].
 
     All outputs are float32. A reconstruction has values 0..1; an error map is 1 where the heat map is lightest.
     """
@@ -65,7 +65,7 @@ class Detector(nn.Module):
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         errors, distance, rebuilt = self.views(self.prepare(images))
-        score = errors.mean((1, 2, 3)) / self.typical[0] + distance / self.typical[1]
+        score = (errors.mean((1, 2, 3)) / self.typical[0] + distance / self.typical[1])[:, None]
         probability = torch.sigmoid(self.calibration[0] * score.log() + self.calibration[1])
         return score, probability, self.restore(rebuilt, images), errors[:, 0] / self.heat
 
@@ -151,14 +151,9 @@ def fit(run: Run, fabric: Fabric, autoencoder: Autoencoder, pictures: Tensor, ho
     return autoencoder.eval().cpu()
 
 
-def scores(detector: nn.Module, images: NDArray[np.uint8]) -> Tensor:
-    """The detector's score of each image [N, S, S]; [N], or [N, K] of K detectors."""
-
-    def score(chunk: Tensor) -> Tensor:
-        found = detector(chunk)
-        return found[0] if isinstance(found, tuple) else found  # type: ignore[no-any-return]
-
-    return batched(score, to_images(images))
+def scores(detector: Detector, images: NDArray[np.uint8]) -> Tensor:
+    """The detector's score of each image [N, S, S]; [N]."""
+    return batched(lambda chunk: detector(chunk)[0][:, 0], to_images(images))
 
 
 def thresholds(normal: Tensor) -> dict[str, float]:

@@ -62,10 +62,10 @@ class DetectAnomalyServicer:
 
 
 def detections(outputs: Mapping[str, Array], threshold: float) -> list[pb.AnomalyDetection]:
-    """Scores and probabilities `[N]` with the decision at the threshold."""
+    """Scores and probabilities `[N, 1]` with the decision at the threshold."""
     return [
         pb.AnomalyDetection(score=score, probability=probability, threshold=threshold, anomalous=score > threshold)
-        for score, probability in zip(outputs["score"].tolist(), outputs["probability"].tolist(), strict=True)
+        for (score,), (probability,) in zip(outputs["score"].tolist(), outputs["probability"].tolist(), strict=True)
     ]
 
 

@@ -52,8 +52,8 @@ def test_answers_what_the_graph_says(stub: DetectAnomalyServiceStub, pictures: P
     session = onnxruntime.InferenceSession(graph)
     score, probability = session.run(["score", "probability"], {"images": clothes[..., None]})
     assert response.model == "anomaly_detector"
-    np.testing.assert_allclose([r.score for r in response.results], score, rtol=1e-4)
-    np.testing.assert_allclose([r.probability for r in response.results], probability, atol=1e-4)
+    np.testing.assert_allclose([r.score for r in response.results], score[:, 0], rtol=1e-4)
+    np.testing.assert_allclose([r.probability for r in response.results], probability[:, 0], atol=1e-4)
     assert all(r.anomalous == (r.score > r.threshold) for r in response.results)
     assert not any(r.heat_map or r.reconstruction for r in response.results)
 
