@@ -1,0 +1,218 @@
+"""HW12: landing on the moon, learned in three ways on the same number of steps; the best policy is served.
+
+REINFORCE, PPO (an actor-critic) and DQN are in training/reinforcement.py, with their papers. After each interval of
+steps a policy flies the validation seeds, taking its most probable actions. Its best interval is kept, the best of the
+three is served, and only then are the test seeds flown.
+"""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from lightning.fabric import Fabric
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from lectern.card import Baseline, Metric, ObservationPreprocessing, Split
+from lectern.client import Client
+from training.data import lander
+from training.data.lander import ACTIONS, FEATURES, TEST_SEEDS, VALIDATION_SEEDS, Actions, Observations
+from training.evaluate import Track
+from training.recipe import Graph, Trained
+from training.reinforcement import DQN, PPO, Budget, DQNSettings, Method, PPOSettings, Reinforce, ReinforceSettings
+from training.run import Run, device_name, threads
+
+TARGET = 250.0
+SOLVED = 200.0  # the reward at which gymnasium counts an episode as solved
+SERVED_EPISODES = 20  # flown together in an evaluation
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Hyper-parameters of the three, and what they have in common."""
+
+    budget: Budget = field(default_factory=Budget)
+    reinforce: ReinforceSettings = field(default_factory=ReinforceSettings)
+    ppo: PPOSettings = field(default_factory=PPOSettings)
+    dqn: DQNSettings = field(default_factory=DQNSettings)
+    validation_seeds: range = VALIDATION_SEEDS
+    test_seeds: range = TEST_SEEDS
+
+    def method(self, name: str, fabric: Fabric) -> Method:
+        """A method at its beginning."""
+        match name:
+            case "REINFORCE":
+                return Reinforce(self.reinforce, self.budget, fabric)
+            case "PPO":
+                return PPO(self.ppo, self.budget, fabric)
+            case "DQN":
+                return DQN(self.dqn, self.budget, fabric)
+        raise ValueError(name)
+
+
+METHODS = ("REINFORCE", "PPO", "DQN")
+FULL = Settings()
+FAST = Settings(
+    budget=Budget(intervals=2, interval_steps=1024),
+    ppo=PPOSettings(environments=4, steps=128, batch_size=64),
+    dqn=DQNSettings(replay=1024, steps_before_learning=128),
+    validation_seeds=VALIDATION_SEEDS[:4],
+    test_seeds=TEST_SEEDS[:4],
+)
+
+
+class Best:
+    """The scores of one method, and its best network so far; a checkpoint holds them."""
+
+    def __init__(self, net: nn.Module) -> None:
+        self.net = copy.deepcopy(net)
+        self.scores: list[float] = []
+        self.episodes = 0
+
+    def add(self, net: nn.Module, score: float, episodes: int) -> None:
+        """Note an interval's score, and keep its network if none was better."""
+        self.scores.append(score)
+        self.episodes += episodes
+        if score == max(self.scores):
+            self.net.load_state_dict(net.state_dict())
+
+    def state_dict(self) -> dict[str, Any]:
+        """What `load_state_dict` takes."""
+        return {"net": self.net.state_dict(), "scores": self.scores, "episodes": self.episodes}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from there."""
+        self.net.load_state_dict(state["net"])
+        self.scores, self.episodes = list(state["scores"]), state["episodes"]
+
+
+class Pilot(nn.Module):
+    """A policy as it is served: observation [N, 8], noise [N, 4] -> action [N, 1], probabilities [N, 4], value [N, 1].
+
+    With Gumbel noise the action is a draw by the probabilities (the Gumbel-max trick), with zeros the most probable.
+    """
+
+    def __init__(self, net: nn.Module) -> None:
+        super().__init__()
+        self.net = net
+
+    def forward(self, observation: Tensor, noise: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        logits, value = self.net(observation)
+        return (logits + noise).argmax(1, keepdim=True), logits.softmax(1), value[:, None]
+
+
+def train(run: Run) -> Trained:
+    """Learn with each method, and serve the best by its validation score."""
+    settings = FAST if run.fast else FULL
+    fits: dict[str, Best] = {}
+    with threads(1):  # networks this small are slower on more
+        for name in METHODS:
+            fits[name], device = fit(run, settings, name)
+    best = max(fits, key=lambda name: max(fits[name].scores))
+    tested = {name: fly(fitted.net, settings.test_seeds) for name, fitted in fits.items()}
+    validated = fly(fits[best].net, settings.validation_seeds)
+    pilot = Pilot(fits[best].net)
+    return Trained(
+        title="Lunar lander",
+        lecture="HW12",
+        capability="act",
+        task="control",
+        description=f"Lands a craft between two flags ({lander.ENVIRONMENT}), by a policy that {best} learned.",
+        graphs={"forward": Graph(pilot, _example(pilot), ("action", "probabilities", "value"), max_batch_size=256)},
+        preprocessing=ObservationPreprocessing(features=FEATURES, environment=lander.ENVIRONMENT),
+        labels=ACTIONS,
+        metrics=(
+            mean_reward(tested[best], "test"),
+            Metric(name="solved", value=float((tested[best] >= SOLVED).mean()), split="test", n=len(tested[best])),
+            mean_reward(validated, "validation"),
+        ),
+        baselines=(
+            *(
+                Baseline(name=f"{name}, same steps", metric="mean_reward", value=float(rewards.mean()))
+                for name, rewards in tested.items()
+                if name != best
+            ),
+            *baselines(settings),
+        ),
+        data=(lander.card_entry(fits[best].episodes),),
+        device=device,
+        parameters=sum(p.numel() for p in pilot.parameters()),
+    )
+
+
+def fit(run: Run, settings: Settings, name: str) -> tuple[Best, str]:
+    """What a method reached, with its best network on the CPU, and the device's name."""
+    fabric = run.fabric()
+    method = settings.method(name, fabric)
+    best = Best(method.net)
+    for interval in run.epochs(fabric, settings.budget.intervals, {**method.state, "best": best}, (name, settings)):
+        # Each interval has random numbers of its own, so that a run which was stopped goes on as it would have.
+        random = np.random.default_rng((run.seed, interval))
+        torch.manual_seed(int(random.integers(2**31)))
+        episodes = method.learn(interval, random)
+        best.add(method.net, float(fly(method.net, settings.validation_seeds).mean()), episodes)
+        run.log(
+            steps=(interval + 1) * settings.budget.interval_steps, mean_reward=best.scores[-1], best=max(best.scores)
+        )
+    best.net.cpu().eval()
+    return best, device_name(fabric)
+
+
+@torch.no_grad()
+def fly(net: nn.Module, seeds: range) -> NDArray[np.float64]:
+    """The total reward [N] of an episode for each seed, always taking the most probable action."""
+    device = next(net.parameters()).device
+
+    def choose(observations: Observations) -> Actions:
+        logits, _ = net(torch.from_numpy(observations).to(device))
+        actions: Actions = logits.argmax(1).numpy(force=True)
+        return actions
+
+    return lander.total_rewards(lander.play(choose, seeds))
+
+
+def evaluate(client: Client, track: Track) -> tuple[Metric, ...]:
+    """Mean reward of the test episodes, each action asked of the server."""
+
+    def choose(observations: Observations) -> Actions:
+        return np.array([action.index for action in client.act(observations).results])
+
+    together = range(0, len(TEST_SEEDS), SERVED_EPISODES)
+    groups = (lander.play(choose, TEST_SEEDS[first : first + SERVED_EPISODES]) for first in together)
+    episodes = [episode for group in track(groups, len(together)) for episode in group]
+    return (mean_reward(lander.total_rewards(episodes), "test"),)
+
+
+def mean_reward(rewards: NDArray[np.float64], split: Split) -> Metric:
+    """Of total rewards [N], one an episode."""
+    target = TARGET if split == "test" else None
+    return Metric(name="mean_reward", value=float(rewards.mean()), split=split, n=len(rewards), target=target)
+
+
+def baselines(settings: Settings) -> tuple[Baseline, ...]:
+    """What random actions and a controller written by hand reach on the test seeds."""
+    random = np.random.default_rng(0)
+    controllers: dict[str, lander.Choose] = {
+        "controller by hand, of gymnasium": lander.by_hand,
+        "random actions": lambda observations: random.integers(len(ACTIONS), size=len(observations)),
+    }
+    return tuple(
+        Baseline(
+            name=name,
+            metric="mean_reward",
+            value=float(lander.total_rewards(lander.play(choose, settings.test_seeds)).mean()),
+        )
+        for name, choose in controllers.items()
+    )
+
+
+def _example(pilot: Pilot) -> dict[str, Tensor]:
+    """The first moments of an episode, each with noise."""
+    (episode,) = lander.play(lander.by_hand, VALIDATION_SEEDS[:1])
+    observations = torch.from_numpy(np.stack(episode.observations[:16]))
+    uniform = torch.rand(len(observations), len(ACTIONS), generator=torch.Generator().manual_seed(0))
+    return {"observation": observations, "noise": -(-uniform.log()).log()}
