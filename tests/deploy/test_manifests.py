@@ -31,7 +31,7 @@ REFUSED = {
     "readiness_asks_liveness": "readinessProbe names no service",
     "runs_as_root": "may run as root",
     "selector_mismatch": "selector does not match its own pods",
-    "service_selects_both": "selects the pods of 2 Deployments",
+    "service_selects_both": f"selects the pods of {len(CAPABILITIES)} Deployments",
     "service_selects_nothing": "selects the pods of 0 Deployments",
     "short_grace": "terminationGracePeriodSeconds 25 does not cover",
     "unknown_service_account": "ServiceAccount nobody is not there",

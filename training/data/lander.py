@@ -81,9 +81,10 @@ class Fleet:
             arrived[i], rewards[i], terminated[i], truncated, _ = environment.step(action)
             ended[i] = terminated[i] or truncated
         self.observations = arrived.copy()
-        for i in np.flatnonzero(ended):
-            self.observations[i] = self._environments[i].reset()[0]
-            self.episodes += 1
+        for index, environment in enumerate(self._environments):
+            if ended[index]:
+                self.observations[index] = environment.reset()[0]
+        self.episodes += int(ended.sum())
         return Steps(arrived, rewards, terminated, ended)
 
 
