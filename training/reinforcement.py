@@ -6,7 +6,7 @@
   for each batch, with advantages after Schulman et al., "High-Dimensional Continuous Control Using Generalized
   Advantage Estimation", 2016.
 - DQN: Mnih et al., "Human-Level Control through Deep Reinforcement Learning", 2015. Values of actions, learned from a
-  memory of steps; double (van Hasselt et al., 2016) and dueling (Wang et al., 2016).
+  memory of steps; double, after van Hasselt et al., "Deep Reinforcement Learning with Double Q-Learning", 2016.
 """
 
 from __future__ import annotations
@@ -72,7 +72,7 @@ class PPOSettings:
 class DQNSettings:
     """DQN's; steps and updates are counted over all environments."""
 
-    width: int = 64
+    width: int = 128
     learning_rate: float = 1e-3
     discount: float = 0.99
     environments: int = 16
@@ -90,14 +90,14 @@ class ActorCritic(nn.Module):
 
     def __init__(self, width: int) -> None:
         super().__init__()
-        self.actor = _perceptron(width, len(ACTIONS), 0.01)  # begins with all actions nearly as probable
-        self.critic = _perceptron(width, 1, 1.0)
+        self.actor = _perceptron(width, len(ACTIONS), nn.Tanh, 0.01)  # begins with all actions nearly as probable
+        self.critic = _perceptron(width, 1, nn.Tanh, 1.0)
 
     def forward(self, observations: Tensor) -> tuple[Tensor, Tensor]:
         return self.actor(observations), self.critic(observations)[:, 0]
 
 
-class DuelingQ(nn.Module):
+class ActionValues(nn.Module):
     """Observations [N, 8] -> the discounted rewards [N, 4] expected after each action, and after the best [N].
 
     Taken as logits, the former are a policy.
@@ -105,14 +105,10 @@ class DuelingQ(nn.Module):
 
     def __init__(self, width: int) -> None:
         super().__init__()
-        self.trunk = nn.Sequential(nn.Linear(len(FEATURES), width), nn.ReLU(), nn.Linear(width, width), nn.ReLU())
-        self.value = nn.Linear(width, 1)
-        self.advantage = nn.Linear(width, len(ACTIONS))
+        self.layers = _perceptron(width, len(ACTIONS), nn.ReLU, 1.0)
 
     def forward(self, observations: Tensor) -> tuple[Tensor, Tensor]:
-        hidden = self.trunk(observations)
-        advantages = self.advantage(hidden)
-        values = self.value(hidden) + advantages - advantages.mean(1, keepdim=True)
+        values = self.layers(observations)
         return values, values.amax(1)
 
 
@@ -290,11 +286,11 @@ class Replay(nn.Module):
 
 
 class DQN:
-    """Mnih et al. 2015, double and dueling."""
+    """Mnih et al. 2015, double."""
 
     def __init__(self, settings: DQNSettings, budget: Budget, fabric: Fabric) -> None:
         self.settings, self.budget, self.fabric = settings, budget, fabric
-        self.net: nn.Module = DuelingQ(self.settings.width)
+        self.net: nn.Module = ActionValues(self.settings.width)
         self.target, self.replay = copy.deepcopy(self.net), Replay(settings.replay)
         self.target.to(fabric.device)
         self.replay.to(fabric.device)
@@ -336,7 +332,9 @@ class DQN:
             after = self.target(arrived)[0].gather(1, best)[:, 0]
         goals = rewards + self.settings.discount * (1 - terminated) * after
         values = self.model(observations)[0].gather(1, actions[:, None])[:, 0]
-        _step(self.fabric, self.optimizer, self.net, F.smooth_l1_loss(values, goals))
+        self.optimizer.zero_grad()
+        self.fabric.backward(F.smooth_l1_loss(values, goals))  # whose gradient is bounded as it is
+        self.optimizer.step()
 
 
 def _sample(net: nn.Module, observations: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -385,10 +383,10 @@ def _step(fabric: Fabric, optimizer: torch.optim.Optimizer, net: nn.Module, loss
     optimizer.step()
 
 
-def _perceptron(width: int, outputs: int, gain: float) -> nn.Sequential:
+def _perceptron(width: int, outputs: int, activation: type[nn.Module], gain: float) -> nn.Sequential:
     """Two hidden layers with orthogonal weights, the last layer's times `gain`."""
     layers = [nn.Linear(len(FEATURES), width), nn.Linear(width, width), nn.Linear(width, outputs)]
     for layer, scale in zip(layers, (2**0.5, 2**0.5, gain), strict=True):
         nn.init.orthogonal_(layer.weight, scale)
         nn.init.zeros_(layer.bias)
-    return nn.Sequential(layers[0], nn.Tanh(), layers[1], nn.Tanh(), layers[2])
+    return nn.Sequential(layers[0], activation(), layers[1], activation(), layers[2])

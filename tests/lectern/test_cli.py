@@ -211,7 +211,7 @@ OBSERVATION = (0.0, 1.4, 0.3, -0.5, -0.1, 0.05, 0, 0)
 
 
 def test_act_takes_numbers_or_a_table(run: Run) -> None:
-    names = "y,x,x_velocity,y_velocity,angle,angular_velocity,left_leg_contact,right_leg_contact".split(",")
+    names = ["y", "x", "x_velocity", "y_velocity", "angle", "angular_velocity", "left_leg_contact", "right_leg_contact"]
     swapped = (OBSERVATION[1], OBSERVATION[0], *OBSERVATION[2:])
     numbers = run("act", *OBSERVATION)
     table = run("act", "-", stdin=as_csv(names, swapped, swapped))

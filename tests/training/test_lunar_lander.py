@@ -52,9 +52,7 @@ class StoppedRun(Run):
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_a_stopped_run_ends_as_if_it_had_not_been(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, method: str
-) -> None:
+def test_a_stopped_run_ends_as_if_it_had_not_been(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, method: str) -> None:
     monkeypatch.setenv("LECTERN_CACHE", str(tmp_path / "whole"))
     whole, _ = fit(Run("lunar_lander", device="cpu"), SETTINGS, method)
     monkeypatch.setenv("LECTERN_CACHE", str(tmp_path / "stopped"))
