@@ -42,22 +42,18 @@ class Settings:
     validation_seeds: range = VALIDATION_SEEDS
     test_seeds: range = TEST_SEEDS
 
-    def method(self, name: str, fabric: Fabric) -> Method:
-        """A method at its beginning."""
-        match name:
-            case "REINFORCE":
-                return Reinforce(self.reinforce, self.budget, fabric)
-            case "PPO":
-                return PPO(self.ppo, self.budget, fabric)
-            case "DQN":
-                return DQN(self.dqn, self.budget, fabric)
-        raise ValueError(name)
+    def methods(self, fabric: Fabric) -> dict[str, Method]:
+        """Each method at its beginning."""
+        return {
+            "REINFORCE": Reinforce(self.reinforce, self.budget, fabric),
+            "DQN": DQN(self.dqn, self.budget, fabric),
+            "PPO": PPO(self.ppo, self.budget, fabric),
+        }
 
 
-METHODS = ("REINFORCE", "PPO", "DQN")
 FULL = Settings()
 FAST = Settings(
-    budget=Budget(intervals=2, interval_steps=1024),
+    budget=Budget(interval_steps=1024, compared=2, further=1),
     ppo=PPOSettings(environments=4, steps=128, batch_size=64),
     dqn=DQNSettings(replay=1024, steps_before_learning=128),
     validation_seeds=VALIDATION_SEEDS[:4],
@@ -66,18 +62,23 @@ FAST = Settings(
 
 
 class Best:
-    """The scores of one method, and its best network so far; a checkpoint holds them."""
+    """The scores of one method, interval by interval, and its best network so far; a checkpoint holds them."""
 
     def __init__(self, net: nn.Module) -> None:
         self.net = copy.deepcopy(net)
         self.scores: list[float] = []
         self.episodes = 0
 
+    @property
+    def score(self) -> float:
+        """The best."""
+        return max(self.scores)
+
     def add(self, net: nn.Module, score: float, episodes: int) -> None:
         """Note an interval's score, and keep its network if none was better."""
         self.scores.append(score)
         self.episodes += episodes
-        if score == max(self.scores):
+        if score == self.score:
             self.net.load_state_dict(net.state_dict())
 
     def state_dict(self) -> dict[str, Any]:
@@ -106,60 +107,54 @@ class Pilot(nn.Module):
 
 
 def train(run: Run) -> Trained:
-    """Learn with each method, and serve the best by its validation score."""
+    """Compare the methods after the same number of steps, let the best go on, and serve its best policy."""
     settings = FAST if run.fast else FULL
-    fits: dict[str, Best] = {}
+    fabric = run.fabric()
+    methods = settings.methods(fabric)
     with threads(1):  # networks this small are slower on more
-        for name in METHODS:
-            fits[name], device = fit(run, settings, name)
-    best = max(fits, key=lambda name: max(fits[name].scores))
-    tested = {name: fly(fitted.net, settings.test_seeds) for name, fitted in fits.items()}
-    validated = fly(fits[best].net, settings.validation_seeds)
-    pilot = Pilot(fits[best].net)
+        compared = {name: fit(run, settings, method, 0, settings.budget.compared) for name, method in methods.items()}
+        winner = max(compared, key=lambda name: compared[name].score)
+        end = settings.budget.compared + settings.budget.further
+        further = fit(run, settings, methods[winner], settings.budget.compared, end)
+        served = max(further, compared[winner], key=lambda best: best.score)
+    rewards, validated = fly(served.net, settings.test_seeds), fly(served.net, settings.validation_seeds)
+    pilot = Pilot(served.net)
     return Trained(
         title="Lunar lander",
         lecture="HW12",
         capability="act",
         task="control",
-        description=f"Lands a craft between two flags ({lander.ENVIRONMENT}), by a policy that {best} learned.",
+        description=f"Lands a craft between two flags ({lander.ENVIRONMENT}), by a policy that {winner} learned.",
         graphs={"forward": Graph(pilot, _example(pilot), ("action", "probabilities", "value"), max_batch_size=256)},
         preprocessing=ObservationPreprocessing(features=FEATURES, environment=lander.ENVIRONMENT),
         labels=ACTIONS,
         metrics=(
-            mean_reward(tested[best], "test"),
-            Metric(name="solved", value=float((tested[best] >= SOLVED).mean()), split="test", n=len(tested[best])),
+            mean_reward(rewards, "test"),
+            Metric(name="solved", value=float((rewards >= SOLVED).mean()), split="test", n=len(rewards)),
             mean_reward(validated, "validation"),
         ),
-        baselines=(
-            *(
-                Baseline(name=f"{name}, same steps", metric="mean_reward", value=float(rewards.mean()))
-                for name, rewards in tested.items()
-                if name != best
-            ),
-            *baselines(settings),
-        ),
-        data=(lander.card_entry(fits[best].episodes),),
-        device=device,
+        baselines=baselines(settings, compared),
+        data=(lander.card_entry(compared[winner].episodes + further.episodes),),
+        device=device_name(fabric),
         parameters=sum(p.numel() for p in pilot.parameters()),
     )
 
 
-def fit(run: Run, settings: Settings, name: str) -> tuple[Best, str]:
-    """What a method reached, with its best network on the CPU, and the device's name."""
-    fabric = run.fabric()
-    method = settings.method(name, fabric)
+def fit(run: Run, settings: Settings, method: Method, start: int, end: int) -> Best:
+    """Let a method learn from one interval to another; its best policy is on the CPU afterwards."""
+    name = type(method).__name__
     best = Best(method.net)
-    for interval in run.epochs(fabric, settings.budget.intervals, {**method.state, "best": best}, (name, settings)):
+    key = (name, method.settings, settings.budget.interval_steps, settings.validation_seeds, start, end)
+    for done in run.epochs(method.fabric, end - start, {**method.state, "best": best}, key):
+        interval = start + done
         # Each interval has random numbers of its own, so that a run which was stopped goes on as it would have.
         random = np.random.default_rng((run.seed, interval))
         torch.manual_seed(int(random.integers(2**31)))
         episodes = method.learn(interval, random)
         best.add(method.net, float(fly(method.net, settings.validation_seeds).mean()), episodes)
-        run.log(
-            steps=(interval + 1) * settings.budget.interval_steps, mean_reward=best.scores[-1], best=max(best.scores)
-        )
+        run.log(**{f"{name} interval": interval + 1}, mean_reward=best.scores[-1], best=best.score)
     best.net.cpu().eval()
-    return best, device_name(fabric)
+    return best
 
 
 @torch.no_grad()
@@ -193,20 +188,20 @@ def mean_reward(rewards: NDArray[np.float64], split: Split) -> Metric:
     return Metric(name="mean_reward", value=float(rewards.mean()), split=split, n=len(rewards), target=target)
 
 
-def baselines(settings: Settings) -> tuple[Baseline, ...]:
-    """What random actions and a controller written by hand reach on the test seeds."""
+def baselines(settings: Settings, compared: dict[str, Best]) -> tuple[Baseline, ...]:
+    """What the methods had reached when they were compared, a controller written by hand and random actions, on the
+    test seeds."""
+    steps = f"{settings.budget.compared * settings.budget.interval_steps:,} steps"
+    rewards = {f"{name}, {steps}": fly(best.net, settings.test_seeds) for name, best in compared.items()}
     random = np.random.default_rng(0)
     controllers: dict[str, lander.Choose] = {
         "controller by hand, of gymnasium": lander.by_hand,
         "random actions": lambda observations: random.integers(len(ACTIONS), size=len(observations)),
     }
+    for name, choose in controllers.items():
+        rewards[name] = lander.total_rewards(lander.play(choose, settings.test_seeds))
     return tuple(
-        Baseline(
-            name=name,
-            metric="mean_reward",
-            value=float(lander.total_rewards(lander.play(choose, settings.test_seeds)).mean()),
-        )
-        for name, choose in controllers.items()
+        Baseline(name=name, metric="mean_reward", value=float(found.mean())) for name, found in rewards.items()
     )
 
 

@@ -29,14 +29,16 @@ MAX_GRADIENT = 0.5
 
 @dataclass(frozen=True)
 class Budget:
-    """Each method takes `intervals * interval_steps` steps; its learning rate falls to zero."""
+    """Methods are compared after `compared` intervals, at their full learning rate; while the best of them goes on for
+    `further` ones, its rate falls to zero."""
 
-    intervals: int = 16
     interval_steps: int = 2**16
+    compared: int = 8
+    further: int = 32
 
     def rate(self, initial: float, interval: int) -> float:
         """The learning rate in an interval."""
-        return initial * (1 - interval / self.intervals)
+        return initial * min(1.0, 1 - (interval - self.compared) / self.further)
 
 
 @dataclass(frozen=True)
@@ -44,9 +46,9 @@ class ReinforceSettings:
     """REINFORCE's hyper-parameters."""
 
     width: int = 64
-    learning_rate: float = 5e-3
+    learning_rate: float = 3e-3
     discount: float = 0.99
-    episodes: int = 16
+    episodes: int = 8
     entropy_weight: float = 0.01
     value_weight: float = 0.5
 
@@ -73,7 +75,7 @@ class DQNSettings:
     """DQN's; steps and updates are counted over all environments."""
 
     width: int = 128
-    learning_rate: float = 1e-3
+    learning_rate: float = 6e-4
     discount: float = 0.99
     environments: int = 16
     replay: int = 2**17
@@ -81,7 +83,7 @@ class DQNSettings:
     steps_per_update: int = 8
     steps_per_target: int = 2000
     batch_size: int = 128
-    exploring: float = 0.15
+    exploring_steps: int = 2**16
     least_random: float = 0.02
 
 
@@ -116,10 +118,13 @@ class Method(Protocol):
     """A way to learn.
 
     Attributes:
+        settings: its hyper-parameters.
         net: the policy so far, observations [N, 8] -> logits [N, 4] and values [N].
         state: what a checkpoint must hold.
     """
 
+    settings: Any
+    fabric: Fabric
     net: nn.Module
     state: dict[str, Any]
 
@@ -307,7 +312,7 @@ class DQN:
         _set_rate(self.optimizer, budget.rate(settings.learning_rate, interval))
         fleet = Fleet(settings.environments, random)
         for step in range(0, budget.interval_steps, settings.environments):
-            explored = (interval + step / budget.interval_steps) / budget.intervals / settings.exploring
+            explored = (interval * budget.interval_steps + step) / settings.exploring_steps
             actions = self._choose(fleet.observations, max(settings.least_random, 1 - explored), random)
             observations = fleet.observations
             self.replay.add(observations, actions, fleet.step(actions))
