@@ -8,21 +8,23 @@ three is served, and only then are the test seeds flown.
 from __future__ import annotations
 
 import copy
+import io
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import torch
 from lightning.fabric import Fabric
+from matplotlib.figure import Figure as Plot
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from lectern.card import Baseline, Metric, ObservationPreprocessing, Split
+from lectern.card import Baseline, Metric, ObservationPreprocessing, Split, Table
 from lectern.client import Client
 from training.data import lander
 from training.data.lander import ACTIONS, FEATURES, TEST_SEEDS, VALIDATION_SEEDS, Actions, Observations
 from training.evaluate import Track
-from training.recipe import Graph, Trained
+from training.recipe import Figure, Graph, Trained
 from training.reinforcement import DQN, PPO, Budget, DQNSettings, Method, PPOSettings, Reinforce, ReinforceSettings
 from training.run import Run, device_name, threads
 
@@ -53,7 +55,7 @@ class Settings:
 
 FULL = Settings()
 FAST = Settings(
-    budget=Budget(interval_steps=1024, compared=2, further=1),
+    budget=Budget(interval_steps=1024, compared=2, intervals=3),
     ppo=PPOSettings(environments=4, steps=128, batch_size=64),
     dqn=DQNSettings(replay=1024, steps_before_learning=128),
     validation_seeds=VALIDATION_SEEDS[:4],
@@ -114,10 +116,10 @@ def train(run: Run) -> Trained:
     with threads(1):  # networks this small are slower on more
         compared = {name: fit(run, settings, method, 0, settings.budget.compared) for name, method in methods.items()}
         winner = max(compared, key=lambda name: compared[name].score)
-        end = settings.budget.compared + settings.budget.further
-        further = fit(run, settings, methods[winner], settings.budget.compared, end)
+        further = fit(run, settings, methods[winner], settings.budget.compared, settings.budget.intervals)
         served = max(further, compared[winner], key=lambda best: best.score)
-    rewards, validated = fly(served.net, settings.test_seeds), fly(served.net, settings.validation_seeds)
+        validated, tested = (fly(served.net, seeds) for seeds in (settings.validation_seeds, settings.test_seeds))
+        others = rivals(settings, compared)
     pilot = Pilot(served.net)
     return Trained(
         title="Lunar lander",
@@ -129,11 +131,30 @@ def train(run: Run) -> Trained:
         preprocessing=ObservationPreprocessing(features=FEATURES, environment=lander.ENVIRONMENT),
         labels=ACTIONS,
         metrics=(
-            mean_reward(rewards, "test"),
-            Metric(name="solved", value=float((rewards >= SOLVED).mean()), split="test", n=len(rewards)),
+            mean_reward(tested, "test"),
+            Metric(name="solved", value=solved(tested), split="test", n=len(tested)),
             mean_reward(validated, "validation"),
         ),
-        baselines=baselines(settings, compared),
+        baselines=tuple(
+            Baseline(name=name, metric="mean_reward", value=float(rewards.mean())) for name, rewards in others.items()
+        ),
+        tables=(
+            Table(
+                title="Total rewards of the test episodes",
+                columns=("policy", "mean", "standard deviation", f"share above {SOLVED:g}"),
+                rows=tuple(
+                    (name, float(rewards.mean()), float(rewards.std()), solved(rewards))
+                    for name, rewards in {f"{winner}, served": tested, **others}.items()
+                ),
+            ),
+        ),
+        figures=(
+            Figure(
+                title="Mean reward of the validation episodes while learning",
+                file="learning.png",
+                png=learning_curves(settings, compared, winner, further),
+            ),
+        ),
         data=(lander.card_entry(compared[winner].episodes + further.episodes),),
         device=device_name(fabric),
         parameters=sum(p.numel() for p in pilot.parameters()),
@@ -144,7 +165,7 @@ def fit(run: Run, settings: Settings, method: Method, start: int, end: int) -> B
     """Let a method learn from one interval to another; its best policy is on the CPU afterwards."""
     name = type(method).__name__
     best = Best(method.net)
-    key = (name, method.settings, settings.budget.interval_steps, settings.validation_seeds, start, end)
+    key = (name, method.settings, settings.budget, settings.validation_seeds, start)
     for done in run.epochs(method.fabric, end - start, {**method.state, "best": best}, key):
         interval = start + done
         # Each interval has random numbers of its own, so that a run which was stopped goes on as it would have.
@@ -188,9 +209,14 @@ def mean_reward(rewards: NDArray[np.float64], split: Split) -> Metric:
     return Metric(name="mean_reward", value=float(rewards.mean()), split=split, n=len(rewards), target=target)
 
 
-def baselines(settings: Settings, compared: dict[str, Best]) -> tuple[Baseline, ...]:
-    """What the methods had reached when they were compared, a controller written by hand and random actions, on the
-    test seeds."""
+def solved(rewards: NDArray[np.float64]) -> float:
+    """The share of episodes that count as solved."""
+    return float((rewards >= SOLVED).mean())
+
+
+def rivals(settings: Settings, compared: dict[str, Best]) -> dict[str, NDArray[np.float64]]:
+    """Total rewards of the test episodes by what each method had learned when they were compared, by a controller
+    written by hand, and by random actions."""
     steps = f"{settings.budget.compared * settings.budget.interval_steps:,} steps"
     rewards = {f"{name}, {steps}": fly(best.net, settings.test_seeds) for name, best in compared.items()}
     random = np.random.default_rng(0)
@@ -200,9 +226,24 @@ def baselines(settings: Settings, compared: dict[str, Best]) -> tuple[Baseline, 
     }
     for name, choose in controllers.items():
         rewards[name] = lander.total_rewards(lander.play(choose, settings.test_seeds))
-    return tuple(
-        Baseline(name=name, metric="mean_reward", value=float(found.mean())) for name, found in rewards.items()
-    )
+    return rewards
+
+
+def learning_curves(settings: Settings, compared: dict[str, Best], winner: str, further: Best) -> bytes:
+    """Scores by steps as a PNG; the winner's line goes on after the comparison."""
+    figure = Plot(figsize=(6, 4), layout="constrained")
+    axes = figure.subplots()
+    for name, best in compared.items():
+        scores = best.scores + (further.scores if name == winner else [])
+        steps = settings.budget.interval_steps * np.arange(1, len(scores) + 1)
+        axes.plot(steps / 1e6, scores, marker="o", markersize=3, label=name)
+    axes.axvline(settings.budget.compared * settings.budget.interval_steps / 1e6, color="grey", linestyle=":")
+    axes.axhline(TARGET, color="grey", linestyle="--", linewidth=1, label=f"target {TARGET:g}")
+    axes.set(xlabel="million steps", ylabel="mean reward", ylim=(-300, 300))
+    axes.grid(alpha=0.3)
+    axes.legend(loc="lower right")
+    figure.savefig(buffer := io.BytesIO(), format="png", dpi=120)
+    return buffer.getvalue()
 
 
 def _example(pilot: Pilot) -> dict[str, Tensor]:

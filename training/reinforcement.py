@@ -29,16 +29,15 @@ MAX_GRADIENT = 0.5
 
 @dataclass(frozen=True)
 class Budget:
-    """Methods are compared after `compared` intervals, at their full learning rate; while the best of them goes on for
-    `further` ones, its rate falls to zero."""
+    """Steps are taken in intervals; after `compared` of them the methods are compared."""
 
     interval_steps: int = 2**16
-    compared: int = 8
-    further: int = 32
+    compared: int = 12
+    intervals: int = 24
 
     def rate(self, initial: float, interval: int) -> float:
-        """The learning rate in an interval."""
-        return initial * min(1.0, 1 - (interval - self.compared) / self.further)
+        """The learning rate: full for a third of the intervals, then falling to zero."""
+        return initial * min(1.0, 1.5 * (1 - interval / self.intervals))
 
 
 @dataclass(frozen=True)
@@ -55,16 +54,16 @@ class ReinforceSettings:
 
 @dataclass(frozen=True)
 class PPOSettings:
-    """PPO's: those of RL Baselines3 Zoo (Raffin, 2020) for this environment, but for larger batches and rates."""
+    """PPO's: those of RL Baselines3 Zoo (Raffin, 2020) for this environment, but for batches and rate, both larger."""
 
     width: int = 64
-    learning_rate: float = 1e-3
+    learning_rate: float = 5e-4
     discount: float = 0.999
     trace: float = 0.98
-    environments: int = 64
-    steps: int = 256
+    environments: int = 32
+    steps: int = 512
     epochs: int = 4
-    batch_size: int = 256
+    batch_size: int = 128
     clip: float = 0.2
     entropy_weight: float = 0.01
     value_weight: float = 0.5
