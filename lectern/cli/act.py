@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from lectern.v1.act_pb2 import Action
 
 ROWS_PER_REQUEST = 4096
+MAX_SEED = 2**63  # room for one of each request
 
 
 def act(
@@ -35,7 +36,7 @@ def act(
     model: Annotated[str, typer.Option(help="One of `lectern models`.")] = "lunar_lander",
     version: Annotated[int, typer.Option(min=0, help="0 is the latest.")] = 0,
     sample: Annotated[bool, typer.Option("--sample", help="Draw actions by their probability.")] = False,
-    seed: Annotated[int, typer.Option(min=0, help="Of the draws.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, max=MAX_SEED, help="Of the draws.")] = 0,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
 ) -> None:
     """Choose an action for each observation: the most probable one, or with --sample one drawn.

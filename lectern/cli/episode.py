@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from lectern.cli.act import as_dict
+from lectern.cli.act import MAX_SEED, as_dict
 from lectern.cli.connection import Connection
 from lectern.cli.output import WRONG_USAGE, fail, print_json, shortest
 
@@ -22,11 +22,12 @@ GIF_FRAME_EVERY = 4
 GIF_WIDTH = 300
 LAST_FRAME_MS = 2000
 COLOURS = 64
+MAX_UINT32 = 2**32 - 1
 
 
 def episode(
     connection: Connection,
-    seed: Annotated[int, typer.Option(min=0, help="Of the environment, and of the draws.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, max=MAX_SEED, help="Of the environment, and of the draws.")] = 0,
     out: Annotated[
         Path | None,
         typer.Option(
@@ -35,13 +36,17 @@ def episode(
     ] = None,
     model: Annotated[str, typer.Option(help="One of `lectern models`.")] = "lunar_lander",
     version: Annotated[int, typer.Option(min=0, help="0 is the latest.")] = 0,
-    max_steps: Annotated[int | None, typer.Option(min=1, help="Stop after so many.", show_default="1000")] = None,
+    max_steps: Annotated[
+        int | None, typer.Option(min=1, max=MAX_UINT32, help="Stop after so many.", show_default="1000")
+    ] = None,
     sample: Annotated[bool, typer.Option("--sample", help="Draw actions by their probability.")] = False,
     frame_every: Annotated[
-        int | None, typer.Option(min=1, help="Steps from frame to frame.", show_default="4 in a GIF, else 1")
+        int | None,
+        typer.Option(min=1, max=MAX_UINT32, help="Steps from frame to frame.", show_default="4 in a GIF, else 1"),
     ] = None,
     width: Annotated[
-        int | None, typer.Option(min=1, help="Of a frame, in pixels.", show_default="300 in a GIF, else 600")
+        int | None,
+        typer.Option(min=1, max=MAX_UINT32, help="Of a frame, in pixels.", show_default="300 in a GIF, else 600"),
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document, a result for each step.")] = False,
 ) -> None:

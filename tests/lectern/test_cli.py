@@ -233,6 +233,7 @@ def test_act_as_json_draws_by_the_seed(run: Run, tmp_path: Path) -> None:
 
 def test_act_says_what_is_wrong(run: Run, tmp_path: Path) -> None:
     refused(run("act", 1, 2), 1, "observations[0].features: has 2 values; the model takes 8")
+    refused(run("act", 1, 2, "--seed", 2**64), 2, "--seed")
     refused(run("act", 1, "two"), 2, "give numbers, or one file")
     refused(run("act", tmp_path / "none.csv"), 2, "none.csv: no such file")
     refused(run("act", "-", "--model", "covid_regressor", stdin=b"1,2"), 2, "takes no observations")

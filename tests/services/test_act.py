@@ -161,6 +161,9 @@ class TestRunEpisode:
         assert [s.step for s in steps if s.frame] == [1, 4, 5]
         assert Image.open(io.BytesIO(steps[-1].frame)).size == (600, 400)
 
+    def test_takes_any_seed(self, stub: ActServiceStub) -> None:
+        assert len(self.play(stub, seed=2**64 - 1, sample=True, max_steps=2)) == 2
+
     def test_drawn_actions_repeat_with_their_seed(self, stub: ActServiceStub) -> None:
         first, again = (self.play(stub, seed=11, sample=True) for _ in range(2))
         assert [s.action.index for s in first] == [s.action.index for s in again]
