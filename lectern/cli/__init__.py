@@ -20,6 +20,7 @@ from lectern.cli.evaluate import evaluate
 from lectern.cli.models import models
 from lectern.cli.predict import predict
 from lectern.cli.serve import serve
+from lectern.cli.token import token
 from lectern.cli.train import train
 from lectern.cli.triton import triton
 
@@ -41,6 +42,7 @@ app.command(context_settings={"ignore_unknown_options": True})(takes_connection(
 app.command()(takes_connection(episode))
 app.command()(takes_connection(console))
 app.command()(takes_connection(evaluate))
+app.add_typer(token)
 app.command()(train)
 app.command()(triton)
 

@@ -30,11 +30,22 @@ def serve(
         Path | None,
         typer.Option(exists=True, file_okay=False, help="Directory of models.", show_default="exported"),
     ] = None,
+    transport: Annotated[
+        str | None, typer.Option(metavar="grpc|native", help="What carries calls.", show_default="grpc")
+    ] = None,
     engine: Annotated[
         str | None, typer.Option(metavar="onnxruntime|triton", help="What runs them.", show_default="onnxruntime")
     ] = None,
     triton_url: Annotated[
         str | None, typer.Option(metavar="HOST:PORT", help="For --engine triton.", show_default="127.0.0.1:8001")
+    ] = None,
+    tls_certificate: Annotated[Path | None, typer.Option(metavar="FILE", help="Serve over TLS with it.")] = None,
+    tls_key: Annotated[Path | None, typer.Option(metavar="FILE", help="The key of --tls-certificate.")] = None,
+    tls_client_ca: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Ask clients for certificates that these sign.")
+    ] = None,
+    tokens: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Ask clients for a token; see `lectern token`.")
     ] = None,
     allow_model_control: Annotated[
         bool | None,
@@ -53,6 +64,7 @@ def serve(
     lectern serve                                   every capability, this machine only
     lectern serve classify --port 9001              one capability
     lectern serve --host 0.0.0.0 --device cuda      for others, on a GPU
+    lectern serve --tls-certificate server.pem --tls-key server.key --tokens tokens.json
     """
     options: dict[str, Any] = {
         "capabilities": tuple(capabilities) if capabilities else None,
@@ -62,8 +74,13 @@ def serve(
         "device": device,
         "workers": workers,
         "repository": repository,
+        "transport": transport,
         "engine": engine,
         "triton_url": triton_url,
+        "tls_certificate": tls_certificate,
+        "tls_key": tls_key,
+        "tls_client_ca": tls_client_ca,
+        "tokens": tokens,
         "allow_model_control": allow_model_control,
         "log_format": log_format,
     }

@@ -36,7 +36,7 @@ class ActServicer:
         model, preprocessing = self._find(request, call)
         observations = rows_to_matrix(request.observations, preprocessing.features, self._limits, "observations")
         random = np.random.default_rng(request.seed) if request.sample else None
-        results = await _act(model, observations, random, call.deadline)
+        results = await _act(model, observations, random, call)
         return pb.ActResponse(model=model.card.name, version=model.card.version, results=results)
 
     async def RunEpisode(self, request: pb.RunEpisodeRequest, call: Call) -> AsyncIterator[pb.RunEpisodeResponse]:
@@ -52,7 +52,7 @@ class ActServicer:
             total = 0.0
             for number in range(1, max_steps + 1):
                 observation = environment.observation
-                (action,) = await _act(model, observation[None], random, call.deadline)
+                (action,) = await _act(model, observation[None], random, call)
                 draw = every > 0 and ((number - 1) % every == 0 or number == max_steps)
                 step = await asyncio.to_thread(environment.step, action.index, draw)
                 total += step.reward
@@ -96,13 +96,15 @@ class ActServicer:
 
 
 async def _act(
-    model: Model, observations: NDArray[np.float32], random: np.random.Generator | None, deadline: float
+    model: Model, observations: NDArray[np.float32], random: np.random.Generator | None, call: Call
 ) -> list[pb.Action]:
     """An action for each observation `[N, features]`: drawn with `random`, or without it the most probable one."""
     shape = (len(observations), len(model.card.labels))
     # The largest of log-probabilities plus Gumbel noise is a draw by those probabilities.
     noise = np.zeros(shape, np.float32) if random is None else random.gumbel(size=shape).astype(np.float32)
-    outputs = await model.graphs["forward"].infer({"observation": observations, "noise": noise}, deadline)
+    outputs = await model.graphs["forward"].infer(
+        {"observation": observations, "noise": noise}, call.deadline, call.priority
+    )
     return _actions(outputs, model.card.labels)
 
 
