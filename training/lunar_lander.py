@@ -119,7 +119,7 @@ def train(run: Run) -> Trained:
         further = fit(run, settings, methods[winner], settings.budget.compared, settings.budget.intervals)
         served = max(further, compared[winner], key=lambda best: best.score)
         validated, tested = (fly(served.net, seeds) for seeds in (settings.validation_seeds, settings.test_seeds))
-        others = rivals(settings, compared)
+        others, device = rivals(settings, compared), device_name(fabric)
     pilot = Pilot(served.net)
     return Trained(
         title="Lunar lander",
@@ -156,7 +156,7 @@ def train(run: Run) -> Trained:
             ),
         ),
         data=(lander.card_entry(compared[winner].episodes + further.episodes),),
-        device=device_name(fabric),
+        device=device,
         parameters=sum(p.numel() for p in pilot.parameters()),
     )
 
