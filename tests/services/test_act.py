@@ -145,6 +145,10 @@ class TestRunEpisode:
             assert step.frame == b""
         assert terminated or truncated
 
+    def test_lands(self, stub: ActServiceStub) -> None:
+        rewards = [self.play(stub, seed=seed)[-1].total_reward for seed in range(10_000, 10_010)]
+        assert np.mean(rewards) >= 200  # 264 over all 100 test seeds; three standard errors of 10
+
     def test_frames_come_when_asked_for_and_change_nothing(self, stub: ActServiceStub) -> None:
         without = self.play(stub, seed=3)
         steps = self.play(stub, seed=3, frame_every=10, frame_width=150)
