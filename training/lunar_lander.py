@@ -141,7 +141,7 @@ def train(run: Run) -> Trained:
         tables=(
             Table(
                 title="Total rewards of the test episodes",
-                columns=("policy", "mean", "standard deviation", f"share above {SOLVED:g}"),
+                columns=("policy", "mean", "standard deviation", f"share of {SOLVED:g} or more"),
                 rows=tuple(
                     (name, float(rewards.mean()), float(rewards.std()), solved(rewards))
                     for name, rewards in {f"{winner}, served": tested, **others}.items()
