@@ -19,7 +19,16 @@ from lectern import requests
 from lectern.channel import DEFAULT_TARGET, DEFAULT_TIMEOUT, TLS, call_metadata, channel_options
 from lectern.errors import LecternError
 from lectern.requests import Clips, Files
-from lectern.v1 import classify_pb2, classify_pb2_grpc, model_pb2, model_pb2_grpc, predict_pb2, predict_pb2_grpc
+from lectern.v1 import (
+    act_pb2,
+    act_pb2_grpc,
+    classify_pb2,
+    classify_pb2_grpc,
+    model_pb2,
+    model_pb2_grpc,
+    predict_pb2,
+    predict_pb2_grpc,
+)
 
 __all__ = ["Client"]
 
@@ -51,6 +60,7 @@ class Client:
             else grpc.aio.insecure_channel(target, options)
         )
         self._token, self._wait_for_ready, self._priority = token, wait_for_ready, priority
+        self._act = act_pb2_grpc.ActServiceStub(self._channel)
         self._classify = classify_pb2_grpc.ClassifyServiceStub(self._channel)
         self._models = model_pb2_grpc.ModelServiceStub(self._channel)
         self._predict = predict_pb2_grpc.PredictServiceStub(self._channel)
@@ -144,6 +154,42 @@ class Client:
     ) -> predict_pb2.PredictResponse:
         """As `lectern.Client.predict`."""
         return await self._call(self._predict.Predict, requests.predict(rows, model, version), timeout)
+
+    async def act(
+        self,
+        observations: ArrayLike,
+        model: str = "",
+        version: int = 0,
+        sample: bool = False,
+        seed: int = 0,
+        *,
+        timeout: float | None = None,
+    ) -> act_pb2.ActResponse:
+        """As `lectern.Client.act`."""
+        return await self._call(self._act.Act, requests.act(observations, model, version, sample, seed), timeout)
+
+    async def run_episode(
+        self,
+        seed: int = 0,
+        model: str = "",
+        version: int = 0,
+        *,
+        max_steps: int = 0,
+        sample: bool = False,
+        frame_every: int = 0,
+        frame_width: int = 0,
+        timeout: float | None = None,
+    ) -> AsyncIterator[act_pb2.RunEpisodeResponse]:
+        """As `lectern.Client.run_episode`."""
+        request = requests.run_episode(seed, model, version, max_steps, sample, frame_every, frame_width)
+        call = self._act.RunEpisode(request, **self._settings(timeout))
+        try:
+            async for response in call:
+                yield response
+        except grpc.RpcError as error:
+            raise LecternError.of(error) from error
+        finally:
+            call.cancel()  # a caller that stops early stops the server's work too
 
     async def list_models(
         self, include_cards: bool = False, *, timeout: float | None = None

@@ -17,7 +17,16 @@ from lectern import requests
 from lectern.channel import DEFAULT_TARGET, DEFAULT_TIMEOUT, TLS, call_metadata, channel_options
 from lectern.errors import LecternError
 from lectern.requests import Clips, Files
-from lectern.v1 import classify_pb2, classify_pb2_grpc, model_pb2, model_pb2_grpc, predict_pb2, predict_pb2_grpc
+from lectern.v1 import (
+    act_pb2,
+    act_pb2_grpc,
+    classify_pb2,
+    classify_pb2_grpc,
+    model_pb2,
+    model_pb2_grpc,
+    predict_pb2,
+    predict_pb2_grpc,
+)
 
 
 class Client:
@@ -59,6 +68,7 @@ class Client:
             grpc.secure_channel(target, tls.credentials(), options) if tls else grpc.insecure_channel(target, options)
         )
         self._token, self._wait_for_ready, self._priority = token, wait_for_ready, priority
+        self._act = act_pb2_grpc.ActServiceStub(self._channel)
         self._classify = classify_pb2_grpc.ClassifyServiceStub(self._channel)
         self._models = model_pb2_grpc.ModelServiceStub(self._channel)
         self._predict = predict_pb2_grpc.PredictServiceStub(self._channel)
@@ -158,6 +168,48 @@ class Client:
     ) -> predict_pb2.PredictResponse:
         """Predict numbers from one row `[F]` or rows `[N, F]`, features as in the card; `results` has one per row."""
         return self._call(self._predict.Predict, requests.predict(rows, model, version), timeout)
+
+    def act(
+        self,
+        observations: ArrayLike,
+        model: str = "",
+        version: int = 0,
+        sample: bool = False,
+        seed: int = 0,
+        *,
+        timeout: float | None = None,
+    ) -> act_pb2.ActResponse:
+        """Choose an action for one observation `[F]` or observations `[N, F]`; `results` has one per observation.
+
+        The most probable action, or with `sample` one drawn by its probability; the same `seed` draws the same.
+        """
+        return self._call(self._act.Act, requests.act(observations, model, version, sample, seed), timeout)
+
+    def run_episode(
+        self,
+        seed: int = 0,
+        model: str = "",
+        version: int = 0,
+        *,
+        max_steps: int = 0,
+        sample: bool = False,
+        frame_every: int = 0,
+        frame_width: int = 0,
+        timeout: float | None = None,
+    ) -> Iterator[act_pb2.RunEpisodeResponse]:
+        """Play an episode on the server; yields each step as it is played. Ending the iteration ends the episode.
+
+        `frame_every` k > 0 asks for a PNG with every k-th step, `frame_width` pixels wide (0 = as drawn); `max_steps`
+        0 = the server's limit.
+        """
+        request = requests.run_episode(seed, model, version, max_steps, sample, frame_every, frame_width)
+        call = self._act.RunEpisode(request, **self._settings(timeout))
+        try:
+            yield from call
+        except grpc.RpcError as error:
+            raise LecternError.of(error) from error
+        finally:
+            call.cancel()  # a caller that stops early stops the server's work too
 
     def list_models(self, include_cards: bool = False, *, timeout: float | None = None) -> model_pb2.ListModelsResponse:
         """Every model of the server, with states; with each version's card if asked."""

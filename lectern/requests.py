@@ -14,7 +14,7 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import ArrayLike
 
-from lectern.v1 import classify_pb2, model_pb2, predict_pb2
+from lectern.v1 import act_pb2, classify_pb2, model_pb2, predict_pb2
 
 File: TypeAlias = bytes | str | os.PathLike[str]
 """The bytes of a file, or its path."""
@@ -69,13 +69,33 @@ def classify_few_shot(
 
 
 def predict(rows: ArrayLike, model: str, version: int) -> predict_pb2.PredictRequest:
-    table = np.asarray(rows, dtype=np.float32)
-    if table.ndim not in (1, 2):
-        raise ValueError(f"rows must be one row [F] or rows [N, F], not an array of {table.ndim} dimensions")
-    if table.ndim == 1:
-        table = table.reshape(-1, len(table)) if len(table) else table.reshape(0, 0)  # `[]` is no rows
     return predict_pb2.PredictRequest(
-        model=model, version=version, rows=[predict_pb2.FeatureRow(features=row) for row in table.tolist()]
+        model=model, version=version, rows=[predict_pb2.FeatureRow(features=row) for row in _rows(rows, "rows")]
+    )
+
+
+def act(observations: ArrayLike, model: str, version: int, sample: bool, seed: int) -> act_pb2.ActRequest:
+    rows = _rows(observations, "observations")
+    return act_pb2.ActRequest(
+        model=model,
+        version=version,
+        observations=[act_pb2.Observation(features=row) for row in rows],
+        sample=sample,
+        seed=seed,
+    )
+
+
+def run_episode(
+    seed: int, model: str, version: int, max_steps: int, sample: bool, frame_every: int, frame_width: int
+) -> act_pb2.RunEpisodeRequest:
+    return act_pb2.RunEpisodeRequest(
+        model=model,
+        version=version,
+        seed=seed,
+        max_steps=max_steps,
+        sample=sample,
+        frame_every=frame_every,
+        frame_width=frame_width,
     )
 
 
@@ -85,6 +105,17 @@ def list_models(include_cards: bool) -> model_pb2.ListModelsRequest:
 
 def get_model(model: str, version: int) -> model_pb2.GetModelRequest:
     return model_pb2.GetModelRequest(model=model, version=version)
+
+
+def _rows(values: ArrayLike, name: str) -> list[list[float]]:
+    """One row `[F]` or rows `[N, F]` as lists."""
+    table = np.asarray(values, dtype=np.float32)
+    if table.ndim not in (1, 2):
+        raise ValueError(f"{name} must be one row [F] or rows [N, F], not an array of {table.ndim} dimensions")
+    if table.ndim == 1:
+        table = table.reshape(-1, len(table)) if len(table) else table.reshape(0, 0)  # `[]` is no rows
+    rows: list[list[float]] = table.tolist()
+    return rows
 
 
 def _listed(files: Files) -> Sequence[File]:

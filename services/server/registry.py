@@ -17,6 +17,7 @@ from services.server.auth import MODEL_CONTROL
 
 # Capability -> module of its stubs, module and class of its servicer.
 SERVICERS = {
+    "act": ("lectern.v1.act_pb2", "services.act.servicer", "ActServicer"),
     "classify": ("lectern.v1.classify_pb2", "services.classify.servicer", "ClassifyServicer"),
     "predict": ("lectern.v1.predict_pb2", "services.predict.servicer", "PredictServicer"),
 }
