@@ -38,7 +38,14 @@ class TabularPreprocessing(_Strict):
     targets: tuple[str, ...]
 
 
-Preprocessing = Annotated[ImagePreprocessing | TabularPreprocessing, Field(discriminator="kind")]
+class NoisePreprocessing(_Strict):
+    """The graph takes normal `noise` float32 `[N, size]` and, where there are labels, `label` int64 `[N, 1]`."""
+
+    kind: Literal["noise"] = "noise"
+    size: PositiveInt
+
+
+Preprocessing = Annotated[ImagePreprocessing | NoisePreprocessing | TabularPreprocessing, Field(discriminator="kind")]
 
 
 class Metric(_Strict):

@@ -15,4 +15,5 @@ class Limits(BaseModel):
     image_bytes: PositiveInt = Field(16 * 2**20, description="Bytes of one encoded image.")
     image_pixels: PositiveInt = Field(50_000_000, description="Width times height of one image, before resizing.")
     rows: PositiveInt = Field(4096, description="Rows of features in one request.")
+    generated_images: PositiveInt = Field(64, description="Images that one request may have generated.")
     stream_window: PositiveInt = Field(16, description="Requests of one stream that are worked on at once.")

@@ -15,10 +15,12 @@ from lectern.cli.classify import classify
 from lectern.cli.connection import takes_connection
 from lectern.cli.console import console
 from lectern.cli.evaluate import evaluate
+from lectern.cli.generate import generate
 from lectern.cli.models import models
 from lectern.cli.predict import predict
 from lectern.cli.serve import serve
 from lectern.cli.train import train
+from lectern.cli.transform import transform
 from lectern.cli.triton import triton
 
 __all__ = ["app", "main"]
@@ -35,6 +37,8 @@ app.command()(serve)
 app.command()(takes_connection(models))
 app.command()(takes_connection(classify))
 app.command()(takes_connection(predict))
+app.add_typer(generate, name="generate")
+app.command()(takes_connection(transform))
 app.command()(takes_connection(console))
 app.command()(takes_connection(evaluate))
 app.command()(train)
@@ -62,6 +66,8 @@ def options(
     lectern models                     what it serves, and how good each model is
     lectern classify cat.png dog.jpg   what is on these pictures
     lectern predict rows.csv           a number for each row of a table
+    lectern generate images --seed 7   a sheet of made-up faces
+    lectern transform digit.png        the same image in another style
     """
 
 

@@ -1,9 +1,10 @@
-"""Encoded images to uint8 arrays."""
+"""Encoded images to uint8 arrays and back."""
 
 from __future__ import annotations
 
 import asyncio
 import io
+import math
 import time
 import warnings
 from collections.abc import Sequence
@@ -99,6 +100,24 @@ def to_array(image: Image.Image, preprocessing: ImagePreprocessing, field: str) 
         image = image.resize(size, Image.Resampling[preprocessing.resample.upper()])
     array = np.asarray(image)
     return array if array.ndim == 3 else array[:, :, None]
+
+
+def encode_png(image: NDArray[np.uint8]) -> bytes:
+    """A PNG file of uint8 `[height, width, 3 or 1]`."""
+    buffer = io.BytesIO()
+    Image.fromarray(image if image.shape[2] == 3 else image[:, :, 0]).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def contact_sheet(images: Sequence[NDArray[np.uint8]]) -> NDArray[np.uint8]:
+    """Images of one size, row by row in a grid as nearly square as can be; what stays empty is white."""
+    columns = math.ceil(math.sqrt(len(images)))
+    rows = math.ceil(len(images) / columns)
+    height, width, channels = images[0].shape
+    cells = np.full((rows * columns, height, width, channels), 255, np.uint8)
+    cells[: len(images)] = images
+    grid = cells.reshape(rows, columns, height, width, channels).transpose(0, 2, 1, 3, 4)
+    return grid.reshape(rows * height, columns * width, channels)
 
 
 def _to_mode(image: Image.Image, mode: str) -> Image.Image:

@@ -17,6 +17,7 @@ from services.rpc import Call
 # Capability -> module of its stubs, module and class of its servicer.
 SERVICERS = {
     "classify": ("lectern.v1.classify_pb2", "services.classify.servicer", "ClassifyServicer"),
+    "generate": ("lectern.v1.generate_pb2", "services.generate.servicer", "GenerateServicer"),
     "predict": ("lectern.v1.predict_pb2", "services.predict.servicer", "PredictServicer"),
 }
 

@@ -11,7 +11,7 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 from services.limits import Limits
 
 Port = Annotated[int, Field(ge=0, le=65535)]
-CAPABILITIES = ("classify", "predict")
+CAPABILITIES = ("classify", "generate", "predict")
 
 
 def _split(names: object) -> object:
