@@ -8,7 +8,6 @@ how near their images come to drawings they learned from.
 
 from __future__ import annotations
 
-import io
 from dataclasses import replace
 from itertools import pairwise
 
@@ -16,7 +15,6 @@ import numpy as np
 import torch
 from google.protobuf.json_format import MessageToDict
 from numpy.typing import NDArray
-from PIL import Image
 from torch import Tensor, nn
 
 from lectern.card import Baseline, Card, Metric, NoisePreprocessing
@@ -35,13 +33,12 @@ FAST = Settings(epochs=2, batch_size=8, widths=(16, 16, 16, 16, 16), discriminat
 TARGET_SHARE = 0.5  # of the DCGAN's distance
 SAMPLES = 2_000
 FAST_SAMPLES = 32
-SERVED_BATCH = 64
 DESCRIPTION = (
-    "Draws emoji faces and people, 64 x 64 pixels, out of noise. `fid` is the Fréchet distance of the images of seeds 0 to "
-    "{last} from the {test} held-out drawings, on 256 features of image_classifier version 1 (training/fid.py); it does "
-    "not compare with distances on other features. `nearest_training_rms` is the median difference, root mean square in "
-    "grey levels, of an image from the nearest drawing learned from; `copies` is the share of images nearer to one than "
-    "99 in 100 held-out drawings are."
+    "Draws emoji faces and people, 64 x 64 pixels, out of noise. `fid` is the Fréchet distance of the images of seeds "
+    "0 to {last} from the {test} held-out drawings, on 256 features of image_classifier version 1; it does not compare "
+    "with distances on other features. `nearest_training_rms` is the median difference, root mean "
+    "square in grey levels, of an image from the nearest drawing learned from; `copies` is the share of images nearer "
+    "to one than 99 in 100 held-out drawings are."
 )
 
 
@@ -105,12 +102,7 @@ def train(run: Run) -> Trained:
                 name="fid", value=fid(images, held_out), split="test", n=len(seeds), target=TARGET_SHARE * plain_fid
             ),
             Metric(name="nearest_training_rms", value=float(np.median(nearest)), split="train", n=len(seeds)),
-            Metric(
-                name="copies",
-                value=float(np.mean(nearest < np.quantile(nearest_test, 0.01))),
-                split="train",
-                n=len(seeds),
-            ),
+            Metric(name="copies", value=copies, split="train", n=len(seeds)),
         ),
         baselines=(
             Baseline(name="plain DCGAN", metric="fid", value=plain_fid),
@@ -146,13 +138,7 @@ def fit_plain(run: Run, settings: Settings, data: Faces) -> Images:
 
 def evaluate(client: Client, track: Track) -> tuple[Metric, ...]:
     """The Fréchet distance of served images, of the same seeds, from the held-out drawings."""
-    starts = range(0, SAMPLES, SERVED_BATCH)
-    responses = (
-        response
-        for start in track(starts, len(starts))
-        for response in client.generate_images(start, min(SERVED_BATCH, SAMPLES - start), model="face_generator")
-    )
-    images = np.stack([np.asarray(Image.open(io.BytesIO(response.image))) for response in responses])
+    images = gans.served_images(client, "face_generator", SAMPLES, track)
     card = Card.model_validate(MessageToDict(client.get_model("face_generator").model.versions[0].card))
     target = next(m.target for m in card.metrics if m.name == "fid")
     return (Metric(name="fid", value=fid(images, features(faces.load().test)), split="test", n=SAMPLES, target=target),)

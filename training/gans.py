@@ -9,6 +9,7 @@ Discriminator" (2018). What is shipped is the moving average of the generator's 
 
 from __future__ import annotations
 
+import io
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import pairwise
@@ -18,16 +19,20 @@ import numpy as np
 import torch
 from lightning.fabric import Fabric
 from numpy.typing import NDArray
+from PIL import Image
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils.parametrizations import spectral_norm
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
+from lectern.client import Client
 from lectern.noise import noise
+from training.evaluate import Track
 from training.export.onnx import round_to_half
 from training.run import Run
 
 LATENT = 128
+SERVED_BATCH = 60  # a multiple of ten labels, and no more than a server makes at once
 
 
 @dataclass(frozen=True)
@@ -268,6 +273,17 @@ def served(generator: nn.Module, crop: int = 0) -> Images:
     """A trained generator ready for export: norms folded, weights of float16's precision."""
     assert isinstance(generator, Generator)
     return Images(round_to_half(generator.fold_norms()), crop)
+
+
+def served_images(client: Client, model: str, count: int, track: Track) -> NDArray[np.uint8]:
+    """What a server makes of the seeds 0 to count - 1, labels in turn: uint8 [count, S, S] or [count, S, S, 3]."""
+    starts = range(0, count, SERVED_BATCH)
+    responses = (
+        response
+        for start in track(starts, len(starts))
+        for response in client.generate_images(start, min(SERVED_BATCH, count - start), model=model)
+    )
+    return np.stack([np.asarray(Image.open(io.BytesIO(response.image))) for response in responses])
 
 
 @torch.no_grad()

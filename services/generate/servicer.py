@@ -89,8 +89,9 @@ class GenerateServicer:
         if request.style not in card.labels:
             raise InvalidArgument.field("style", f"is {request.style!r}; {card.name} draws: {', '.join(card.labels)}")
         images = await decode_images([request.image], preprocessing, self._limits)
-        outputs = await model.graphs[f"to_{request.style}"].infer({"images": images}, call.deadline)
-        image = encode_png(outputs["images"][0])
+        role = "forward" if request.style == card.labels[0] else f"to_{request.style}"
+        outputs = await model.graphs[role].infer({"images": images}, call.deadline)
+        image = encode_png(outputs["redrawn"][0])
         return pb.TransformImageResponse(model=card.name, version=card.version, image=image, style=request.style)
 
 
