@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from lectern.card import Card, ImagePreprocessing, NoisePreprocessing
 from lectern.noise import SEEDS, noise, path
 from lectern.v1 import generate_pb2 as pb
-from services.codecs.images import contact_sheet, decode_images, encode_png
+from services.codecs.images import contact_sheet, decode_named, encode_png
 from services.errors import InvalidArgument
 from services.limits import Limits
 from services.rpc import Call
@@ -88,11 +88,11 @@ class GenerateServicer:
             raise InvalidArgument.field("model", f"{card.name} does not take images: call GenerateImages")
         if request.style not in card.labels:
             raise InvalidArgument.field("style", f"is {request.style!r}; {card.name} draws: {', '.join(card.labels)}")
-        images = await decode_images([request.image], preprocessing, self._limits)
+        images = await decode_named({"image": request.image}, preprocessing, self._limits)
         role = "forward" if request.style == card.labels[0] else f"to_{request.style}"
         outputs = await model.graphs[role].infer({"images": images}, call.deadline)
-        image = encode_png(outputs["redrawn"][0])
-        return pb.TransformImageResponse(model=card.name, version=card.version, image=image, style=request.style)
+        redrawn = encode_png(outputs["redrawn"][0])
+        return pb.TransformImageResponse(model=card.name, version=card.version, image=redrawn, style=request.style)
 
 
 def plan_images(request: pb.GenerateImagesRequest, card: Card, size: int, limits: Limits) -> Plan:
