@@ -58,7 +58,7 @@ class Client:
             if tls
             else grpc.aio.insecure_channel(target, options)
         )
-        self._settings = {"metadata": call_metadata(token), "wait_for_ready": wait_for_ready}
+        self._token, self._wait_for_ready = token, wait_for_ready
         self._classify = classify_pb2_grpc.ClassifyServiceStub(self._channel)
         self._generate = generate_pb2_grpc.GenerateServiceStub(self._channel)
         self._models = model_pb2_grpc.ModelServiceStub(self._channel)
@@ -194,12 +194,12 @@ class Client:
 
     async def _call(self, method: Callable[..., Any], request: Any, timeout: float | None) -> Any:
         try:
-            return await method(request, timeout=self._seconds(timeout), **self._settings)
+            return await method(request, **self._settings(timeout))
         except grpc.RpcError as error:
             raise LecternError.of(error) from error
 
     async def _stream(self, method: Callable[..., Any], request: Any, timeout: float | None) -> AsyncIterator[Any]:
-        call = method(request, timeout=self._seconds(timeout), **self._settings)
+        call = method(request, **self._settings(timeout))
         try:
             async for response in call:
                 yield response
@@ -208,8 +208,9 @@ class Client:
         finally:
             call.cancel()  # a caller that stops early stops the server's work too
 
-    def _seconds(self, timeout: float | None) -> float:
-        return self.timeout if timeout is None else timeout
+    def _settings(self, timeout: float | None) -> dict[str, Any]:
+        seconds = self.timeout if timeout is None else timeout
+        return {"timeout": seconds, "metadata": call_metadata(self._token), "wait_for_ready": self._wait_for_ready}
 
 
 async def _each(items: Iterable[T] | AsyncIterable[T]) -> AsyncIterator[T]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -86,8 +87,15 @@ def channel_options(tls: TLS | None) -> list[tuple[str, str | int]]:
 
 
 def call_metadata(token: str | None) -> tuple[tuple[str, str], ...]:
-    """The metadata of every call."""
-    return (("authorization", f"Bearer {token}"),) if token else ()
+    """The metadata of a call made now: the token, and the caller's OpenTelemetry context if there is one."""
+    authorization = (("authorization", f"Bearer {token}"),) if token else ()
+    if "opentelemetry.trace" not in sys.modules:  # then nothing in this process can have started a span
+        return authorization
+    from opentelemetry import propagate
+
+    carrier: dict[str, str] = {}
+    propagate.inject(carrier)
+    return (*authorization, *((name.lower(), value) for name, value in carrier.items()))
 
 
 def _pem(source: str | os.PathLike[str] | bytes | None) -> bytes | None:

@@ -65,7 +65,7 @@ class Client:
         self._channel = (
             grpc.secure_channel(target, tls.credentials(), options) if tls else grpc.insecure_channel(target, options)
         )
-        self._settings = {"metadata": call_metadata(token), "wait_for_ready": wait_for_ready}
+        self._token, self._wait_for_ready = token, wait_for_ready
         self._classify = classify_pb2_grpc.ClassifyServiceStub(self._channel)
         self._generate = generate_pb2_grpc.GenerateServiceStub(self._channel)
         self._models = model_pb2_grpc.ModelServiceStub(self._channel)
@@ -210,12 +210,12 @@ class Client:
 
     def _call(self, method: Callable[..., Any], request: Any, timeout: float | None) -> Any:
         try:
-            return method(request, timeout=self._seconds(timeout), **self._settings)
+            return method(request, **self._settings(timeout))
         except grpc.RpcError as error:
             raise LecternError.of(error) from error
 
     def _stream(self, method: Callable[..., Any], request: Any, timeout: float | None) -> Iterator[Any]:
-        call = method(request, timeout=self._seconds(timeout), **self._settings)
+        call = method(request, **self._settings(timeout))
         try:
             yield from call
         except grpc.RpcError as error:
@@ -223,5 +223,6 @@ class Client:
         finally:
             call.cancel()  # a caller that stops early stops the server's work too
 
-    def _seconds(self, timeout: float | None) -> float:
-        return self.timeout if timeout is None else timeout
+    def _settings(self, timeout: float | None) -> dict[str, Any]:
+        seconds = self.timeout if timeout is None else timeout
+        return {"timeout": seconds, "metadata": call_metadata(self._token), "wait_for_ready": self._wait_for_ready}

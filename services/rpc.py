@@ -13,6 +13,7 @@ class Call:
         service, method: e.g. `lectern.v1.ClassifyService`, `ClassifyImage`.
         deadline: in `time.monotonic()` seconds; `inf` if the caller set none.
         request_id: the caller's `x-request-id`, or one made here.
+        client: who calls: the name of its token, or the subject of its certificate; empty if it shows neither.
         model: name and version that answers, noted by the servicer for the log.
     """
 
@@ -21,5 +22,6 @@ class Call:
     deadline: float
     request_id: str
     peer: str = ""
-    metadata: dict[str, str] = field(default_factory=dict)
+    metadata: dict[str, str] = field(default_factory=dict, repr=False)  # holds the caller's token
+    client: str = ""
     model: str = ""

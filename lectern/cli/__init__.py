@@ -19,6 +19,7 @@ from lectern.cli.generate import generate
 from lectern.cli.models import models
 from lectern.cli.predict import predict
 from lectern.cli.serve import serve
+from lectern.cli.token import token
 from lectern.cli.train import train
 from lectern.cli.transform import transform
 from lectern.cli.triton import triton
@@ -41,6 +42,7 @@ app.add_typer(generate, name="generate")
 app.command()(takes_connection(transform))
 app.command()(takes_connection(console))
 app.command()(takes_connection(evaluate))
+app.add_typer(token)
 app.command()(train)
 app.command()(triton)
 
