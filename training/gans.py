@@ -109,33 +109,44 @@ class Down(nn.Module):
 
     def __init__(self, channels_in: int, channels_out: int) -> None:
         super().__init__()
-        self.conv1 = spectral_norm(nn.Conv2d(channels_in, channels_out, 4, stride=2, padding=1))
-        self.conv2 = spectral_norm(nn.Conv2d(channels_out, channels_out, 3, padding=1))
-        self.shortcut = spectral_norm(nn.Conv2d(channels_in, channels_out, 1))
+        self.convolutions = nn.Sequential(
+            _convolution(channels_in, channels_out, 4, stride=2, padding=1),
+            _convolution(channels_out, channels_out, 3, padding=1),
+        )
+        self.shortcut = nn.Sequential(nn.AvgPool2d(2), _convolution(channels_in, channels_out, 1))
 
     def forward(self, x: Tensor) -> Tensor:
-        y = self.conv2(F.leaky_relu(self.conv1(F.leaky_relu(x, 0.2)), 0.2))
-        shorter: Tensor = self.shortcut(F.avg_pool2d(x, 2))
-        return y + shorter
+        halves: Tensor = (self.convolutions(x) + self.shortcut(x)) / 2
+        return halves
 
 
 class Discriminator(nn.Module):
-    """Images [N, channels, S, S], and labels int64 [N, 1] if there are `classes` -> how real they look [N]."""
+    """Images [N, channels, S, S], and labels int64 [N, 1] if there are `classes` -> how real they look [N].
+
+    The side S is 4 doubled `steps` times.
+    """
 
     def __init__(self, width: int, steps: int, channels: int, classes: int = 0) -> None:
         super().__init__()
         widths = [width * 2**i for i in range(steps)]
-        self.start = spectral_norm(nn.Conv2d(channels, width, 4, stride=2, padding=1))
+        self.start = nn.Sequential(spectral_norm(nn.Conv2d(channels, width, 4, stride=2, padding=1)), nn.LeakyReLU(0.2))
         self.blocks = nn.Sequential(*(Down(a, b) for a, b in pairwise(widths)))
-        self.score = spectral_norm(nn.Linear(widths[-1], 1))
-        self.embedding = spectral_norm(nn.Embedding(classes, widths[-1])) if classes else None
+        self.end = nn.Sequential(_convolution(widths[-1], widths[-1], 1), nn.Flatten())
+        self.score = spectral_norm(nn.Linear(16 * widths[-1], 1))
+        self.embedding = spectral_norm(nn.Embedding(classes, 16 * widths[-1])) if classes else None
 
     def forward(self, images: Tensor, labels: Tensor | None = None) -> Tensor:
-        features = F.leaky_relu(self.blocks(self.start(images)), 0.2).sum(dim=(2, 3))
+        features = self.end(self.blocks(self.start(images)))
         score: Tensor = self.score(features)[:, 0]
         if self.embedding is not None and labels is not None:
             score = score + (self.embedding(labels[:, 0]) * features).sum(1)
         return score
+
+
+def _convolution(channels_in: int, channels_out: int, size: int, stride: int = 1, padding: int = 0) -> nn.Sequential:
+    """A convolution with spectral and batch norm, and what follows it."""
+    convolution = nn.Conv2d(channels_in, channels_out, size, stride, padding, bias=False)
+    return nn.Sequential(spectral_norm(convolution), nn.BatchNorm2d(channels_out), nn.LeakyReLU(0.2))
 
 
 class Images(nn.Module):
