@@ -162,7 +162,7 @@ class Images(nn.Module):
         self.crop = crop
 
     def forward(self, noise: Tensor, labels: Tensor | None = None) -> Tensor:
-        images = self.generator(noise) if labels is None else self.generator(noise, labels)
+        images: Tensor = self.generator(noise) if labels is None else self.generator(noise, labels)
         if self.crop:
             images = images[:, :, self.crop : -self.crop, self.crop : -self.crop]
         return ((images + 1) * 127.5).round().to(torch.uint8).permute(0, 2, 3, 1)
@@ -179,16 +179,9 @@ def fit(
     description: str = "",
 ) -> nn.Module:
     """Train the pair on images [N, S, S, channels]; returns the averaged generator, in evaluation mode on the CPU."""
-    average = AveragedModel(generator, multi_avg_fn=get_ema_multi_avg_fn(settings.average_decay), use_buffers=True)
-    rate, betas = settings.learning_rate, settings.betas
-    g, g_optimizer = fabric.setup(  # type: ignore[call-overload]
-        generator.to(memory_format=torch.channels_last),
-        torch.optim.Adam(generator.parameters(), rate, betas, fused=True),
-    )
-    d, d_optimizer = fabric.setup(  # type: ignore[call-overload]
-        discriminator.to(memory_format=torch.channels_last),
-        torch.optim.Adam(discriminator.parameters(), rate, betas, fused=True),
-    )
+    average = averaged(generator, settings.average_decay)
+    g, g_optimizer = _set_up(fabric, generator, settings)
+    d, d_optimizer = _set_up(fabric, discriminator, settings)
     average = average.to(fabric.device)
     state = {
         "generator": g,
@@ -206,9 +199,9 @@ def fit(
         losses = torch.zeros(2)
         data = shuffled(images, labels, settings.batch_size)
         for real, label in run.track(data, f"{description} epoch {epoch + 1}/{settings.epochs}", batches):
-            inputs = (fabric.to_device(torch.randn(len(real), LATENT)),)
+            inputs = [fabric.to_device(torch.randn(len(real), LATENT))]
             if label is not None:
-                inputs += (fabric.to_device(label),)
+                inputs.append(fabric.to_device(label))
             fake = g(*inputs)
             real_score = d(prepared(fabric.to_device(real)), *inputs[1:]).float()
             d_loss = loss(real_score, 1) + loss(d(prepared(fake.detach()), *inputs[1:]).float(), -1)
@@ -222,8 +215,13 @@ def fit(
             losses += torch.stack([d_loss.detach(), g_loss.detach()]).cpu()
         d_mean, g_mean = (losses / batches).tolist()
         run.log(epoch=epoch + 1, discriminator_loss=d_mean, generator_loss=g_mean)
-    averaged: nn.Module = average.module.cpu().eval()
-    return averaged
+    return average.module.cpu().eval()
+
+
+def averaged(module: nn.Module, decay: float) -> AveragedModel:
+    """The exponential moving average of a module's weights and buffers, so far its own."""
+    average_fn = get_ema_multi_avg_fn(decay)  # type: ignore[no-untyped-call]
+    return AveragedModel(module, multi_avg_fn=average_fn, use_buffers=True)
 
 
 def hinge(scores: Tensor, side: int) -> Tensor:
@@ -241,7 +239,7 @@ def shuffled(
 ) -> Iterator[tuple[Tensor, Tensor | None]]:
     """Whole batches in random order: images [N, channels, S, S] in -1..1 and labels [N, 1]."""
     pixels = torch.from_numpy(images)
-    for index in torch.randperm(len(images)).split(batch_size):
+    for index in torch.split(torch.randperm(len(images)), batch_size):
         if len(index) == batch_size:
             batch = pixels[index].permute(0, 3, 1, 2).float() / 127.5 - 1
             yield batch, None if labels is None else torch.from_numpy(labels)[index][:, None]
@@ -270,7 +268,15 @@ def augment(x: Tensor) -> Tensor:
     top, left = torch.randint(-(side // 2), height - side // 2, (2, n, 1), device=x.device)
     in_rows = (rows >= top) & (rows < top + side)
     in_columns = (columns >= left) & (columns < left + side)
-    return x * ~(in_rows[:, None, :, None] & in_columns[:, None, None, :])
+    kept: Tensor = ~(in_rows[:, None, :, None] & in_columns[:, None, None, :])
+    return x * kept
+
+
+def _set_up(fabric: Fabric, net: nn.Module, settings: Settings) -> tuple[nn.Module, torch.optim.Optimizer]:
+    """The net on the device, with an optimizer."""
+    optimizer = torch.optim.Adam(net.parameters(), settings.learning_rate, settings.betas, fused=True)
+    net = net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    return fabric.setup(net, optimizer)  # type: ignore[no-any-return]
 
 
 def step(fabric: Fabric, optimizer: torch.optim.Optimizer, loss: Tensor) -> None:

@@ -20,7 +20,6 @@ from PIL import Image
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils.parametrizations import spectral_norm
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from lectern.card import Baseline, DataSource, ImagePreprocessing, Metric
 from lectern.client import Client
@@ -29,7 +28,7 @@ from training.data.idx import Split
 from training.data.printed_digits import PrintedDigits
 from training.evaluate import Track
 from training.export.onnx import round_to_half
-from training.gans import step
+from training.gans import averaged, step
 from training.recipe import Graph, Trained
 from training.run import Run, device_name
 
@@ -73,7 +72,8 @@ class Block(nn.Module):
         self.norm2 = nn.InstanceNorm2d(channels, affine=True)
 
     def forward(self, x: Tensor) -> Tensor:
-        return x + self.norm2(self.conv2(F.relu(self.norm1(self.conv1(x)))))
+        change: Tensor = self.norm2(self.conv2(F.relu(self.norm1(self.conv1(x)))))
+        return x + change
 
 
 class Generator(nn.Module):
@@ -134,7 +134,7 @@ class Redraw(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         x = images.permute(0, 3, 1, 2).float() / 127.5 - 1
         side = torch.where(x.mean((1, 2, 3), keepdim=True) > 0, -1.0, 1.0)
-        redrawn = self.generator(x * side) * side
+        redrawn: Tensor = self.generator(x * side) * side
         return ((redrawn + 1) * 127.5).round().to(torch.uint8).permute(0, 2, 3, 1)
 
 
@@ -194,7 +194,7 @@ def fit(run: Run, settings: Settings, data: Digits) -> tuple[tuple[nn.Module, nn
     fabric = run.fabric("bf16-mixed")
     generators = nn.ModuleList(Generator(settings.width, settings.blocks) for _ in STYLES)
     discriminators = nn.ModuleList(Discriminator(settings.discriminator_width) for _ in STYLES)
-    average = AveragedModel(generators, multi_avg_fn=get_ema_multi_avg_fn(settings.average_decay))
+    average = averaged(generators, settings.average_decay)
     to_printed, to_handwritten, g_optimizer = _set_up(fabric, generators, settings)
     d_printed, d_handwritten, d_optimizer = _set_up(fabric, discriminators, settings)
     average = average.to(fabric.device)
@@ -234,8 +234,9 @@ def fit(run: Run, settings: Settings, data: Digits) -> tuple[tuple[nn.Module, nn
             total += torch.stack([d_loss.detach(), fooled.detach(), cycle.detach()]).float().cpu()
         d_mean, fooled_mean, cycle_mean = (total / batches).tolist()
         run.log(epoch=epoch + 1, discriminator_loss=d_mean, generator_loss=fooled_mean, cycle_loss=cycle_mean)
-    there, back = average.module.cpu().eval()
-    return (there, back), device_name(fabric)
+    nets = average.module.cpu().eval()
+    assert isinstance(nets, nn.ModuleList)
+    return (nets[0], nets[1]), device_name(fabric)
 
 
 def pairs(data: Digits, settings: Settings) -> Iterator[tuple[Tensor, Tensor]]:
@@ -272,7 +273,7 @@ def card_entries(data: Digits) -> tuple[DataSource, ...]:
 @torch.no_grad()
 def redrawn(graph: nn.Module, split: Split, batch_size: int = 500) -> Split:
     """The split in the other style."""
-    batches = torch.from_numpy(split.images[:, :, :, None]).split(batch_size)
+    batches = torch.split(torch.from_numpy(split.images[:, :, :, None]), batch_size)
     return Split(torch.cat([graph(batch) for batch in batches])[:, :, :, 0].numpy(), split.labels)
 
 
@@ -306,7 +307,8 @@ def _set_up(
 ) -> tuple[nn.Module, nn.Module, torch.optim.Optimizer]:
     """Both nets of a pair on the device, with one optimizer."""
     optimizer = torch.optim.Adam(pair.parameters(), settings.learning_rate, (0.5, 0.99), fused=True)
-    first, second = (fabric.setup_module(net.to(memory_format=torch.channels_last)) for net in pair)
+    pair = pair.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    first, second = (fabric.setup_module(net) for net in pair)
     return first, second, fabric.setup_optimizers(optimizer)  # type: ignore[return-value]
 
 
