@@ -85,6 +85,13 @@ def test_answers_are_the_embedded_engines(beside: Server, server: Server, photos
         )
 
 
+def test_a_seed_gives_the_same_image_on_triton(beside: Server, server: Server) -> None:
+    with Client(beside.target) as remote, Client(server.target) as local:
+        for model in ("face_generator", "garment_generator"):
+            images = [response.image for response in local.generate_images(7, 10, model=model)]
+            assert [response.image for response in remote.generate_images(7, 10, model=model)] == images
+
+
 def test_streams_pass_through(beside: Server, photos: np.ndarray) -> None:
     with Client(beside.target) as client:
         assert len(list(client.stream_classify_image(encode(p) for p in photos[:20]))) == 20
