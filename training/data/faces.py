@@ -27,12 +27,13 @@ _ROLES = (
 )
 _LOOKS = "bald|beard|blonde?-hair|curly-hair|red-hair|white-hair"
 _NOT_HUMAN = (
-    "bear|cat|clock|clouds|cow|dog|dotted|dragon|fox|frog|hamster|horse|lion|monkey|moon|mouse|panda|pig|rabbit"
+    "bear|cat|clock|clouds|cow|dog|dotted|dragon|fox|frog|hamster|horse|lion|monkey|moon|mouse|panda|pig|rabbit|sun|"
+    "tiger|unicorn|wind|wolf"
 )
 _FACE = re.compile(
     rf"(man|woman|person)(-({_ROLES}|{_LOOKS}))?|{_ROLES}|adult|alien|baby|baby-angel|blond-haired-person|boy|bride-with-veil|"
     r"child|ghost|girl|goblin|(mrs|mx|santa)-claus|ninja|ogre|old(er)?-(adult|man|person|woman)|prince|princess|robot|"
-    rf"skull|(?!.*\b({_NOT_HUMAN}|sun|tiger|unicorn|wind|wolf)\b)(.+-)?face(-.+)?"
+    rf"skull|(?!.*\b({_NOT_HUMAN})\b)(.+-)?face(-.+)?"
 )
 
 
@@ -44,13 +45,19 @@ class Faces:
     test: NDArray[np.uint8]
 
 
+def face(name: str) -> str | None:
+    """The name of a drawing without skin tone and number, or None if it shows no face or bust of a person."""
+    base = _VARIANT.sub("", name)
+    return base if _FACE.fullmatch(base) else None
+
+
 def load() -> Faces:
     """The whole data set, drawn on first use from the package that `iconify` fetches (104 MB)."""
     train: dict[bytes, NDArray[np.uint8]] = {}
     test: dict[bytes, NDArray[np.uint8]] = {}
     for icon in iconify.icons():
-        name = _VARIANT.sub("", icon.name)
-        if icon.set in SETS and _FACE.fullmatch(name):
+        name = face(icon.name)
+        if icon.set in SETS and name:
             digest = hashlib.sha1(f"{icon.set}:{name}".encode(), usedforsecurity=False).hexdigest()
             image = iconify.render(icon, SIZE)
             (train if int(digest, 16) % 10 else test).setdefault(image.tobytes(), image)
