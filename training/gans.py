@@ -32,6 +32,7 @@ from training.export.onnx import round_to_half
 from training.run import Run
 
 LATENT = 128
+SHIFT, CUT = 0.125, 0.5  # of an image's side, in `augment`
 SERVED_BATCH = 60  # a multiple of ten labels, and no more than a server makes at once
 
 
@@ -54,9 +55,6 @@ class Settings:
     average_decay: float = 0.999
     augmented: bool = True
     loss: Literal["hinge", "logistic"] = "hinge"
-
-
-SHIFT, CUT = 0.125, 0.5  # of the side, in `augment`
 
 
 class Up(nn.Module):

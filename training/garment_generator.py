@@ -94,7 +94,7 @@ def fit(run: Run, settings: Settings, train: Split) -> tuple[Images, str]:
 
 def fit_reader(train: Split) -> Pipeline:
     """Logistic regression from features to labels, on real pictures."""
-    reader = make_pipeline(StandardScaler(), LogisticRegression(max_iter=200))
+    reader = make_pipeline(StandardScaler(), LogisticRegression(C=0.01, max_iter=1000))
     return reader.fit(coloured_features(train.images[:READER_PICTURES]), train.labels[:READER_PICTURES])
 
 
