@@ -83,7 +83,7 @@ def main() -> None:
 
 def entrants(device: str) -> list[Contestant]:
     """Everything that can run here; on a GPU Lectern once more, on CUDA."""
-    found = [c for c in CONTESTANTS if "native" not in c.arguments or importlib.util.find_spec("pygrpc_native")]
+    found = [c for c in CONTESTANTS if "native" not in c.arguments or importlib.util.find_spec("h2corn")]
     if device == "cuda":
         found += [
             Contestant(f"{c.name}, CUDA", c.kind, c.instances, (*c.arguments, "--device", "cuda"))

@@ -50,6 +50,7 @@ class Client:
         tls: TLS | None = None,
         token: str | None = None,
         wait_for_ready: bool = False,
+        priority: int = 0,
     ) -> None:
         self.target, self.timeout = target, timeout
         options = channel_options(tls)
@@ -58,7 +59,7 @@ class Client:
             if tls
             else grpc.aio.insecure_channel(target, options)
         )
-        self._token, self._wait_for_ready = token, wait_for_ready
+        self._token, self._wait_for_ready, self._priority = token, wait_for_ready, priority
         self._classify = classify_pb2_grpc.ClassifyServiceStub(self._channel)
         self._generate = generate_pb2_grpc.GenerateServiceStub(self._channel)
         self._models = model_pb2_grpc.ModelServiceStub(self._channel)
@@ -210,7 +211,8 @@ class Client:
 
     def _settings(self, timeout: float | None) -> dict[str, Any]:
         seconds = self.timeout if timeout is None else timeout
-        return {"timeout": seconds, "metadata": call_metadata(self._token), "wait_for_ready": self._wait_for_ready}
+        metadata = call_metadata(self._token, self._priority)
+        return {"timeout": seconds, "metadata": metadata, "wait_for_ready": self._wait_for_ready}
 
 
 async def _each(items: Iterable[T] | AsyncIterable[T]) -> AsyncIterator[T]:

@@ -86,16 +86,18 @@ def channel_options(tls: TLS | None) -> list[tuple[str, str | int]]:
     return options
 
 
-def call_metadata(token: str | None) -> tuple[tuple[str, str], ...]:
-    """The metadata of a call made now: the token, and the caller's OpenTelemetry context if there is one."""
-    authorization = (("authorization", f"Bearer {token}"),) if token else ()
+def call_metadata(token: str | None, priority: int) -> tuple[tuple[str, str], ...]:
+    """The metadata of a call made now: token, priority, and the caller's OpenTelemetry context if there is one."""
+    own: tuple[tuple[str, str], ...] = (("authorization", f"Bearer {token}"),) if token else ()
+    if priority:
+        own += (("x-priority", str(priority)),)
     if "opentelemetry.trace" not in sys.modules:  # then nothing in this process can have started a span
-        return authorization
+        return own
     from opentelemetry import propagate
 
     carrier: dict[str, str] = {}
     propagate.inject(carrier)
-    return (*authorization, *((name.lower(), value) for name, value in carrier.items()))
+    return (*own, *((name.lower(), value) for name, value in carrier.items()))
 
 
 def _pem(source: str | os.PathLike[str] | bytes | None) -> bytes | None:

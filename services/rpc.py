@@ -2,7 +2,15 @@
 
 from __future__ import annotations
 
+import os
+import re
 from dataclasses import dataclass, field
+
+from services.errors import InvalidArgument
+
+PRIORITY = "x-priority"
+REQUEST_ID = "x-request-id"
+_ACCEPTED_ID = re.compile(r"[\x21-\x7e]{1,128}")
 
 
 @dataclass(slots=True)
@@ -25,3 +33,20 @@ class Call:
     metadata: dict[str, str] = field(default_factory=dict, repr=False)  # holds the caller's token
     client: str = ""
     model: str = ""
+
+    @property
+    def priority(self) -> int:
+        """The caller's `x-priority`, as of `Graph.infer`; 0 if it names none.
+
+        Raises:
+            InvalidArgument: it is no number.
+        """
+        given = self.metadata.get(PRIORITY, "0")
+        if not (given.isascii() and given.isdigit()):
+            raise InvalidArgument(f"metadata {PRIORITY} is {given!r}; send a number from 1, the first, or nothing")
+        return int(given)
+
+
+def accepted_request_id(given: str) -> str:
+    """The caller's request id if it can stand in a header and a log, else a new one."""
+    return given if _ACCEPTED_ID.fullmatch(given) else os.urandom(16).hex()

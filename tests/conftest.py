@@ -39,7 +39,7 @@ class Server:
         return self.process.pid
 
     def log_records(self) -> list[dict[str, object]]:
-        return [json.loads(line) for line in self.log.read_text().splitlines() if line.startswith("{")]
+        return [json.loads(line) for line in self.log.read_text().splitlines() if '"message"' in line]
 
 
 @contextmanager

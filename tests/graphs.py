@@ -11,11 +11,12 @@ from onnx import numpy_helper, parser
 
 from lectern.card import Baseline, Card, DataSource, Metric, Parity, TabularPreprocessing, Training
 
-# `rounds` int64 [N, 1] -> the same, after as many 512 x 512 matrix products as its largest value says, some
-# milliseconds each. Values outside -1000..999 fail the run: the table has no such row.
+# `features` float [N, 1], whole numbers -> the same, after as many 512 x 512 matrix products as the largest says,
+# some milliseconds each. Values outside -100,000..99,999 fail the run: the table has no such row.
 BURN = """
 <ir_version: 10, opset_import: ["" : 20]>
-burn (int64[N, 1] rounds) => (int64[N, 1] done) {
+burn (float[N, 1] features) => (float[N, 1] prediction) {
+    rounds = Cast <to = 7> (features)
     most = ReduceMax <keepdims = 0> (rounds)
     true = Constant <value = bool {1}> ()
     burnt = Loop (most, true, matrix) <body = body (
@@ -28,9 +29,8 @@ burn (int64[N, 1] rounds) => (int64[N, 1] done) {
     zero = Constant <value = float {0.0}> ()
     sum = ReduceSum <keepdims = 0> (burnt)
     nothing = Mul (sum, zero)
-    none = Cast <to = 7> (nothing)
     found = Gather (table, rounds)
-    done = Add (found, none)
+    prediction = Add (found, nothing)
 }
 """
 
@@ -40,7 +40,7 @@ def burn() -> onnx.ModelProto:
     model = parser.parse_model(BURN)
     matrix = np.random.default_rng(0).normal(0, 0.01, (512, 512)).astype(np.float32)
     model.graph.initializer.append(numpy_helper.from_array(matrix, "matrix"))
-    model.graph.initializer.append(numpy_helper.from_array(np.arange(1000), "table"))
+    model.graph.initializer.append(numpy_helper.from_array(np.arange(100_000, dtype=np.float32), "table"))
     return model
 
 
@@ -76,7 +76,7 @@ def burn_config(max_batch_size: int, extra: str = "") -> str:
     return f"""
     backend: "onnxruntime"
     max_batch_size: {max_batch_size}
-    input [{{ name: "rounds" data_type: TYPE_INT64 dims: [1] }}]
-    output [{{ name: "done" data_type: TYPE_INT64 dims: [1] }}]
+    input [{{ name: "features" data_type: TYPE_FP32 dims: [1] }}]
+    output [{{ name: "prediction" data_type: TYPE_FP32 dims: [1] }}]
     {extra}
     """

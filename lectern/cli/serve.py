@@ -30,6 +30,9 @@ def serve(
         Path | None,
         typer.Option(exists=True, file_okay=False, help="Directory of models.", show_default="exported"),
     ] = None,
+    transport: Annotated[
+        str | None, typer.Option(metavar="grpc|native", help="What carries calls.", show_default="grpc")
+    ] = None,
     engine: Annotated[
         str | None, typer.Option(metavar="onnxruntime|triton", help="What runs them.", show_default="onnxruntime")
     ] = None,
@@ -71,6 +74,7 @@ def serve(
         "device": device,
         "workers": workers,
         "repository": repository,
+        "transport": transport,
         "engine": engine,
         "triton_url": triton_url,
         "tls_certificate": tls_certificate,

@@ -46,7 +46,7 @@ class ClassifyServicer:
         if not isinstance(preprocessing, ImagePreprocessing):
             raise InvalidArgument.field("model", f"{card.name} does not take images")
         images = await decode_images(request.images, preprocessing, self._limits)
-        outputs = await model.graphs["forward"].infer({"images": images}, call.deadline)
+        outputs = await model.graphs["forward"].infer({"images": images}, call.deadline, call.priority)
         results = classifications(outputs["logits"], card.labels, request.top_k)
         return {"model": card.name, "version": card.version, "results": results}
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any, Protocol
 
@@ -60,7 +61,7 @@ def from_raw(raw: bytes, spec: TensorSpec, shape: Sequence[int], field: str) -> 
         InvalidArgument: the number of bytes does not fit the shape.
     """
     dtype = spec.dtype
-    expected = dtype.itemsize * int(np.prod(shape, dtype=np.int64))
+    expected = dtype.itemsize * math.prod(shape)
     if len(raw) != expected:
         raise InvalidArgument.field(field, f"has {len(raw)} bytes; {spec.datatype} {list(shape)} takes {expected}")
     return np.frombuffer(raw, dtype=dtype.newbyteorder("<")).reshape(shape)
@@ -79,7 +80,7 @@ def from_contents(contents: Any, spec: TensorSpec, shape: Sequence[int], field: 
     if filled not in ([], [name]):
         raise InvalidArgument.field(field, f"has {', '.join(filled)}; {spec.datatype} goes into {name}")
     values = getattr(contents, name)
-    expected = int(np.prod(shape, dtype=np.int64))
+    expected = math.prod(shape)
     if len(values) != expected:
         raise InvalidArgument.field(
             f"{field}.{name}", f"has {len(values)} values; the shape {list(shape)} takes {expected}"

@@ -65,7 +65,7 @@ class InferenceServicer:
     async def ModelInfer(self, request: pb.ModelInferRequest, call: Call) -> pb.ModelInferResponse:
         graph = self._graph(request.model_name, request.model_version)
         call.model = f"{graph.config.name}/{graph.version}"
-        outputs = await graph.infer(_decode(request, graph), call.deadline, *_queueing(request))
+        outputs = await graph.infer(_decode(request, graph), call.deadline, *_queueing(request, call))
         return _encode(request, graph, outputs)
 
     async def ModelStreamInfer(
@@ -156,8 +156,8 @@ def _decode(request: pb.ModelInferRequest, graph: Graph) -> dict[str, Array]:
     return arrays
 
 
-def _queueing(request: pb.ModelInferRequest) -> tuple[int, float]:
-    """Priority and queue timeout in seconds, from the parameters that Triton has for them."""
+def _queueing(request: pb.ModelInferRequest, call: Call) -> tuple[int, float]:
+    """Priority and queue timeout in seconds, from the parameters that Triton has for them, or the call's metadata."""
     for name in SEQUENCE_PARAMETERS:
         if name in request.parameters:
             raise InvalidArgument.field(f"parameters[{name}]", "is not served: no model here keeps a sequence's state")
@@ -169,7 +169,7 @@ def _queueing(request: pb.ModelInferRequest) -> tuple[int, float]:
         if value < 0:
             raise InvalidArgument.field(f"parameters[{name}]", "must be an integer from 0")
         numbers.append(value)
-    return numbers[0], numbers[1] / 1e6
+    return numbers[0] or call.priority, numbers[1] / 1e6
 
 
 def _encode(request: pb.ModelInferRequest, graph: Graph, outputs: dict[str, Array]) -> pb.ModelInferResponse:

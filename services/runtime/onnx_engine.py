@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import ctypes
+import logging
 import weakref
 from collections.abc import Collection, Mapping, Sequence
 from importlib import metadata as packages
@@ -12,12 +12,15 @@ import numpy as np
 import onnxruntime
 from onnxruntime.capi import onnxruntime_pybind11_state
 
+from services.runtime import memory
 from services.runtime.config import GraphConfig
 from services.runtime.graph import Array, EngineError, Graph, InputError
 from services.runtime.scheduler import Options, Scheduler
 
 Device = Literal["auto", "cpu", "cuda"]
 CPU, CUDA = "CPUExecutionProvider", "CUDAExecutionProvider"
+
+log = logging.getLogger(__name__)
 
 
 class OnnxEngine:
@@ -44,6 +47,11 @@ class OnnxEngine:
             raise EngineError("--device cuda needs onnxruntime-gpu: pip install 'lectern[gpu]' in a new environment")
         self.device = device
         self.intra_op_threads = intra_op_threads
+        self._providers: list[Any] = [(CPU, {})]
+        if device != "cpu" and CUDA in onnxruntime.get_available_providers():
+            self._providers.insert(0, (CUDA, {"arena_extend_strategy": "kSameAsRequested"}))
+            # CUDA and cuDNN from pip's packages are not on the loader's path.
+            onnxruntime.preload_dlls()
 
     def load(self, config: GraphConfig, version: int, content: bytes) -> Graph:
         """One session per instance from the bytes of a graph; nothing outside them is read."""
@@ -60,18 +68,16 @@ class OnnxEngine:
         options.enable_cpu_mem_arena = False
         # A spinning pool burns the cores that other graphs and the transport need.
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-        wants_cuda = self.device == "cuda" or (self.device == "auto" and CUDA in onnxruntime.get_available_providers())
-        providers: list[Any] = [(CUDA, {"arena_extend_strategy": "kSameAsRequested"})] if wants_cuda else []
-        providers.append((CPU, {}))
         try:
-            session = onnxruntime.InferenceSession(content, options, providers=providers)
+            session = onnxruntime.InferenceSession(content, options, providers=self._providers)
         except Exception as error:  # ONNX Runtime's exceptions share no base class
             raise EngineError(f"ONNX Runtime cannot load the graph: {_first_line(error)}") from error
         provider = session.get_providers()[0]
-        if self.device == "cuda" and provider != CUDA:
-            raise EngineError(
-                f"--device cuda, but ONNX Runtime fell back to {provider}: check the driver, CUDA and cuDNN"
-            )
+        if provider != self._providers[0][0]:
+            fell_back = f"ONNX Runtime fell back to {provider}: check the driver, CUDA and cuDNN"
+            if self.device == "cuda":
+                raise EngineError(f"--device cuda, but {fell_back}")
+            log.warning("a GPU build is installed, but %s; --device cpu says that this is meant", fell_back)
         return OnnxRunner(session, provider)
 
 
@@ -127,9 +133,7 @@ class OnnxRunner:
 
     def close(self) -> None:
         del self._session
-        # glibc keeps what a thread freed; only trimming gives it back to the system.
-        if trim := getattr(ctypes.CDLL(None), "malloc_trim", None):
-            trim(0)
+        memory.give_back()
 
 
 def _installed(package: str) -> bool:

@@ -91,7 +91,7 @@ class Scheduler:
         self._outputs = tuple(t.name for t in config.outputs)
         self._queue = Queue(len(config.queues), max(1, config.max_batch_size))
         self._changed = threading.Condition()
-        self._closed = False
+        self._closed = self._waking = False
         self._seconds_per_row = 0.0  # moving average
         self._instances = len(runners)
         self._running: set[_Batch] = set()
@@ -190,6 +190,14 @@ class Scheduler:
                 )
             self._queue.add(request)
             self._depth.set(len(self._queue))
+        if not self._waking:
+            # Once for all requests of this turn of the event loop: they make one batch, and one hand-over of the GIL.
+            self._waking = True
+            request.loop.call_soon(self._wake_after_turn)
+
+    def _wake_after_turn(self) -> None:
+        self._waking = False
+        with self._changed:
             self._wake()
 
     def _wake(self) -> None:

@@ -9,17 +9,16 @@ import signal
 from collections.abc import Awaitable, Callable, Mapping
 from functools import partial
 
-import grpc
-from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from tritonclient.grpc import service_pb2
 
 from lectern.v1 import model_pb2
 from services.inference.servicer import InferenceServicer
+from services.runtime import memory
 from services.runtime.graph import Engine, EngineError
 from services.runtime.onnx_engine import OnnxEngine
 from services.runtime.repository import Repository
 from services.runtime.triton_engine import TritonEngine
-from services.server import grpc_transport, reflection, registry, telemetry, tls
+from services.server import health, reflection, registry, telemetry, tls, transport
 from services.server.access import Access
 from services.server.auth import INFERENCE, MODELS
 from services.server.model_service import ModelServicer
@@ -29,8 +28,6 @@ from services.server.settings import Settings, StartError
 
 log = logging.getLogger(__name__)
 
-SERVING = health_pb2.HealthCheckResponse.SERVING
-NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
 MODEL_SERVICE = model_pb2.DESCRIPTOR.services_by_name["ModelService"]
 INFERENCE_SERVICE = service_pb2.DESCRIPTOR.services_by_name["GRPCInferenceService"]
 CLOSE_SECONDS = 5.0
@@ -42,17 +39,19 @@ class App:
     """A server process.
 
     Raises:
-        StartError: the device that was asked for is not there, a file of certificates or tokens is not good, or
-            tracing cannot be.
+        StartError: the device or transport that was asked for is not there, a file of certificates or tokens is not
+            good, or tracing cannot be.
     """
 
     def __init__(self, settings: Settings) -> None:
+        memory.settle()
         self._settings = settings
         self._send_spans = telemetry.start(settings)
         self._access = Access.of(settings)
         self._certificates = tls.certificates(settings)
         self._gate = Gate(self._access)
-        self._health = health.aio.HealthServicer()
+        self._health = health.HealthServicer()
+        self._transport = transport.create(settings, self._certificates)
         self._repository = Repository(settings.repository, _engine(settings), settings.capabilities)
         self._all_answer = False
         self.serving = False
@@ -73,27 +72,29 @@ class App:
             StartError: the port is taken, or the repository is not there.
         """
         stop = self._on_signal()
-        server = grpc_transport.create_server(self._settings.limits.message_bytes)
-        services = self._add_services(server)
+        services = self._add_services()
         try:
             await asyncio.to_thread(self._repository.load)
         except FileNotFoundError as error:
             raise StartError(str(error)) from error
-        # Listening starts here: workers share the port, and one that still loads must not be given calls.
-        port = self._bind(server)
-        await server.start()
-        await self._health.set("", SERVING)
+        self._health.set("", True)
         await self._update_health(services, on_ready)
+        # Listening starts here: workers share the port, and one that still loads must not be given calls.
+        port = await self._listen()
         self.serving = True
         on_serving(Ready(port, tuple(self._rows())))
         watch = asyncio.create_task(self._watch(services, on_ready))
         await stop.wait()
         watch.cancel()
-        await self._drain(server)
+        await self._drain()
 
     async def _watch(self, services: Mapping[str, IsReady], on_ready: OnReady) -> None:
+        finished = 0
         while True:
             await asyncio.sleep(self._settings.watch_seconds)
+            if not self._gate.active and self._gate.finished != finished:
+                finished = self._gate.finished
+                await asyncio.to_thread(memory.give_back)
             try:
                 await asyncio.to_thread(self._refresh_files)
                 await asyncio.to_thread(self._repository.refresh)
@@ -111,7 +112,7 @@ class App:
         for name, ready in services.items():
             answers = await ready()
             all_answer = all_answer and answers
-            await self._health.set(name, SERVING if answers else NOT_SERVING)
+            self._health.set(name, answers)
         if all_answer != self._all_answer:
             self._all_answer = all_answer
             on_ready(all_answer)
@@ -129,7 +130,7 @@ class App:
             asyncio.get_running_loop().add_signal_handler(number, handle)
         return stop
 
-    def _add_services(self, server: grpc.aio.Server) -> dict[str, IsReady]:
+    def _add_services(self) -> dict[str, IsReady]:
         """Register every service; returns when each, by name, is ready."""
         repository, settings = self._repository, self._settings
         inference = InferenceServicer(repository, settings.limits, settings.allow_model_control)
@@ -144,30 +145,29 @@ class App:
             ready[service.full_name] = partial(repository.any_healthy, capability)
         methods = [method for of_service in served for method in registry.methods(*of_service)]
         if settings.reflection:
-            methods += reflection.methods((*ready, health.SERVICE_NAME))
-        endpoints = (Endpoint(method, self._gate) for method in methods)
-        grpc_transport.add_endpoints(server, endpoints, mutual_tls=settings.tls_client_ca is not None)
-        # Outside the chain: probes need no token.
-        health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
+            methods += reflection.methods((*ready, health.SERVICE.full_name))
+        self._transport.add_endpoints(Endpoint(method, self._gate) for method in methods)
+        self._transport.add_endpoints(Endpoint(method, Gate()) for method in self._health.methods())
         return ready
 
-    def _bind(self, server: grpc.aio.Server) -> int:
-        address = f"{self._settings.host}:{self._settings.port}"
+    async def _listen(self) -> int:
+        host, port = self._settings.host, self._settings.port
         try:
-            return grpc_transport.bind(server, address, self._certificates)
-        except RuntimeError as error:
+            return await self._transport.start(host, port)
+        except OSError as error:
             raise StartError(
-                f"cannot listen on {address}: is another server running there? Choose another with --port"
+                f"cannot listen on {host}:{port}: is another server running there? Choose another with --port"
             ) from error
 
-    async def _drain(self, server: grpc.aio.Server) -> None:
+    async def _drain(self) -> None:
         """Say NOT_SERVING, let balancers notice, refuse new work, and finish what was accepted."""
         log.info("draining: %d requests under way", self._gate.active)
         self.serving = False
-        await self._health.enter_graceful_shutdown()
+        self._health.drain()
         await asyncio.sleep(self._settings.drain_pause_seconds)
         self._gate.draining = True
-        await server.stop(self._settings.drain_seconds)
+        self._health.close()
+        await self._transport.stop()
         await asyncio.to_thread(self._send_spans)
         # A thread inside a run when the interpreter ends would abort the process.
         await asyncio.to_thread(self._repository.close, CLOSE_SECONDS)

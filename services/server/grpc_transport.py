@@ -2,72 +2,81 @@
 
 from __future__ import annotations
 
-import re
 import time
-import uuid
 from collections.abc import AsyncIterator, Iterable
 from typing import Any, NoReturn
 
 import grpc
 from grpc_status import rpc_status
 
-from services.rpc import Call
+from services.rpc import REQUEST_ID, Call, accepted_request_id
 from services.server.pipeline import Endpoint, StatusError
 from services.server.tls import Pem
 from services.server.watched import Watched
 
-REQUEST_ID = "x-request-id"
-_ACCEPTED_ID = re.compile(r"[\x21-\x7e]{1,128}")
 
+class Server:
+    """Serves through grpc.aio; see `services.server.transport.Transport`.
 
-def create_server(message_bytes: int) -> grpc.aio.Server:
-    """A server without services; both directions take messages of up to `message_bytes`."""
-    return grpc.aio.server(
-        options=[
-            ("grpc.max_receive_message_length", message_bytes),
-            ("grpc.max_send_message_length", message_bytes),
-            ("grpc.so_reuseport", 1),
-            # Clients that keep idle connections alive are welcome.
-            ("grpc.http2.min_ping_interval_without_data_ms", 10_000),
-            ("grpc.keepalive_permit_without_calls", 1),
-        ]
-    )
-
-
-def add_endpoints(server: grpc.aio.Server, endpoints: Iterable[Endpoint], mutual_tls: bool) -> None:
-    """Serve each endpoint under its service's and method's name; with mutual TLS, clients have a certificate."""
-    services: dict[str, dict[str, Any]] = {}
-    for endpoint in endpoints:
-        services.setdefault(endpoint.method.service, {})[endpoint.method.name] = _handler(endpoint, mutual_tls)
-    server.add_generic_rpc_handlers(
-        tuple(grpc.method_handlers_generic_handler(name, handlers) for name, handlers in services.items())
-    )
-
-
-def bind(server: grpc.aio.Server, address: str, certificates: Watched[Pem] | None) -> int:
-    """Listen on an address, over TLS if there are certificates; returns the port.
-
-    Raises:
-        RuntimeError: the address is taken.
+    Args:
+        certificates: None = plaintext.
     """
-    if certificates is None:
-        return server.add_insecure_port(address)
-    taken = certificates.value
 
-    def renewed() -> grpc.ServerCertificateConfiguration | None:
-        """Asked at each handshake; None = as before. Connections made before keep their certificate."""
-        nonlocal taken
-        if certificates.value is taken:
-            return None
+    def __init__(self, message_bytes: int, drain_seconds: float, certificates: Watched[Pem] | None) -> None:
+        self._message_bytes, self._drain_seconds, self._certificates = message_bytes, drain_seconds, certificates
+        self._mutual_tls = certificates is not None and certificates.value.client_ca is not None
+        self._handlers: list[grpc.GenericRpcHandler] = []
+
+    def add_endpoints(self, endpoints: Iterable[Endpoint]) -> None:
+        services: dict[str, dict[str, Any]] = {}
+        for endpoint in endpoints:
+            handler = _handler(endpoint, self._mutual_tls)
+            services.setdefault(endpoint.method.service, {})[endpoint.method.name] = handler
+        self._handlers += [grpc.method_handlers_generic_handler(name, methods) for name, methods in services.items()]
+
+    async def start(self, host: str, port: int) -> int:
+        # Made here: it belongs to the running event loop.
+        self._server = grpc.aio.server(
+            handlers=self._handlers,
+            options=[
+                ("grpc.max_receive_message_length", self._message_bytes),
+                ("grpc.max_send_message_length", self._message_bytes),
+                ("grpc.so_reuseport", 1),
+                # Clients that keep idle connections alive are welcome.
+                ("grpc.http2.min_ping_interval_without_data_ms", 10_000),
+                ("grpc.keepalive_permit_without_calls", 1),
+            ],
+        )
+        try:
+            port = self._bind(f"{host}:{port}")
+        except RuntimeError as error:
+            raise OSError(str(error)) from error
+        await self._server.start()
+        return port
+
+    async def stop(self) -> None:
+        await self._server.stop(self._drain_seconds)
+
+    def _bind(self, address: str) -> int:
+        certificates = self._certificates
+        if certificates is None:
+            return self._server.add_insecure_port(address)
         taken = certificates.value
-        return _configuration(taken)
 
-    credentials = grpc.dynamic_ssl_server_credentials(
-        _configuration(taken),
-        renewed,  # type: ignore[arg-type]  # the stubs leave None out
-        require_client_authentication=taken.client_ca is not None,
-    )
-    return server.add_secure_port(address, credentials)
+        def renewed() -> grpc.ServerCertificateConfiguration | None:
+            """Asked at each handshake; None = as before. Connections made before keep their certificate."""
+            nonlocal taken
+            if certificates.value is taken:
+                return None
+            taken = certificates.value
+            return _configuration(taken)
+
+        credentials = grpc.dynamic_ssl_server_credentials(
+            _configuration(taken),
+            renewed,  # type: ignore[arg-type]  # the stubs leave None out
+            require_client_authentication=taken.client_ca is not None,
+        )
+        return self._server.add_secure_port(address, credentials)
 
 
 def _configuration(pem: Pem) -> grpc.ServerCertificateConfiguration:
@@ -116,8 +125,7 @@ async def _abort(context: grpc.aio.ServicerContext[bytes, bytes], call: Call, er
 
 def _call(endpoint: Endpoint, context: grpc.aio.ServicerContext[bytes, bytes], mutual_tls: bool) -> Call:
     metadata = {str(key): value for key, value in context.invocation_metadata() or () if isinstance(value, str)}
-    given = metadata.get(REQUEST_ID, "")
-    request_id = given if _ACCEPTED_ID.fullmatch(given) else uuid.uuid4().hex
+    request_id = accepted_request_id(metadata.get(REQUEST_ID, ""))
     context.set_trailing_metadata(((REQUEST_ID, request_id),))
     remaining = context.time_remaining()
     return Call(

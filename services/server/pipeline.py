@@ -40,6 +40,7 @@ class Gate:
         self.access = access
         self.draining = False
         self.active = 0
+        self.finished = 0
 
 
 class Endpoint:
@@ -115,6 +116,7 @@ class _Observation:
 
     def __exit__(self, _: object, error: BaseException | None, __: object) -> None:
         self._gate.active -= 1
+        self._gate.finished += 1
         if self.lease is not None:
             self.lease.release()
         if error is None:

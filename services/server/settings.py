@@ -36,6 +36,9 @@ class Settings(BaseSettings):
     host: str = Field("127.0.0.1", description="Address to listen on; 0.0.0.0 = every interface.")
     port: Port = Field(8001, description="Port of gRPC; 0 = any free one.")
     metrics_port: Port = Field(8002, description="Port of HTTP /metrics, /healthz and /readyz; 0 = any free one.")
+    transport: Literal["grpc", "native"] = Field(
+        "grpc", description="What carries calls; native: plaintext, faster for small models (docs/transport.md)."
+    )
     engine: Literal["onnxruntime", "triton"] = Field("onnxruntime", description="What runs the graphs.")
     triton_url: str = Field("127.0.0.1:8001", description="gRPC address of the Triton that engine=triton uses.")
     watch_seconds: PositiveFloat = Field(

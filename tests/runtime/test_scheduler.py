@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import concurrent.futures
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -69,7 +70,7 @@ class Burner:
         self, graph: str, rounds: list[int], label: str = "", timeout_seconds: float = 60, **parameters: int
     ) -> grpc.Future:
         request = oip.ModelInferRequest(model_name=graph)
-        request.inputs.add(name="rounds", datatype="INT64", shape=[len(rounds), 1]).contents.int64_contents.extend(
+        request.inputs.add(name="features", datatype="FP32", shape=[len(rounds), 1]).contents.fp32_contents.extend(
             rounds
         )
         for name, value in parameters.items():
@@ -83,7 +84,7 @@ class Burner:
 def busy(server: Server, burner: Burner, graph: str) -> Iterator[None]:
     """The graph's one instance is kept at work for as long as the block lasts."""
     before = batches(server, graph)
-    running = burner(graph, [999], "busy")
+    running = burner(graph, [99_999], "busy")
     wait_until(lambda: batches(server, graph) == before + 1)
     yield
     assert not running.done()
@@ -98,8 +99,8 @@ def depth(server: Server, graph: str) -> float:
     return sample(get(f"{server.metrics_url}/metrics"), "lectern_queue_depth", model=graph, version="1")
 
 
-def rounds_of(call: grpc.Future) -> list[int]:
-    return np.frombuffer(call.result().raw_output_contents[0], np.int64).tolist()
+def rounds_of(call: grpc.Future) -> list[float]:
+    return np.frombuffer(call.result().raw_output_contents[0], np.float32).tolist()
 
 
 @pytest.fixture
@@ -179,6 +180,25 @@ def test_the_first_priority_goes_first(burning: Server, burner: Burner) -> None:
     assert burner.ended == ["busy"] + ["first"] * 4 + ["default"] * 4
 
 
+def test_a_client_has_a_priority(burning: Server, burner: Burner) -> None:
+    ended: list[int] = []
+
+    def predict(priority: int) -> None:
+        with Client(burning.target, priority=priority) as client:
+            client.predict([[1.0]], model="prioritised", timeout=60)
+        ended.append(priority)
+
+    with concurrent.futures.ThreadPoolExecutor() as pool:
+        with busy(burning, burner, "prioritised"):
+            calls = [pool.submit(predict, 2)]
+            wait_until(lambda: depth(burning, "prioritised") == 1)
+            calls.append(pool.submit(predict, 1))
+            wait_until(lambda: depth(burning, "prioritised") == 2)
+        for call in calls:
+            call.result()
+    assert ended == [1, 2]
+
+
 def test_each_priority_has_its_own_bound(burning: Server, burner: Burner) -> None:
     with busy(burning, burner, "prioritised"):
         waiting = [burner("prioritised", [1]) for _ in range(5)]
@@ -210,7 +230,7 @@ def test_bad_queueing_parameters_are_refused(burner: Burner) -> None:
 def test_one_bad_input_does_not_fail_its_batch(burning: Server, burner: Burner) -> None:
     before = batches(burning, "gathered")
     good = [burner("gathered", [i]) for i in range(1, 4)]
-    bad = burner("gathered", [-5000])
+    bad = burner("gathered", [-500_000])
     assert [rounds_of(call) for call in good] == [[1], [2], [3]]
     assert bad.exception().code() is grpc.StatusCode.INVALID_ARGUMENT
     assert batches(burning, "gathered") == before + 1

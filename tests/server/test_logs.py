@@ -23,13 +23,14 @@ from tests.runtime.test_triton import free_ports
 # Asks for as many values as the largest of `rounds` says, so that a run fails where there are fewer; 0 = as there are.
 BRITTLE = """
 <ir_version: 10, opset_import: ["" : 20]>
-brittle (int64[N, 1] rounds) => (int64[N, 1] done) {
+brittle (float[N, 1] features) => (float[N, 1] prediction) {
+    rounds = Cast <to = 7> (features)
     most = ReduceMax <keepdims = 1> (rounds)
     line = Constant <value = int64[1] {-1}> ()
     column = Constant <value = int64[2] {-1, 1}> ()
     count = Reshape (most, line)
-    values = Reshape (rounds, count)
-    done = Reshape (values, column)
+    values = Reshape (features, count)
+    prediction = Reshape (values, column)
 }
 """
 
@@ -71,10 +72,10 @@ def test_good_rpcs_are_silent_unless_asked_for(tmp_path: Path, photos: np.ndarra
 def test_a_fault_of_the_server_is_an_error_with_its_cause(tmp_path: Path) -> None:
     add_graph(repository := tmp_path / "exported", "brittle", parser.parse_model(BRITTLE), burn_config(8))
     with serving(tmp_path, "predict", repository=repository) as server, InferenceServerClient(server.target) as client:
-        rounds = InferInput("rounds", [1, 1], "INT64")
-        rounds.set_data_from_numpy(np.array([[5]]))
+        features = InferInput("features", [1, 1], "FP32")
+        features.set_data_from_numpy(np.array([[5]], np.float32))
         with pytest.raises(InferenceServerException, match="INTERNAL"):
-            client.infer("brittle", [rounds])
+            client.infer("brittle", [features])
     (record,) = rpcs(server, "ModelInfer")
     assert (record["level"], record["code"], record["model"]) == ("ERROR", "INTERNAL", "brittle/1")
     assert float(str(record["inference_seconds"])) > 0

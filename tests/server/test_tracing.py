@@ -208,7 +208,7 @@ async def test_each_message_that_a_server_streams_is_a_span(
     monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", collector.url)
     monkeypatch.setattr(tracing, "_open", tracing._open)
     stop = spans.start()
-    method = Method("test.Service", "Count", classify_pb2.ClassifyImageRequest, False, True, count)
+    method = Method("test.Service", "Count", classify_pb2.ClassifyImageRequest, False, True, count, "classify")
     call = Call("test.Service", "Count", deadline=float("inf"), request_id="count-1")
     assert len([r async for r in Endpoint(method, Gate()).server_stream(b"", call)]) == 3
     await asyncio.to_thread(stop)
