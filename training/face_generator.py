@@ -25,7 +25,7 @@ from training.data.faces import Faces
 from training.evaluate import Track
 from training.fid import features, fid, frechet_distance
 from training.gans import LATENT, Discriminator, Generator, Images, Settings
-from training.recipe import Graph, Trained
+from training.recipe import Figure, Graph, Trained
 from training.run import Run, device_name
 
 FULL = Settings(epochs=50, batch_size=16, widths=(256, 128, 64, 48, 24), discriminator_width=24)
@@ -33,12 +33,13 @@ FAST = Settings(epochs=2, batch_size=8, widths=(16, 16, 16, 16, 16), discriminat
 TARGET_SHARE = 0.5  # of the DCGAN's distance
 SAMPLES = 2_000
 FAST_SAMPLES = 32
+SHOWN = 16
 DESCRIPTION = (
     "Draws emoji faces and people, 64 x 64 pixels, out of noise. `fid` is the Fréchet distance of the images of seeds "
     "0 to {last} from the {test} held-out drawings, on 256 features of image_classifier version 1; it does not compare "
-    "with distances on other features. `nearest_training_rms` is the median difference, root mean "
-    "square in grey levels, of an image from the nearest drawing learned from; `copies` is the share of images nearer "
-    "to one than 99 in 100 held-out drawings are."
+    "with distances on other features. `nearest_training_rms` is the median difference, root mean square in grey "
+    "levels, of an image from the nearest drawing learned from; `copies` is the share of images nearer to one than 99 "
+    "in 100 held-out drawings are."
 )
 
 
@@ -85,7 +86,7 @@ def train(run: Run) -> Trained:
     held_out = features(data.test)
     plain_fid = fid(plain_images, held_out)
     few = data.train[np.random.default_rng(0).permutation(len(data.train))[: len(seeds)]]
-    nearest, nearest_test = nearest_rms(images, data.train), nearest_rms(data.test, data.train)
+    (index, nearest), (_, nearest_test) = (nearest_rms(x, data.train) for x in (images, data.test))
     copies = float(np.mean(nearest < np.quantile(nearest_test, 0.01)))
     return Trained(
         title="Emoji face generator",
@@ -108,6 +109,13 @@ def train(run: Run) -> Trained:
             Baseline(name="plain DCGAN", metric="fid", value=plain_fid),
             Baseline(name="drawings learned from", metric="fid", value=frechet_distance(features(few), held_out)),
             Baseline(name="held-out drawings", metric="nearest_training_rms", value=float(np.median(nearest_test))),
+        ),
+        figures=(
+            Figure(
+                "Images of the first seeds, and below each the nearest drawing learned from",
+                "nearest.png",
+                gans.rows_to_png(*(x for i in (0, SHOWN) for x in (images[i:][:SHOWN], data.train[index[i:][:SHOWN]]))),
+            ),
         ),
         data=(faces.card_entry(data),),
         device=device,
@@ -144,12 +152,13 @@ def evaluate(client: Client, track: Track) -> tuple[Metric, ...]:
     return (Metric(name="fid", value=fid(images, features(faces.load().test)), split="test", n=SAMPLES, target=target),)
 
 
-def nearest_rms(images: NDArray[np.uint8], drawings: NDArray[np.uint8]) -> NDArray[np.float32]:
-    """Root mean square difference [N], in grey levels, from each image to the nearest of the drawings."""
+def nearest_rms(
+    images: NDArray[np.uint8], drawings: NDArray[np.uint8]
+) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+    """Of each image, the number [N] of the nearest drawing and their root mean square difference [N] in grey levels."""
     a, b = (x.reshape(len(x), -1).astype(np.float32) for x in (images, drawings))
     squares = np.square(a).sum(1)[:, None] + np.square(b).sum(1) - 2 * a @ b.T
-    nearest: NDArray[np.float32] = np.sqrt(squares.min(1).clip(min=0) / a.shape[1])
-    return nearest
+    return squares.argmin(1), np.sqrt(squares.min(1).clip(min=0) / a.shape[1])
 
 
 def _start(module: nn.Module) -> None:

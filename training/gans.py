@@ -313,3 +313,16 @@ def sample(images: nn.Module, seeds: range, batch_size: int = 32) -> NDArray[np.
             inputs.append((torch.tensor(batch) % classes)[:, None])
         made.append(images(*inputs).numpy())
     return np.concatenate(made)
+
+
+def rows_to_png(*rows: NDArray[np.uint8]) -> bytes:
+    """A PNG file of rows of images uint8 [N, S, S, channels], one row below the other."""
+    sheet = np.concatenate([np.concatenate(list(row), axis=1) for row in rows])
+    return png(sheet if sheet.shape[2] == 3 else sheet[:, :, 0])
+
+
+def png(image: NDArray[np.uint8]) -> bytes:
+    """A PNG file of uint8 [H, W, 3] or, grey, [H, W]."""
+    buffer = io.BytesIO()
+    Image.fromarray(image).save(buffer, "PNG")
+    return buffer.getvalue()

@@ -23,7 +23,7 @@ from training.data.idx import Split
 from training.evaluate import Track
 from training.fid import features, frechet_distance
 from training.gans import LATENT, Discriminator, Generator, Images, Settings
-from training.recipe import Graph, Trained
+from training.recipe import Figure, Graph, Trained
 from training.run import Run, device_name
 
 FULL = Settings(epochs=6, batch_size=32, widths=(128, 96, 48, 24), discriminator_width=24, augmented=False)
@@ -31,6 +31,7 @@ FAST = Settings(epochs=2, batch_size=10, widths=(16, 16, 16, 16), discriminator_
 PADDING = 2
 SAMPLES = 2_000
 FAST_SAMPLES = 40
+SHOWN = 4
 READER_PICTURES = 10_000
 TARGET_LABEL_ACCURACY = 0.8
 DESCRIPTION = (
@@ -47,7 +48,9 @@ def train(run: Run) -> Trained:
     data = fashion_mnist.load_sliver(run.sliver.with_suffix(".npz")) if run.fast else fashion_mnist.load()
     seeds = range(FAST_SAMPLES if run.fast else SAMPLES)
     generator, device = fit(run, settings, data.train)
-    found, test = coloured_features(gans.sample(generator, seeds)[:, :, :, 0]), coloured_features(data.test.images)
+    images = gans.sample(generator, seeds)
+    found, test = coloured_features(images[:, :, :, 0]), coloured_features(data.test.images)
+    rows = images[: SHOWN * len(LABELS)].reshape(-1, len(LABELS), *images.shape[1:])
     reader = fit_reader(data.train)
     asked = np.array(seeds) % len(LABELS)
     few = coloured_features(data.train.images[: len(seeds)])
@@ -73,6 +76,7 @@ def train(run: Run) -> Trained:
             Baseline(name="pictures learned from", metric="fid", value=frechet_distance(few, test)),
             Baseline(name="test pictures", metric="label_accuracy", value=reader.score(test, data.test.labels)),
         ),
+        figures=(Figure("Images of the first seeds, a column for each label", "labels.png", gans.rows_to_png(*rows)),),
         data=(fashion_mnist.card_entry(data),),
         device=device,
         parameters=sum(p.numel() for p in generator.parameters()),

@@ -28,12 +28,13 @@ from training.data.idx import Split
 from training.data.printed_digits import PrintedDigits
 from training.evaluate import Track
 from training.export.onnx import round_to_half
-from training.gans import averaged, step
-from training.recipe import Graph, Trained
+from training.gans import averaged, png, rows_to_png, step
+from training.recipe import Figure, Graph, Trained
 from training.run import Run, device_name
 
 STYLES = ("printed", "handwritten")
 TARGET = 0.9
+SHOWN = 20
 DESCRIPTION = (
     "Redraws a digit, 28 x 28 pixels, as if printed or as if written by hand. `accuracy` is the share of MNIST's test "
     "digits that, redrawn as printed, are read rightly by the nearest of the printed digits learned from, pixel by "
@@ -159,13 +160,15 @@ def train(run: Run) -> Trained:
     }
     example = torch.from_numpy(data.handwritten_test.images[:8, :, :, None])
     written, printed = data.handwritten_test, data.printed_test
+    as_printed, as_written = redrawn(graphs["forward"], written), redrawn(graphs["to_handwritten"], printed)
     metrics = zip(
         ("accuracy", "accuracy_handwritten"),
-        (redrawn(graphs["forward"], written), redrawn(graphs["to_handwritten"], printed)),
+        (as_printed, as_written),
         (data.printed, data.handwritten),
         (TARGET, None),
         strict=True,
     )
+    shown = (written, as_printed, printed, as_written)
     return Trained(
         title="Digits, handwritten and printed",
         lecture="HW6",
@@ -182,6 +185,13 @@ def train(run: Run) -> Trained:
         baselines=(
             Baseline(name="not redrawn", metric="accuracy", value=read(written, data.printed)),
             Baseline(name="not redrawn", metric="accuracy_handwritten", value=read(printed, data.handwritten)),
+        ),
+        figures=(
+            Figure(
+                "Handwritten digits of the test split, and below each as printed; printed ones, and as handwritten",
+                "styles.png",
+                rows_to_png(*(x.images[:: len(x) // SHOWN][:SHOWN, :, :, None] for x in shown)),
+            ),
         ),
         data=card_entries(data),
         device=device,
@@ -294,7 +304,7 @@ def evaluate(client: Client, track: Track) -> tuple[Metric, ...]:
     )
     total = sum(len(split) for _, _, split, _, _ in directions)
     digits = track(((style, image) for _, style, split, _, _ in directions for image in split.images), total)
-    answers = iter([_png_to_array(client.transform_image(_png(image), style).image) for style, image in digits])
+    answers = iter([_png_to_array(client.transform_image(png(image), style).image) for style, image in digits])
     metrics = []
     for name, _, split, known, target in directions:
         served = Split(np.stack([next(answers) for _ in range(len(split))]), split.labels)
@@ -310,12 +320,6 @@ def _set_up(
     pair = pair.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     first, second = (fabric.setup_module(net) for net in pair)
     return first, second, fabric.setup_optimizers(optimizer)  # type: ignore[return-value]
-
-
-def _png(image: NDArray[np.uint8]) -> bytes:
-    buffer = io.BytesIO()
-    Image.fromarray(image).save(buffer, "PNG")
-    return buffer.getvalue()
 
 
 def _png_to_array(content: bytes) -> NDArray[np.uint8]:

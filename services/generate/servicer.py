@@ -58,7 +58,7 @@ class GenerateServicer:
             if card.labels:
                 labels = plan.labels[start : start + IMAGES_PER_RUN]
                 inputs["label"] = np.array([[card.labels.index(label)] for label in labels], np.int64)
-            images = (await model.graphs["forward"].infer(inputs, call.deadline))["images"]
+            images = (await model.graphs["forward"].infer(inputs, call.deadline, call.priority))["images"]
             if sheet:
                 made.extend(images)
                 continue
@@ -90,7 +90,7 @@ class GenerateServicer:
             raise InvalidArgument.field("style", f"is {request.style!r}; {card.name} draws: {', '.join(card.labels)}")
         images = await decode_named({"image": request.image}, preprocessing, self._limits)
         role = "forward" if request.style == card.labels[0] else f"to_{request.style}"
-        outputs = await model.graphs[role].infer({"images": images}, call.deadline)
+        outputs = await model.graphs[role].infer({"images": images}, call.deadline, call.priority)
         redrawn = encode_png(outputs["redrawn"][0])
         return pb.TransformImageResponse(model=card.name, version=card.version, image=redrawn, style=request.style)
 
