@@ -62,7 +62,7 @@ def write(path: Path, content: bytes) -> None:
         path.write_bytes(content)
     except OSError as error:
         fail(f"{path}: {error.strerror}", WRONG_USAGE)
-    typer.echo(f"wrote {path}", err=True)
+    typer.echo(f"wrote {path}")
 
 
 def show(table: RenderableType) -> None:
