@@ -35,7 +35,7 @@ REFUSED = {
     "no_seccomp_profile": "has no RuntimeDefault seccomp profile",
     "extra_capability": "securityContext.capabilities is not {'drop': ['ALL']}",
     "selector_mismatch": "selector does not match its own pods",
-    "service_selects_both": "selects the pods of 2 Deployments",
+    "service_selects_both": f"selects the pods of {len(CAPABILITIES)} Deployments",
     "service_selects_nothing": "selects the pods of 0 Deployments",
     "short_grace": "terminationGracePeriodSeconds 25 does not cover",
     "unknown_service_account": "ServiceAccount nobody is not there",
