@@ -18,12 +18,14 @@ from numpy.typing import ArrayLike
 from lectern import requests
 from lectern.channel import DEFAULT_TARGET, DEFAULT_TIMEOUT, TLS, call_metadata, channel_options
 from lectern.errors import LecternError
-from lectern.requests import Clips, Files
+from lectern.requests import Clips, File, Files
 from lectern.v1 import (
     act_pb2,
     act_pb2_grpc,
     classify_pb2,
     classify_pb2_grpc,
+    generate_pb2,
+    generate_pb2_grpc,
     model_pb2,
     model_pb2_grpc,
     predict_pb2,
@@ -62,6 +64,7 @@ class Client:
         self._token, self._wait_for_ready, self._priority = token, wait_for_ready, priority
         self._act = act_pb2_grpc.ActServiceStub(self._channel)
         self._classify = classify_pb2_grpc.ClassifyServiceStub(self._channel)
+        self._generate = generate_pb2_grpc.GenerateServiceStub(self._channel)
         self._models = model_pb2_grpc.ModelServiceStub(self._channel)
         self._predict = predict_pb2_grpc.PredictServiceStub(self._channel)
         self._health = health_pb2_grpc.HealthStub(self._channel)
@@ -104,14 +107,8 @@ class Client:
             except Exception as error:
                 failures.append(error)
 
-        call = self._classify.StreamClassifyImage(outgoing(), **self._settings(timeout))
-        try:
-            async for response in call:
-                yield response
-        except grpc.RpcError as error:
-            raise LecternError.of(error) from error
-        finally:
-            call.cancel()  # a caller that stops early stops the server's work too
+        async for response in self._stream(self._classify.StreamClassifyImage, outgoing(), timeout):
+            yield response
         if failures:
             raise failures[0]
 
@@ -148,6 +145,34 @@ class Client:
         """As `lectern.Client.classify_few_shot`."""
         request = await asyncio.to_thread(requests.classify_few_shot, support, queries, model, version, top_k)
         return await self._call(self._classify.ClassifyFewShot, request, timeout)
+
+    async def generate_images(
+        self,
+        seed: int | None = None,
+        count: int | None = None,
+        *,
+        to_seed: int | None = None,
+        steps: int | None = None,
+        truncation: float | None = None,
+        label: str = "",
+        contact_sheet: bool = False,
+        model: str = "",
+        version: int = 0,
+        timeout: float | None = None,
+    ) -> AsyncIterator[generate_pb2.GenerateImagesResponse]:
+        """As `lectern.Client.generate_images`."""
+        request = requests.generate_images(
+            seed, count, to_seed, steps, truncation, label, contact_sheet, model, version
+        )
+        async for response in self._stream(self._generate.GenerateImages, request, timeout):
+            yield response
+
+    async def transform_image(
+        self, image: File, style: str, model: str = "", version: int = 0, *, timeout: float | None = None
+    ) -> generate_pb2.TransformImageResponse:
+        """As `lectern.Client.transform_image`."""
+        request = await asyncio.to_thread(requests.transform_image, image, style, model, version)
+        return await self._call(self._generate.TransformImage, request, timeout)
 
     async def predict(
         self, rows: ArrayLike, model: str = "", version: int = 0, *, timeout: float | None = None
@@ -212,6 +237,16 @@ class Client:
             return await method(request, **self._settings(timeout))
         except grpc.RpcError as error:
             raise LecternError.of(error) from error
+
+    async def _stream(self, method: Callable[..., Any], request: Any, timeout: float | None) -> AsyncIterator[Any]:
+        call = method(request, **self._settings(timeout))
+        try:
+            async for response in call:
+                yield response
+        except grpc.RpcError as error:
+            raise LecternError.of(error) from error
+        finally:
+            call.cancel()  # a caller that stops early stops the server's work too
 
     def _settings(self, timeout: float | None) -> dict[str, Any]:
         seconds = self.timeout if timeout is None else timeout

@@ -49,8 +49,16 @@ class ObservationPreprocessing(_Strict):
     environment: Literal["LunarLander-v3"]
 
 
+class NoisePreprocessing(_Strict):
+    """The graph takes normal `noise` float32 `[N, size]` and, where there are labels, `label` int64 `[N, 1]`."""
+
+    kind: Literal["noise"] = "noise"
+    size: PositiveInt
+
+
 Preprocessing = Annotated[
-    ImagePreprocessing | TabularPreprocessing | ObservationPreprocessing, Field(discriminator="kind")
+    ImagePreprocessing | NoisePreprocessing | ObservationPreprocessing | TabularPreprocessing,
+    Field(discriminator="kind"),
 ]
 
 

@@ -14,7 +14,7 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import ArrayLike
 
-from lectern.v1 import act_pb2, classify_pb2, model_pb2, predict_pb2
+from lectern.v1 import act_pb2, classify_pb2, generate_pb2, model_pb2, predict_pb2
 
 File: TypeAlias = bytes | str | os.PathLike[str]
 """The bytes of a file, or its path."""
@@ -26,6 +26,9 @@ Samples: TypeAlias = tuple[ArrayLike, int]
 
 Clip: TypeAlias = File | Samples
 Clips: TypeAlias = Clip | Sequence[Clip]
+
+DEFAULT_STEPS = 8
+"""How many images lie on the path between two seeds."""
 
 
 def read_files(files: Files) -> list[bytes]:
@@ -97,6 +100,38 @@ def run_episode(
         frame_every=frame_every,
         frame_width=frame_width,
     )
+
+
+def generate_images(
+    seed: int | None,
+    count: int | None,
+    to_seed: int | None,
+    steps: int | None,
+    truncation: float | None,
+    label: str,
+    contact_sheet: bool,
+    model: str,
+    version: int,
+) -> generate_pb2.GenerateImagesRequest:
+    layout = generate_pb2.IMAGE_LAYOUT_CONTACT_SHEET if contact_sheet else generate_pb2.IMAGE_LAYOUT_SINGLE
+    request = generate_pb2.GenerateImagesRequest(
+        model=model, version=version, seed=seed, truncation=truncation, label=label, layout=layout
+    )
+    if to_seed is not None:
+        if count is not None:
+            raise ValueError("count is of independent images, to_seed of a path between two: give one of them")
+        steps = DEFAULT_STEPS if steps is None else steps
+        request.interpolation.CopyFrom(generate_pb2.Interpolation(to_seed=to_seed, steps=steps))
+    elif steps is not None:
+        raise ValueError("steps is how many images lie on a path: give to_seed, where it ends")
+    elif count is not None:
+        request.count = count
+    return request
+
+
+def transform_image(image: File, style: str, model: str, version: int) -> generate_pb2.TransformImageRequest:
+    (content,) = read_files(image)
+    return generate_pb2.TransformImageRequest(model=model, version=version, image=content, style=style)
 
 
 def list_models(include_cards: bool) -> model_pb2.ListModelsRequest:

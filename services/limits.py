@@ -18,6 +18,7 @@ class Limits(BaseModel):
     rows: PositiveInt = Field(4096, description="Rows of features in one request.")
     episodes: PositiveInt = Field(8, description="Episodes that one process plays at once.")
     episode_steps: PositiveInt = Field(1000, description="Steps of one episode.")
+    generated_images: PositiveInt = Field(64, description="Images that one request may have generated.")
     stream_window: PositiveInt = Field(16, description="Requests of one stream that are worked on at once.")
 
 

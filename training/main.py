@@ -16,7 +16,14 @@ from training.export.onnx import ExportError
 from training.export.version import write_version
 from training.run import Run
 
-RECIPES = ("covid_regressor", "image_classifier", "lunar_lander")
+RECIPES = (
+    "covid_regressor",
+    "face_generator",
+    "garment_generator",
+    "image_classifier",
+    "lunar_lander",
+    "style_translator",
+)
 REPOSITORY = Path("exported")
 FAST_REPOSITORY = Path("build/exported")
 LOG_WIDTH = 120

@@ -19,6 +19,7 @@ from services.server.auth import MODEL_CONTROL
 SERVICERS = {
     "act": ("lectern.v1.act_pb2", "services.act.servicer", "ActServicer"),
     "classify": ("lectern.v1.classify_pb2", "services.classify.servicer", "ClassifyServicer"),
+    "generate": ("lectern.v1.generate_pb2", "services.generate.servicer", "GenerateServicer"),
     "predict": ("lectern.v1.predict_pb2", "services.predict.servicer", "PredictServicer"),
 }
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from training.data import cifar10, covid
+from training.data import cifar10, covid, faces, fashion_mnist, mnist, printed_digits
 
 HERE = Path(__file__).parent
 PER_CLASS = 20
@@ -43,6 +43,31 @@ def covid_regressor(rows: int = 120) -> None:
                 writer.writerow([i, *np.eye(covid.STATES, dtype=int)[states[i]], *values])
 
 
+def face_generator(count: int = 64) -> None:
+    """Drawings that are not held out, at random."""
+    images = faces.load().train
+    chosen = np.random.default_rng(0).permutation(len(images))[:count]
+    np.savez_compressed(HERE / "face_generator.npz", images=images[chosen])
+
+
+def garment_generator(count: int = 200) -> None:
+    """The first training pictures."""
+    train = fashion_mnist.load().train[:count]
+    np.savez_compressed(HERE / "garment_generator.npz", images=train.images, labels=train.labels.astype(np.uint8))
+
+
+def style_translator(count: int = 80) -> None:
+    """Training digits of both styles, at random."""
+    arrays = {}
+    for style, split in (("handwritten", mnist.load().train), ("printed", printed_digits.load().train)):
+        chosen = np.random.default_rng(0).permutation(len(split))[:count]
+        arrays |= {f"{style}_images": split.images[chosen], f"{style}_labels": split.labels[chosen].astype(np.uint8)}
+    np.savez_compressed(HERE / "style_translator.npz", **arrays)
+
+
 if __name__ == "__main__":
     image_classifier()
     covid_regressor()
+    face_generator()
+    garment_generator()
+    style_translator()
