@@ -32,29 +32,10 @@ def export_graph(graph: Graph, path: Path) -> Parity:
     Raises:
         ExportError: an output differs by more than the graph's tolerance, or an example's size is burned in.
     """
-    batch = torch.export.Dim.DYNAMIC
-    logging.getLogger("torch.onnx").setLevel(logging.ERROR)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        program = torch.onnx.export(
-            graph.module.eval(),
-            tuple(graph.inputs.values()),
-            dynamo=True,
-            opset_version=OPSET,
-            input_names=list(graph.inputs),
-            output_names=list(graph.outputs),
-            dynamic_shapes=tuple(
-                {0: batch, **dict.fromkeys(graph.dynamic_axes.get(name, ()), batch)} for name in graph.inputs
-            ),
-            verbose=False,
-        )
-    assert program is not None
-    model = program.model_proto
-    _strip(model)
-    _name_batch_axes(model)
-    store_exact_halves(model)
-    onnx.checker.check_model(model, full_check=True)
-    onnx.save(model, path)
+    if graph.onnx is None:
+        onnx.save(_export(graph), path)
+    else:
+        path.write_bytes(graph.onnx)
     parity = measure_parity(graph, path)
     if not parity.max_abs_diff <= graph.tolerance:
         raise ExportError(
@@ -111,6 +92,32 @@ def round_to_half(module: torch.nn.Module) -> torch.nn.Module:
     for parameter in module.parameters():
         parameter.copy_(parameter.half().float())
     return module
+
+
+def _export(graph: Graph) -> onnx.ModelProto:
+    batch = torch.export.Dim.DYNAMIC
+    logging.getLogger("torch.onnx").setLevel(logging.ERROR)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        program = torch.onnx.export(
+            graph.module.eval(),
+            tuple(graph.inputs.values()),
+            dynamo=True,
+            opset_version=OPSET,
+            input_names=list(graph.inputs),
+            output_names=list(graph.outputs),
+            dynamic_shapes=tuple(
+                {0: batch, **dict.fromkeys(graph.dynamic_axes.get(name, ()), batch)} for name in graph.inputs
+            ),
+            verbose=False,
+        )
+    assert program is not None
+    model = program.model_proto
+    _strip(model)
+    _name_batch_axes(model)
+    store_exact_halves(model)
+    onnx.checker.check_model(model, full_check=True)
+    return model
 
 
 def _variations(graph: Graph) -> Iterator[dict[str, Tensor]]:
