@@ -31,12 +31,12 @@ from onnx import numpy_helper
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from lectern.card import Baseline, Card, ImagePreprocessing, Metric, Table
+from lectern.card import Baseline, ImagePreprocessing, Metric, Table
 from lectern.client import Client
 from training.data import cifar10
 from training.data.cifar10 import Cifar10, Split
 from training.evaluate import Track
-from training.export.onnx import export_graph, round_to_half
+from training.export.onnx import export_graph, newest_graph, round_to_half
 from training.export.quantize import quantize
 from training.photos import accuracy, augmented, logits_of, served_accuracy, triangle
 from training.recipe import Figure, Graph, Trained
@@ -241,12 +241,6 @@ def evaluate(client: Client, track: Track) -> tuple[Metric, ...]:
         Metric(name="accuracy", value=float32, split="test", n=len(test), target=TARGET_ACCURACY),
         Metric(name="accuracy_int8", value=int8, split="test", n=len(test), target=float32 - INT8_LOSS),
     )
-
-
-def newest_graph(model: Path) -> bytes:
-    """The forward graph of the newest version of an exported model."""
-    card = max((Card.read(path) for path in model.glob("*/card.json")), key=lambda card: card.version)
-    return (model / str(card.version) / "model.onnx").read_bytes()
 
 
 def teacher_logits(run: Run, teacher: bytes, images: NDArray[np.uint8]) -> Tensor:

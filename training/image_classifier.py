@@ -82,10 +82,15 @@ class ImageClassifier(nn.Module):
         self.blocks = nn.Sequential(*(Block(a, b) for a, b in zip((24, *widths[:-1]), widths, strict=True)))
         self.head = nn.Linear(widths[-1], classes, bias=False)
 
-    def forward(self, photos: Tensor) -> Tensor:
+    def features(self, photos: Tensor) -> Tensor:
+        """What the head decides on: float [N, widths[-1]]."""
         x = ((photos - self.mean) / self.std).permute(0, 3, 1, 2)
         x = F.gelu(self.whiten(F.pad(x, (0, 1, 0, 1))))  # one more row and column keep the map at 32 x 32
-        logits: Tensor = self.head(self.blocks(x).amax(dim=(2, 3)) / 9)
+        features: Tensor = self.blocks(x).amax(dim=(2, 3)) / 9
+        return features
+
+    def forward(self, photos: Tensor) -> Tensor:
+        logits: Tensor = self.head(self.features(photos))
         return logits
 
     @torch.no_grad()

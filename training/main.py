@@ -16,7 +16,7 @@ from training.export.onnx import ExportError
 from training.export.version import write_versions
 from training.run import Run
 
-RECIPES = ("compact_classifier", "covid_regressor", "image_classifier")
+RECIPES = ("compact_classifier", "covid_regressor", "drawing_classifier", "image_classifier")
 REPOSITORY = Path("exported")
 FAST_REPOSITORY = Path("build/exported")
 LOG_WIDTH = 120

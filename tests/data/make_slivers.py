@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from training.data import cifar10, covid
+from training.data import cifar10, covid, drawings
 
 HERE = Path(__file__).parent
 PER_CLASS = 20
@@ -43,6 +43,20 @@ def covid_regressor(rows: int = 120) -> None:
                 writer.writerow([i, *np.eye(covid.STATES, dtype=int)[states[i]], *values])
 
 
+def drawing_classifier(each: int = 9) -> None:
+    """Drawings of each class, shuffled: those of the test split last, a third of all."""
+    data = drawings.load()
+    random = np.random.default_rng(0)
+    chosen = []
+    for split, count in ((data.train, each * 2 // 3), (data.test, each // 3)):
+        index = np.concatenate([np.flatnonzero(split.labels == label)[:count] for label in range(10)])
+        index = random.permutation(index)
+        chosen.append((split.images[index], split.labels[index].astype(np.uint8)))
+    images, labels = (np.concatenate(parts) for parts in zip(*chosen, strict=True))
+    np.savez_compressed(HERE / "drawing_classifier.npz", images=images, labels=labels)
+
+
 if __name__ == "__main__":
     image_classifier()
     covid_regressor()
+    drawing_classifier()

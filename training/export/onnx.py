@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 from torch import Tensor
 
-from lectern.card import Parity
+from lectern.card import Card, Parity
 from training.recipe import Graph
 
 OPSET = 20
@@ -84,6 +84,21 @@ def store_exact_halves(model: onnx.ModelProto) -> None:
     nodes = [*casts, *model.graph.node]
     del model.graph.node[:]
     model.graph.node.extend(nodes)
+
+
+def newest_graph(model: Path) -> bytes:
+    """The forward graph of the newest version of an exported model."""
+    card = max((Card.read(path) for path in model.glob("*/card.json")), key=lambda card: card.version)
+    return (model / str(card.version) / "model.onnx").read_bytes()
+
+
+@torch.no_grad()
+def load_weights(module: torch.nn.Module, content: bytes) -> torch.nn.Module:
+    """Fill the parameters and buffers of `module` from an ONNX file that was exported from its like."""
+    stored = {t.name.removesuffix("_half"): t for t in onnx.load_from_string(content).graph.initializer}
+    for name, value in module.state_dict().items():
+        value.copy_(torch.from_numpy(numpy_helper.to_array(stored[name]).astype(np.float32)).reshape(value.shape))
+    return module
 
 
 @torch.no_grad()
