@@ -420,7 +420,8 @@ def edges(images: Tensor) -> Tensor:
     across = torch.tensor([[-1.0, 0, 1], [-2, 0, 2], [-1, 0, 1]])
     kernels = torch.stack([across, across.T])[:, None].to(images.device)
     slopes = F.conv2d(F.pad(images.mean(1, keepdim=True), (1, 1, 1, 1), mode="replicate"), kernels)
-    return (255 - slopes.norm(dim=1, keepdim=True)).clamp(0, 255).expand_as(images)
+    lines: Tensor = 255 - torch.linalg.vector_norm(slopes, dim=1, keepdim=True)
+    return lines.clamp(0, 255).expand_as(images)
 
 
 def cut(images: Tensor, random: torch.Generator) -> Tensor:
