@@ -38,7 +38,7 @@ from training.data.cifar10 import Cifar10, Split
 from training.evaluate import Track
 from training.export.onnx import export_graph, newest_graph, round_to_half
 from training.export.quantize import quantize
-from training.photos import accuracy, augmented, logits_of, served_accuracy, triangle
+from training.photos import accuracy, augmented, score, served_accuracy, triangle
 from training.recipe import Figure, Graph, Trained
 from training.run import Run, device_name
 
@@ -339,11 +339,6 @@ def keep_largest(net: nn.Module, share: float) -> list[tuple[nn.Parameter, Tenso
     for weight, mask in masks:
         weight.mul_(mask)
     return masks
-
-
-def score(net: nn.Module, split: Split) -> float:
-    """Accuracy on a split."""
-    return accuracy(logits_of(net, split.images), split.labels)
 
 
 def plot(rows: Sequence[tuple[float, ...]]) -> bytes:

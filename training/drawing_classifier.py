@@ -44,7 +44,7 @@ from training.data.drawings import Drawings
 from training.evaluate import Track
 from training.export.onnx import load_weights, newest_graph, round_to_half
 from training.image_classifier import Block, ImageClassifier
-from training.photos import accuracy, logits_of, served_accuracy
+from training.photos import score, served_accuracy
 from training.recipe import Figure, Graph, Trained
 from training.run import Run, device_name
 
@@ -237,11 +237,6 @@ def load(run: Run) -> tuple[Cifar10, Drawings]:
         photos = cifar10.load_sliver(run.sliver.with_name("image_classifier.npz"))
         return photos, drawings.load_sliver(run.sliver.with_suffix(".npz"))
     return cifar10.load(), drawings.load()
-
-
-def score(net: nn.Module, split: Split) -> float:
-    """Accuracy on a split."""
-    return accuracy(logits_of(net, split.images), split.labels)
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,7 @@ from training.data import cifar10
 from training.data.cifar10 import Cifar10, Split
 from training.evaluate import Track
 from training.export.onnx import round_to_half
-from training.photos import accuracy, augmented, logits_of, served_accuracy, triangle
+from training.photos import accuracy, augmented, logits_of, score, served_accuracy, triangle
 from training.recipe import Graph, Trained
 from training.run import Run, device_name
 
@@ -122,7 +122,6 @@ def train(run: Run) -> Trained:
     calibrate(net.fold_norms(), data.validation)
     round_to_half(net)
     test_logits = logits_of(net, data.test.images)
-    validation_logits = logits_of(net, data.validation.images)
     return Trained(
         title="CIFAR-10 image classifier",
         lecture="HW3",
@@ -150,7 +149,7 @@ def train(run: Run) -> Trained:
             ),
             Metric(
                 name="accuracy",
-                value=accuracy(validation_logits, data.validation.labels),
+                value=score(net, data.validation),
                 split="validation",
                 n=len(data.validation),
             ),
@@ -231,7 +230,7 @@ def fit(run: Run, settings: Settings, data: Cifar10) -> tuple[ImageClassifier, s
         run.log(
             epoch=epoch + 1,
             loss=total / batches,
-            validation_accuracy=accuracy(logits_of(model, data.validation.images), data.validation.labels),
+            validation_accuracy=score(model, data.validation),
         )
     return net.eval().cpu(), device_name(fabric)
 

@@ -69,6 +69,11 @@ def accuracy(logits: Tensor | NDArray[np.float32], labels: NDArray[np.int64]) ->
     return float(np.mean(np.asarray(logits).argmax(1) == labels))
 
 
+def score(net: nn.Module, split: Split) -> float:
+    """Accuracy of a network on a split."""
+    return accuracy(logits_of(net, split.images), split.labels)
+
+
 def served_accuracy(
     client: Client,
     track: Track,
