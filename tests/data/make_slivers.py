@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from training.data import cifar10, covid, faces, fashion_mnist, mnist, printed_digits
+from training.data import cifar10, covid, drawings, faces, fashion_mnist, mnist, printed_digits
 
 HERE = Path(__file__).parent
 PER_CLASS = 20
@@ -65,9 +65,23 @@ def style_translator(count: int = 80) -> None:
     np.savez_compressed(HERE / "style_translator.npz", **arrays)
 
 
+def drawing_classifier(each: int = 9) -> None:
+    """Drawings of each class, shuffled: those of the test split last, a third of all."""
+    data = drawings.load()
+    random = np.random.default_rng(0)
+    chosen = []
+    for split, count in ((data.train, each * 2 // 3), (data.test, each // 3)):
+        index = np.concatenate([np.flatnonzero(split.labels == label)[:count] for label in range(10)])
+        index = random.permutation(index)
+        chosen.append((split.images[index], split.labels[index].astype(np.uint8)))
+    images, labels = (np.concatenate(parts) for parts in zip(*chosen, strict=True))
+    np.savez_compressed(HERE / "drawing_classifier.npz", images=images, labels=labels)
+
+
 if __name__ == "__main__":
     image_classifier()
     covid_regressor()
     face_generator()
     garment_generator()
     style_translator()
+    drawing_classifier()
