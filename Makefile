@@ -72,7 +72,7 @@ $(VENV)/bin/python:
 SOURCES := pyproject.toml hatch_build.py $(wildcard protos/lectern/v1/*.proto)
 
 $(VENV)/.serve: $(SOURCES) | $(VENV)/bin/python
-	test -e $(VENV)/.dev || $(BIN)/pip install --quiet --editable '.[$(ENGINE)]'
+	test -e $(VENV)/.dev || $(BIN)/pip install --quiet --editable '.[$(ENGINE),episodes]'
 	touch $@
 
 $(VENV)/.dev: $(SOURCES) | $(VENV)/bin/python

@@ -19,12 +19,16 @@ from numpy.typing import ArrayLike
 from lectern import requests
 from lectern.channel import DEFAULT_TARGET, DEFAULT_TIMEOUT, TLS, call_metadata, channel_options
 from lectern.errors import LecternError
-from lectern.requests import Clips, Files
+from lectern.requests import Clips, File, Files
 from lectern.v1 import (
+    act_pb2,
+    act_pb2_grpc,
     classify_pb2,
     classify_pb2_grpc,
     detect_anomaly_pb2,
     detect_anomaly_pb2_grpc,
+    generate_pb2,
+    generate_pb2_grpc,
     model_pb2,
     model_pb2_grpc,
     predict_pb2,
@@ -61,8 +65,10 @@ class Client:
             else grpc.aio.insecure_channel(target, options)
         )
         self._token, self._wait_for_ready, self._priority = token, wait_for_ready, priority
+        self._act = act_pb2_grpc.ActServiceStub(self._channel)
         self._classify = classify_pb2_grpc.ClassifyServiceStub(self._channel)
         self._detect_anomaly = detect_anomaly_pb2_grpc.DetectAnomalyServiceStub(self._channel)
+        self._generate = generate_pb2_grpc.GenerateServiceStub(self._channel)
         self._models = model_pb2_grpc.ModelServiceStub(self._channel)
         self._predict = predict_pb2_grpc.PredictServiceStub(self._channel)
         self._health = health_pb2_grpc.HealthStub(self._channel)
@@ -134,6 +140,34 @@ class Client:
         request = await asyncio.to_thread(requests.classify_few_shot, support, queries, model, version, top_k)
         return await self._call(self._classify.ClassifyFewShot, request, timeout)
 
+    async def generate_images(
+        self,
+        seed: int | None = None,
+        count: int | None = None,
+        *,
+        to_seed: int | None = None,
+        steps: int | None = None,
+        truncation: float | None = None,
+        label: str = "",
+        contact_sheet: bool = False,
+        model: str = "",
+        version: int = 0,
+        timeout: float | None = None,
+    ) -> AsyncIterator[generate_pb2.GenerateImagesResponse]:
+        """As `lectern.Client.generate_images`."""
+        request = requests.generate_images(
+            seed, count, to_seed, steps, truncation, label, contact_sheet, model, version
+        )
+        async for response in self._stream(self._generate.GenerateImages, request, timeout):
+            yield response
+
+    async def transform_image(
+        self, image: File, style: str, model: str = "", version: int = 0, *, timeout: float | None = None
+    ) -> generate_pb2.TransformImageResponse:
+        """As `lectern.Client.transform_image`."""
+        request = await asyncio.to_thread(requests.transform_image, image, style, model, version)
+        return await self._call(self._generate.TransformImage, request, timeout)
+
     async def predict(
         self, rows: ArrayLike, model: str = "", version: int = 0, *, timeout: float | None = None
     ) -> predict_pb2.PredictResponse:
@@ -186,6 +220,42 @@ class Client:
         async for response in self._pipelined(self._detect_anomaly.StreamDetectAnomaly, message, batches, timeout):
             yield response
 
+    async def act(
+        self,
+        observations: ArrayLike,
+        model: str = "",
+        version: int = 0,
+        sample: bool = False,
+        seed: int = 0,
+        *,
+        timeout: float | None = None,
+    ) -> act_pb2.ActResponse:
+        """As `lectern.Client.act`."""
+        return await self._call(self._act.Act, requests.act(observations, model, version, sample, seed), timeout)
+
+    async def run_episode(
+        self,
+        seed: int = 0,
+        model: str = "",
+        version: int = 0,
+        *,
+        max_steps: int = 0,
+        sample: bool = False,
+        frame_every: int = 0,
+        frame_width: int = 0,
+        timeout: float | None = None,
+    ) -> AsyncIterator[act_pb2.RunEpisodeResponse]:
+        """As `lectern.Client.run_episode`."""
+        request = requests.run_episode(seed, model, version, max_steps, sample, frame_every, frame_width)
+        call = self._act.RunEpisode(request, **self._settings(timeout))
+        try:
+            async for response in call:
+                yield response
+        except grpc.RpcError as error:
+            raise LecternError.of(error) from error
+        finally:
+            call.cancel()  # a caller that stops early stops the server's work too
+
     async def list_models(
         self, include_cards: bool = False, *, timeout: float | None = None
     ) -> model_pb2.ListModelsResponse:
@@ -225,7 +295,13 @@ class Client:
             except Exception as error:
                 failures.append(error)
 
-        call = method(outgoing(), **self._settings(timeout))
+        async for response in self._stream(method, outgoing(), timeout):
+            yield response
+        if failures:
+            raise failures[0]
+
+    async def _stream(self, method: Callable[..., Any], request: Any, timeout: float | None) -> AsyncIterator[Any]:
+        call = method(request, **self._settings(timeout))
         try:
             async for response in call:
                 yield response
@@ -233,8 +309,6 @@ class Client:
             raise LecternError.of(error) from error
         finally:
             call.cancel()  # a caller that stops early stops the server's work too
-        if failures:
-            raise failures[0]
 
     def _settings(self, timeout: float | None) -> dict[str, Any]:
         seconds = self.timeout if timeout is None else timeout

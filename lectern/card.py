@@ -38,7 +38,28 @@ class TabularPreprocessing(_Strict):
     targets: tuple[str, ...]
 
 
-Preprocessing = Annotated[ImagePreprocessing | TabularPreprocessing, Field(discriminator="kind")]
+class ObservationPreprocessing(_Strict):
+    """The graph takes float32 observations `[N, len(features)]` and noise `[N, len(labels)]`, and gives actions.
+
+    `environment` is gymnasium's name of where they come from.
+    """
+
+    kind: Literal["observation"] = "observation"
+    features: tuple[str, ...]
+    environment: Literal["LunarLander-v3"]
+
+
+class NoisePreprocessing(_Strict):
+    """The graph takes normal `noise` float32 `[N, size]` and, where there are labels, `label` int64 `[N, 1]`."""
+
+    kind: Literal["noise"] = "noise"
+    size: PositiveInt
+
+
+Preprocessing = Annotated[
+    ImagePreprocessing | NoisePreprocessing | ObservationPreprocessing | TabularPreprocessing,
+    Field(discriminator="kind"),
+]
 
 
 class Metric(_Strict):

@@ -16,12 +16,16 @@ from numpy.typing import ArrayLike
 from lectern import requests
 from lectern.channel import DEFAULT_TARGET, DEFAULT_TIMEOUT, TLS, call_metadata, channel_options
 from lectern.errors import LecternError
-from lectern.requests import Clips, Files
+from lectern.requests import Clips, File, Files
 from lectern.v1 import (
+    act_pb2,
+    act_pb2_grpc,
     classify_pb2,
     classify_pb2_grpc,
     detect_anomaly_pb2,
     detect_anomaly_pb2_grpc,
+    generate_pb2,
+    generate_pb2_grpc,
     model_pb2,
     model_pb2_grpc,
     predict_pb2,
@@ -68,8 +72,10 @@ class Client:
             grpc.secure_channel(target, tls.credentials(), options) if tls else grpc.insecure_channel(target, options)
         )
         self._token, self._wait_for_ready, self._priority = token, wait_for_ready, priority
+        self._act = act_pb2_grpc.ActServiceStub(self._channel)
         self._classify = classify_pb2_grpc.ClassifyServiceStub(self._channel)
         self._detect_anomaly = detect_anomaly_pb2_grpc.DetectAnomalyServiceStub(self._channel)
+        self._generate = generate_pb2_grpc.GenerateServiceStub(self._channel)
         self._models = model_pb2_grpc.ModelServiceStub(self._channel)
         self._predict = predict_pb2_grpc.PredictServiceStub(self._channel)
         self._health = health_pb2_grpc.HealthStub(self._channel)
@@ -150,6 +156,41 @@ class Client:
         request = requests.classify_few_shot(support, queries, model, version, top_k)
         return self._call(self._classify.ClassifyFewShot, request, timeout)
 
+    def generate_images(
+        self,
+        seed: int | None = None,
+        count: int | None = None,
+        *,
+        to_seed: int | None = None,
+        steps: int | None = None,
+        truncation: float | None = None,
+        label: str = "",
+        contact_sheet: bool = False,
+        model: str = "",
+        version: int = 0,
+        timeout: float | None = None,
+    ) -> Iterator[generate_pb2.GenerateImagesResponse]:
+        """Make images; yields a response with a PNG file as each is made, or one with a contact sheet of all.
+
+        Args:
+            seed: of the first image; image i has seed + i. None = the server draws one and says which.
+            count: how many independent images; None = one.
+            to_seed: go from `seed` to this one instead, in `steps` images (8 if not given).
+            truncation: more than 0 and up to 1; less = more typical images, and less varied. None = 1.
+            label: what to draw, of a model that has labels; empty = each in turn.
+        """
+        request = requests.generate_images(
+            seed, count, to_seed, steps, truncation, label, contact_sheet, model, version
+        )
+        return self._stream(self._generate.GenerateImages, request, timeout)
+
+    def transform_image(
+        self, image: File, style: str, model: str = "", version: int = 0, *, timeout: float | None = None
+    ) -> generate_pb2.TransformImageResponse:
+        """Redraw an encoded image (PNG, JPEG or WebP, as bytes or a path) in another style; `image` is a PNG file."""
+        request = requests.transform_image(image, style, model, version)
+        return self._call(self._generate.TransformImage, request, timeout)
+
     def predict(
         self, rows: ArrayLike, model: str = "", version: int = 0, *, timeout: float | None = None
     ) -> predict_pb2.PredictResponse:
@@ -205,6 +246,48 @@ class Client:
         messages = (requests.stream_detect_anomaly(images, **fields) for images in batches)
         yield from self._pipelined(self._detect_anomaly.StreamDetectAnomaly, messages, timeout)
 
+    def act(
+        self,
+        observations: ArrayLike,
+        model: str = "",
+        version: int = 0,
+        sample: bool = False,
+        seed: int = 0,
+        *,
+        timeout: float | None = None,
+    ) -> act_pb2.ActResponse:
+        """Choose an action for one observation `[F]` or observations `[N, F]`; `results` has one per observation.
+
+        The most probable action, or with `sample` one drawn by its probability; the same `seed` draws the same.
+        """
+        return self._call(self._act.Act, requests.act(observations, model, version, sample, seed), timeout)
+
+    def run_episode(
+        self,
+        seed: int = 0,
+        model: str = "",
+        version: int = 0,
+        *,
+        max_steps: int = 0,
+        sample: bool = False,
+        frame_every: int = 0,
+        frame_width: int = 0,
+        timeout: float | None = None,
+    ) -> Iterator[act_pb2.RunEpisodeResponse]:
+        """Play an episode on the server; yields each step as it is played. Ending the iteration ends the episode.
+
+        `frame_every` k > 0 asks for a PNG with every k-th step, `frame_width` pixels wide (0 = as drawn); `max_steps`
+        0 = the server's limit.
+        """
+        request = requests.run_episode(seed, model, version, max_steps, sample, frame_every, frame_width)
+        call = self._act.RunEpisode(request, **self._settings(timeout))
+        try:
+            yield from call
+        except grpc.RpcError as error:
+            raise LecternError.of(error) from error
+        finally:
+            call.cancel()  # a caller that stops early stops the server's work too
+
     def list_models(self, include_cards: bool = False, *, timeout: float | None = None) -> model_pb2.ListModelsResponse:
         """Every model of the server, with states; with each version's card if asked."""
         return self._call(self._models.ListModels, requests.list_models(include_cards), timeout)
@@ -233,15 +316,18 @@ class Client:
             except Exception as error:
                 failures.append(error)
 
-        call = method(outgoing(), **self._settings(timeout))
+        yield from self._stream(method, outgoing(), timeout)
+        if failures:
+            raise failures[0]
+
+    def _stream(self, method: Callable[..., Any], request: Any, timeout: float | None) -> Iterator[Any]:
+        call = method(request, **self._settings(timeout))
         try:
             yield from call
         except grpc.RpcError as error:
             raise LecternError.of(error) from error
         finally:
             call.cancel()  # a caller that stops early stops the server's work too
-        if failures:
-            raise failures[0]
 
     def _settings(self, timeout: float | None) -> dict[str, Any]:
         seconds = self.timeout if timeout is None else timeout

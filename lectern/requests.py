@@ -14,7 +14,7 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import ArrayLike
 
-from lectern.v1 import classify_pb2, detect_anomaly_pb2, model_pb2, predict_pb2
+from lectern.v1 import act_pb2, classify_pb2, detect_anomaly_pb2, generate_pb2, model_pb2, predict_pb2
 
 File: TypeAlias = bytes | str | os.PathLike[str]
 """The bytes of a file, or its path."""
@@ -26,6 +26,9 @@ Samples: TypeAlias = tuple[ArrayLike, int]
 
 Clip: TypeAlias = File | Samples
 Clips: TypeAlias = Clip | Sequence[Clip]
+
+DEFAULT_STEPS = 8
+"""How many images lie on the path between two seeds."""
 
 
 def read_files(files: Files) -> list[bytes]:
@@ -69,13 +72,8 @@ def classify_few_shot(
 
 
 def predict(rows: ArrayLike, model: str, version: int) -> predict_pb2.PredictRequest:
-    table = np.asarray(rows, dtype=np.float32)
-    if table.ndim not in (1, 2):
-        raise ValueError(f"rows must be one row [F] or rows [N, F], not an array of {table.ndim} dimensions")
-    if table.ndim == 1:
-        table = table.reshape(-1, len(table)) if len(table) else table.reshape(0, 0)  # `[]` is no rows
     return predict_pb2.PredictRequest(
-        model=model, version=version, rows=[predict_pb2.FeatureRow(features=row) for row in table.tolist()]
+        model=model, version=version, rows=[predict_pb2.FeatureRow(features=row) for row in _rows(rows, "rows")]
     )
 
 
@@ -87,12 +85,80 @@ def stream_detect_anomaly(images: Files, **fields: Any) -> detect_anomaly_pb2.St
     return detect_anomaly_pb2.StreamDetectAnomalyRequest(images=read_files(images), **fields)
 
 
+def act(observations: ArrayLike, model: str, version: int, sample: bool, seed: int) -> act_pb2.ActRequest:
+    rows = _rows(observations, "observations")
+    return act_pb2.ActRequest(
+        model=model,
+        version=version,
+        observations=[act_pb2.Observation(features=row) for row in rows],
+        sample=sample,
+        seed=seed,
+    )
+
+
+def run_episode(
+    seed: int, model: str, version: int, max_steps: int, sample: bool, frame_every: int, frame_width: int
+) -> act_pb2.RunEpisodeRequest:
+    return act_pb2.RunEpisodeRequest(
+        model=model,
+        version=version,
+        seed=seed,
+        max_steps=max_steps,
+        sample=sample,
+        frame_every=frame_every,
+        frame_width=frame_width,
+    )
+
+
+def generate_images(
+    seed: int | None,
+    count: int | None,
+    to_seed: int | None,
+    steps: int | None,
+    truncation: float | None,
+    label: str,
+    contact_sheet: bool,
+    model: str,
+    version: int,
+) -> generate_pb2.GenerateImagesRequest:
+    layout = generate_pb2.IMAGE_LAYOUT_CONTACT_SHEET if contact_sheet else generate_pb2.IMAGE_LAYOUT_SINGLE
+    request = generate_pb2.GenerateImagesRequest(
+        model=model, version=version, seed=seed, truncation=truncation, label=label, layout=layout
+    )
+    if to_seed is not None:
+        if count is not None:
+            raise ValueError("count is of independent images, to_seed of a path between two: give one of them")
+        steps = DEFAULT_STEPS if steps is None else steps
+        request.interpolation.CopyFrom(generate_pb2.Interpolation(to_seed=to_seed, steps=steps))
+    elif steps is not None:
+        raise ValueError("steps is how many images lie on a path: give to_seed, where it ends")
+    elif count is not None:
+        request.count = count
+    return request
+
+
+def transform_image(image: File, style: str, model: str, version: int) -> generate_pb2.TransformImageRequest:
+    (content,) = read_files(image)
+    return generate_pb2.TransformImageRequest(model=model, version=version, image=content, style=style)
+
+
 def list_models(include_cards: bool) -> model_pb2.ListModelsRequest:
     return model_pb2.ListModelsRequest(include_cards=include_cards)
 
 
 def get_model(model: str, version: int) -> model_pb2.GetModelRequest:
     return model_pb2.GetModelRequest(model=model, version=version)
+
+
+def _rows(values: ArrayLike, name: str) -> list[list[float]]:
+    """One row `[F]` or rows `[N, F]` as lists."""
+    table = np.asarray(values, dtype=np.float32)
+    if table.ndim not in (1, 2):
+        raise ValueError(f"{name} must be one row [F] or rows [N, F], not an array of {table.ndim} dimensions")
+    if table.ndim == 1:
+        table = table.reshape(-1, len(table)) if len(table) else table.reshape(0, 0)  # `[]` is no rows
+    rows: list[list[float]] = table.tolist()
+    return rows
 
 
 def _listed(files: Files) -> Sequence[File]:

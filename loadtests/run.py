@@ -22,7 +22,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 HERE = Path(__file__).parent
 REPORTS = HERE.parent / "build" / "loadtest"
-CAPABILITIES = ("classify", "detect_anomaly", "predict")
+CAPABILITIES = ("act", "classify", "detect_anomaly", "predict")
 START_SECONDS = 60.0
 STOP_SECONDS = 40.0
 
@@ -68,8 +68,8 @@ def wait_until_serving(target: str, capabilities: list[str], server: subprocess.
 
 
 @contextmanager
-def running_server(lectern: str, repository: Path, capabilities: list[str]) -> Iterator[str]:
-    """A server of these capabilities, by its address.
+def running_server(lectern: str, repository: Path, capabilities: list[str], users: int) -> Iterator[str]:
+    """A server of these capabilities, by its address; it lets each user play an episode.
 
     Raises:
         SystemExit: it did not start, or did not stop cleanly.
@@ -77,7 +77,9 @@ def running_server(lectern: str, repository: Path, capabilities: list[str]) -> I
     port, metrics_port = free_ports(2)
     command = [lectern, "serve", *capabilities, "--host", "127.0.0.1", "--port", str(port)]
     command += ["--metrics-port", str(metrics_port), "--repository", str(repository)]
-    with (REPORTS / "server.log").open("wb") as log, subprocess.Popen(command, stdout=log, stderr=log) as server:
+    settings = os.environ | {"LECTERN_LIMITS__EPISODES": str(users)}
+    log = (REPORTS / "server.log").open("wb")
+    with log, subprocess.Popen(command, stdout=log, stderr=log, env=settings) as server:
         try:
             target = f"127.0.0.1:{port}"
             wait_until_serving(target, capabilities, server)
@@ -117,7 +119,7 @@ def main() -> None:
     # An earlier run's figures must not pass for this one's.
     for report in REPORTS.glob("report*"):
         report.unlink()
-    with running_server(options.lectern, options.repository, list(options.capabilities)) as target:
+    with running_server(options.lectern, options.repository, list(options.capabilities), users) as target:
         status = load(target, list(options.capabilities), users, seconds)
     with (REPORTS / "report_stats.csv").open() as file:
         made = {row["Name"]: int(row["Request Count"]) for row in csv.DictReader(file)}

@@ -37,6 +37,10 @@ class GrpcUser(User):
         """Make a unary call and count it under that name."""
         self._count(name, lambda: [method(request, timeout=DEADLINE_SECONDS)])
 
+    def watch(self, method: Callable[..., Iterator[Message]], request: Message, name: str) -> None:
+        """Send one request, read every response, and count the whole as one."""
+        self._count(name, lambda: method(request, timeout=DEADLINE_SECONDS))
+
     def stream(self, method: Callable[..., Iterator[Message]], requests: Iterable[Message], name: str) -> None:
         """Send the requests over one call, read every response, and count the whole as one."""
         self._count(name, lambda: method(iter(requests), timeout=DEADLINE_SECONDS))

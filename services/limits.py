@@ -6,7 +6,8 @@ from pydantic import BaseModel, ConfigDict, Field, NonNegativeFloat, NonNegative
 
 
 class Limits(BaseModel):
-    """Bounds on requests; crossing one is INVALID_ARGUMENT with the field named."""
+    """Bounds on requests; crossing one is INVALID_ARGUMENT with the field named, or RESOURCE_EXHAUSTED if it is on what
+    many requests do at once."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -15,6 +16,9 @@ class Limits(BaseModel):
     image_bytes: PositiveInt = Field(16 * 2**20, description="Bytes of one encoded image.")
     image_pixels: PositiveInt = Field(50_000_000, description="Width times height of one image, before resizing.")
     rows: PositiveInt = Field(4096, description="Rows of features in one request.")
+    episodes: PositiveInt = Field(8, description="Episodes that one process plays at once.")
+    episode_steps: PositiveInt = Field(1000, description="Steps of one episode.")
+    generated_images: PositiveInt = Field(64, description="Images that one request may have generated.")
     stream_window: PositiveInt = Field(16, description="Requests of one stream that are worked on at once.")
 
 

@@ -7,10 +7,8 @@ SGD with Nesterov momentum and a triangular learning rate, label smoothing, rand
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 from scipy.optimize import minimize_scalar
 from sklearn.linear_model import Ridge
@@ -22,16 +20,15 @@ from lectern.card import Baseline, ImagePreprocessing, Metric
 from lectern.client import Client
 from training.data import cifar10
 from training.data.cifar10 import Cifar10, Split
-from training.evaluate import Track, png
+from training.evaluate import Track
 from training.export.onnx import round_to_half
+from training.photos import accuracy, augmented, logits_of, score, served_accuracy, triangle
 from training.recipe import Graph, Trained
 from training.run import Run, device_name
 
 MEAN = (0.4914, 0.4822, 0.4465)
 STD = (0.2470, 0.2435, 0.2616)
 TARGET = 0.93
-SERVED_BATCH = 100
-EVALUATION_SECONDS = 600
 
 
 @dataclass(frozen=True)
@@ -85,10 +82,15 @@ class ImageClassifier(nn.Module):
         self.blocks = nn.Sequential(*(Block(a, b) for a, b in zip((24, *widths[:-1]), widths, strict=True)))
         self.head = nn.Linear(widths[-1], classes, bias=False)
 
-    def forward(self, photos: Tensor) -> Tensor:
+    def features(self, photos: Tensor) -> Tensor:
+        """What the head decides on: float [N, widths[-1]]."""
         x = ((photos - self.mean) / self.std).permute(0, 3, 1, 2)
         x = F.gelu(self.whiten(F.pad(x, (0, 1, 0, 1))))  # one more row and column keep the map at 32 x 32
-        logits: Tensor = self.head(self.blocks(x).amax(dim=(2, 3)) / 9)
+        features: Tensor = self.blocks(x).amax(dim=(2, 3)) / 9
+        return features
+
+    def forward(self, photos: Tensor) -> Tensor:
+        logits: Tensor = self.head(self.features(photos))
         return logits
 
     @torch.no_grad()
@@ -119,7 +121,7 @@ def train(run: Run) -> Trained:
     net, device = fit(run, settings, data)
     calibrate(net.fold_norms(), data.validation)
     round_to_half(net)
-    test_logits = logits_of(net, data.test)
+    test_logits = logits_of(net, data.test.images)
     return Trained(
         title="CIFAR-10 image classifier",
         lecture="HW3",
@@ -133,7 +135,11 @@ def train(run: Run) -> Trained:
         labels=cifar10.LABELS,
         metrics=(
             Metric(
-                name="accuracy", value=accuracy(test_logits, data.test), split="test", n=len(data.test), target=TARGET
+                name="accuracy",
+                value=accuracy(test_logits, data.test.labels),
+                split="test",
+                n=len(data.test),
+                target=TARGET,
             ),
             Metric(
                 name="expected_calibration_error",
@@ -143,7 +149,7 @@ def train(run: Run) -> Trained:
             ),
             Metric(
                 name="accuracy",
-                value=accuracy(logits_of(net, data.validation), data.validation),
+                value=score(net, data.validation),
                 split="validation",
                 n=len(data.validation),
             ),
@@ -158,11 +164,7 @@ def train(run: Run) -> Trained:
 def evaluate(client: Client, track: Track) -> tuple[Metric, ...]:
     """Accuracy on the official test photos, sent as PNG files over one stream."""
     test = cifar10.load().test
-    batches = range(0, len(test), SERVED_BATCH)
-    photos = ([png(photo) for photo in test.images[start : start + SERVED_BATCH]] for start in batches)
-    answers = track(client.stream_classify_image(photos, top_k=1, timeout=EVALUATION_SECONDS), len(batches))
-    found = [result.classes[0].index for answer in answers for result in answer.results]
-    value = float(np.mean(np.array(found) == test.labels))
+    value = served_accuracy(client, track, test.images, test.labels, "image_classifier", 0)
     return (Metric(name="accuracy", value=value, split="test", n=len(test), target=TARGET),)
 
 
@@ -207,7 +209,7 @@ def fit(run: Run, settings: Settings, data: Cifar10) -> tuple[ImageClassifier, s
         nesterov=True,
     )
     steps = settings.epochs * (len(data.train) // settings.batch_size)
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _triangle(step / steps))
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: triangle(step / steps))
     model, optimizer = fabric.setup(net.to(memory_format=torch.channels_last), optimizer)  # type: ignore[call-overload]
     state = {"model": model, "optimizer": optimizer, "schedule": schedule}
     for epoch in run.epochs(fabric, settings.epochs, state, settings):
@@ -215,9 +217,11 @@ def fit(run: Run, settings: Settings, data: Cifar10) -> tuple[ImageClassifier, s
         total = 0.0
         batches = len(data.train) // settings.batch_size
         description = f"{run.name} epoch {epoch + 1}/{settings.epochs}"
-        for photos, labels in run.track(_batches(data.train, settings, run.seed, epoch), description, batches):
-            logits = model(fabric.to_device(photos))
-            loss = F.cross_entropy(logits.float(), fabric.to_device(labels), label_smoothing=settings.label_smoothing)
+        photos = augmented(data.train, settings.batch_size, settings.translate, run.seed, epoch)
+        for batch in run.track(photos, description, batches):
+            labels = fabric.to_device(batch.labels)
+            logits = model(fabric.to_device(batch.photos))
+            loss = F.cross_entropy(logits.float(), labels, label_smoothing=settings.label_smoothing)
             optimizer.zero_grad(set_to_none=True)
             fabric.backward(loss)
             optimizer.step()
@@ -226,7 +230,7 @@ def fit(run: Run, settings: Settings, data: Cifar10) -> tuple[ImageClassifier, s
         run.log(
             epoch=epoch + 1,
             loss=total / batches,
-            validation_accuracy=accuracy(logits_of(model, data.validation), data.validation),
+            validation_accuracy=score(model, data.validation),
         )
     return net.eval().cpu(), device_name(fabric)
 
@@ -235,23 +239,9 @@ def fit(run: Run, settings: Settings, data: Cifar10) -> tuple[ImageClassifier, s
 def calibrate(net: ImageClassifier, validation: Split) -> None:
     """Scale the logits so that probabilities mean what they say (Guo et al., "On Calibration of Modern Neural
     Networks", 2017): one temperature, fitted on the validation split. Label smoothing alone leaves them too low."""
-    logits, labels = logits_of(net, validation), torch.from_numpy(validation.labels)
+    logits, labels = logits_of(net, validation.images), torch.from_numpy(validation.labels)
     best = minimize_scalar(lambda t: float(F.cross_entropy(logits / t, labels)), bounds=(0.05, 20), method="bounded")
     net.head.weight.div_(best.x)
-
-
-@torch.no_grad()
-def logits_of(model: nn.Module, split: Split, batch_size: int = 500) -> Tensor:
-    """Logits float32 [N, 10] of a whole split, on the CPU."""
-    model.eval()
-    device = next(model.parameters()).device
-    batches = torch.split(torch.from_numpy(split.images), batch_size)
-    return torch.cat([model(photos.to(device)).float().cpu() for photos in batches])
-
-
-def accuracy(logits: Tensor, split: Split) -> float:
-    """Share of photos whose largest logit is the label's."""
-    return float((logits.argmax(1) == torch.from_numpy(split.labels)).float().mean())
 
 
 def calibration_error(logits: Tensor, split: Split) -> float:
@@ -260,29 +250,7 @@ def calibration_error(logits: Tensor, split: Split) -> float:
     return float(multiclass_calibration_error(logits.softmax(1), labels, num_classes=logits.shape[1], n_bins=15))
 
 
-def _batches(split: Split, settings: Settings, seed: int, epoch: int) -> Iterator[tuple[Tensor, Tensor]]:
-    """Shuffled, randomly translated batches; every photo is mirrored in every other epoch (alternating flip)."""
-    random = torch.Generator().manual_seed(seed * 1_000_003 + epoch)
-    mirrored_first = torch.rand(len(split), generator=torch.Generator().manual_seed(seed)) < 0.5
-    images, labels = torch.from_numpy(split.images), torch.from_numpy(split.labels)
-    pad, grid = settings.translate, torch.arange(32)
-    order = torch.randperm(len(split), generator=random)
-    for start in range(0, len(split) - settings.batch_size + 1, settings.batch_size):
-        index = order[start : start + settings.batch_size]
-        photos = images[index]
-        flip = mirrored_first[index] ^ bool(epoch % 2)
-        photos = torch.where(flip[:, None, None, None], photos.flip(2), photos)
-        photos = F.pad(photos.permute(0, 3, 1, 2).float(), (pad,) * 4, mode="reflect").permute(0, 2, 3, 1)
-        rows, columns = torch.randint(0, 2 * pad + 1, (2, len(index), 1), generator=random) + grid
-        yield photos[torch.arange(len(index))[:, None, None], rows[:, :, None], columns[:, None, :]], labels[index]
-
-
 def _norm(channels: int) -> nn.BatchNorm2d:
     norm = nn.BatchNorm2d(channels, momentum=0.4)
     norm.weight.requires_grad_(False)
     return norm
-
-
-def _triangle(t: float) -> float:
-    """Learning rate factor at progress t in 0..1: up to 1 at 0.23, down to 0.02 at the end."""
-    return 0.2 + 0.8 * t / 0.23 if t < 0.23 else 0.02 + 0.98 * (1 - t) / 0.77

@@ -13,10 +13,20 @@ from rich.table import Table
 from lectern.card import Card
 from training.data.fetch import FetchError
 from training.export.onnx import ExportError
-from training.export.version import write_version
+from training.export.version import write_versions
 from training.run import Run
 
-RECIPES = ("anomaly_detector", "covid_regressor", "image_classifier")
+RECIPES = (
+    "anomaly_detector",
+    "compact_classifier",
+    "covid_regressor",
+    "drawing_classifier",
+    "face_generator",
+    "garment_generator",
+    "image_classifier",
+    "lunar_lander",
+    "style_translator",
+)
 # Their data's licences keep the weights out of `exported`; trained when named, not by --all.
 UNSHIPPED_RECIPES = ("solar_anomaly_detector",)
 REPOSITORY = Path("exported")
@@ -38,8 +48,8 @@ def train(
     output: Path | None = None,
     restart: bool = False,
     console: Console | None = None,
-) -> Card:
-    """Train model `name`, export it as the next version in `output` (by default `exported`), and return its card.
+) -> list[Card]:
+    """Train model `name`, export it as the next version in `output`, or the next few, and return their cards.
 
     Args:
         fast: train on the committed sliver in seconds; exported to `build/exported` by default, never to `exported`.
@@ -59,15 +69,16 @@ def train(
     command = f"lectern train {shlex.quote(name)} --seed {seed}" + (" --fast" if fast else "")
     try:
         trained = recipe.train(run)
-        card = write_version(name, trained, output, command, seed, run.seconds)
+        versions = trained if isinstance(trained, tuple) else (trained,)
+        cards = write_versions(name, versions, output, command, seed, run.seconds)
     except (FetchError, ExportError) as error:
         raise TrainingError(str(error)) from error
     run.forget_checkpoints()
-    console.print(summary([card]))
-    console.print(
-        f"exported {output / name / str(card.version)}  (parity {card.parity.max_abs_diff:.1e})", highlight=False
-    )
-    return card
+    console.print(summary(cards))
+    for card in cards:
+        path = output / name / str(card.version)
+        console.print(f"exported {path}  (parity {card.parity.max_abs_diff:.1e})", highlight=False)
+    return cards
 
 
 def summary(cards: list[Card]) -> Table:

@@ -20,6 +20,7 @@ class Graph:
         dynamic_axes: by input, the axes beside the batch whose length may vary.
         max_batch_size: most items the server runs at once.
         tolerance: largest difference from torch that is accepted, on any output.
+        onnx: the content of a finished ONNX file, e.g. a quantised one, to write instead of exporting `module`.
     """
 
     module: nn.Module
@@ -28,6 +29,7 @@ class Graph:
     dynamic_axes: dict[str, tuple[int, ...]] = field(default_factory=dict)
     max_batch_size: int = 64
     tolerance: float = 1e-4
+    onnx: bytes | None = None
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import time
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
@@ -102,6 +103,17 @@ class Run:
     def _checkpoint(self, settings: object) -> Path:
         digest = hashlib.sha256(repr(settings).encode()).hexdigest()[:8]
         return cache_dir() / "checkpoints" / f"{self.name}-seed{self.seed}-{digest}.pt"
+
+
+@contextmanager
+def threads(count: int) -> Iterator[None]:
+    """Let torch use that many threads of the CPU."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def device_name(fabric: Fabric) -> str:

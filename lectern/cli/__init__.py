@@ -11,10 +11,12 @@ from typing import Annotated
 
 import typer
 
+from lectern.cli.act import act
 from lectern.cli.classify import classify
 from lectern.cli.connection import takes_connection
 from lectern.cli.console import console
 from lectern.cli.detect_anomaly import detect_anomaly
+from lectern.cli.episode import episode
 from lectern.cli.evaluate import evaluate
 from lectern.cli.models import models
 from lectern.cli.predict import predict
@@ -38,6 +40,8 @@ app.command()(takes_connection(models))
 app.command()(takes_connection(classify))
 app.command()(takes_connection(predict))
 app.command()(takes_connection(detect_anomaly))
+app.command(context_settings={"ignore_unknown_options": True})(takes_connection(act))  # numbers may begin with a minus
+app.command()(takes_connection(episode))
 app.command()(takes_connection(console))
 app.command()(takes_connection(evaluate))
 app.add_typer(token)
@@ -67,6 +71,7 @@ def options(
     lectern classify cat.png dog.jpg   what is on these pictures
     lectern predict rows.csv           a number for each row of a table
     lectern detect-anomaly shoe.png    whether it looks unlike the training pictures
+    lectern episode --out landing.gif  a flight to the moon, as an animation
     """
 
 

@@ -13,6 +13,7 @@ EXAMPLES = """\
 for model in client.list_models().models: print(model.name, model.title)
 client.classify_image("cat.png", top_k=3).results[0].classes
 card = client.get_model("covid_regressor").model.versions[0].card
+client.act([0, 1.4, 0.3, -0.5, -0.1, 0.05, 0, 0]).results[0].label
 client.predict(np.zeros((2, len(card["preprocessing"]["features"])))).results
 """
 

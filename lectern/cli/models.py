@@ -9,9 +9,10 @@ import typer
 from rich.table import Column, Table
 
 from lectern.cli.connection import Connection
-from lectern.cli.output import print_json, show
+from lectern.cli.output import fail, print_json, show
 
 if TYPE_CHECKING:
+    from lectern.client import Client
     from lectern.v1.model_pb2 import Model, ModelVersion
 
 
@@ -64,6 +65,20 @@ def as_dict(model: Model) -> dict[str, Any]:
             {"version": v.version, "state": state(v), "reason": v.reason, "card": card(v)} for v in model.versions
         ],
     }
+
+
+def ready_card(client: Client, model: str, version: int) -> dict[str, Any]:
+    """The card of the version that will answer.
+
+    Raises:
+        typer.Exit: no version of it is ready.
+    """
+    versions = client.get_model(model, version).model.versions
+    ready = next((v for v in versions if state(v) == "ready"), None)
+    if ready is None:
+        reasons = "; ".join(f"version {v.version} is {state(v)}: {v.reason}" for v in versions)
+        fail(f"{model} does not answer: {reasons or 'it has no versions'}")
+    return card(ready)
 
 
 def state(version: ModelVersion) -> str:

@@ -13,7 +13,7 @@ from rich.console import Console, RenderableType
 
 FAILED = 1
 WRONG_USAGE = 2
-STDIN = Path("-")
+STDIN = STDOUT = Path("-")
 
 
 def fail(message: str, code: int = FAILED) -> NoReturn:
@@ -47,6 +47,22 @@ def read(path: Path) -> bytes:
         return sys.stdin.buffer.read() if path == STDIN else path.read_bytes()
     except OSError as error:
         fail(f"{path}: {error.strerror}", WRONG_USAGE)
+
+
+def write(path: Path, content: bytes) -> None:
+    """Write a file and say where it is, or write to standard output for `-`.
+
+    Raises:
+        typer.Exit: it cannot be written.
+    """
+    if path == STDOUT:
+        sys.stdout.buffer.write(content)
+        return
+    try:
+        path.write_bytes(content)
+    except OSError as error:
+        fail(f"{path}: {error.strerror}", WRONG_USAGE)
+    typer.echo(f"wrote {path}")
 
 
 def show(table: RenderableType) -> None:

@@ -11,9 +11,9 @@ import typer
 from rich.table import Table
 
 from lectern.cli.connection import Connection
-from lectern.cli.models import card, state
-from lectern.cli.output import WRONG_USAGE, check_files, fail, print_json, read, shortest, show
-from lectern.cli.rows import RowsError, read_rows
+from lectern.cli.models import ready_card
+from lectern.cli.output import WRONG_USAGE, check_files, fail, print_json, shortest, show
+from lectern.cli.rows import read_table
 
 if TYPE_CHECKING:
     from lectern.client import Client
@@ -49,10 +49,7 @@ def predict(
     check_files([file])
     with connection.client() as client:
         version, features, targets = signature(client, model, version)
-        try:
-            rows = read_rows(read_lines(file), features)
-        except RowsError as error:
-            fail(f"{file}: {error}", WRONG_USAGE)
+        rows = read_table(file, features)
         values: list[list[float]] = []
         for start in range(0, len(rows), ROWS_PER_REQUEST):
             response = client.predict(rows[start : start + ROWS_PER_REQUEST], model, version)
@@ -75,24 +72,8 @@ def signature(client: Client, model: str, version: int) -> tuple[int, list[str],
     Raises:
         typer.Exit: no version of it is ready, or it does not take rows.
     """
-    versions = client.get_model(model, version).model.versions
-    ready = next((v for v in versions if state(v) == "ready"), None)
-    if ready is None:
-        reasons = "; ".join(f"version {v.version} is {state(v)}: {v.reason}" for v in versions)
-        fail(f"{model} does not answer: {reasons or 'it has no versions'}")
-    preprocessing: dict[str, Any] = card(ready).get("preprocessing", {})
-    if "features" not in preprocessing:
+    card = ready_card(client, model, version)
+    preprocessing: dict[str, Any] = card.get("preprocessing", {})
+    if preprocessing.get("kind") != "tabular":
         fail(f"{model} takes no rows of a table: name a model of capability predict with --model", WRONG_USAGE)
-    return ready.version, preprocessing["features"], preprocessing["targets"]
-
-
-def read_lines(file: Path) -> list[str]:
-    """The lines of a text file, or of standard input for `-`.
-
-    Raises:
-        typer.Exit: it cannot be read, or it is not UTF-8 text.
-    """
-    try:
-        return read(file).decode("utf-8-sig").splitlines(keepends=True)  # spreadsheets begin a file with a mark
-    except UnicodeDecodeError:
-        fail(f"{file}: not a CSV file (its text is not UTF-8)", WRONG_USAGE)
+    return card["version"], preprocessing["features"], preprocessing["targets"]

@@ -6,10 +6,28 @@ import csv
 import math
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from lectern.cli.output import WRONG_USAGE, fail, read
 
 
 class RowsError(ValueError):
     """The table is not one of the model's features; the message names row and column."""
+
+
+def read_table(file: Path, features: Sequence[str]) -> list[list[float]]:
+    """The rows of a CSV file, or of standard input for `-`; see `read_rows`.
+
+    Raises:
+        typer.Exit: it cannot be read, it is not UTF-8 text, or its table is not one of the features.
+    """
+    try:
+        # Spreadsheets begin a file with a mark.
+        return read_rows(read(file).decode("utf-8-sig").splitlines(keepends=True), features)
+    except UnicodeDecodeError:
+        fail(f"{file}: not a CSV file (its text is not UTF-8)", WRONG_USAGE)
+    except RowsError as error:
+        fail(f"{file}: {error}", WRONG_USAGE)
 
 
 def read_rows(lines: Iterable[str], features: Sequence[str]) -> list[list[float]]:

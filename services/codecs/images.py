@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import io
+import math
 import time
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -40,10 +41,20 @@ async def decode_images(
         raise InvalidArgument.field(field, "is empty; send at least one image")
     if len(encoded) > limits.images:
         raise InvalidArgument.field(field, f"has {len(encoded)} images; the most in one request is {limits.images}")
+    return await decode_named({f"{field}[{i}]": data for i, data in enumerate(encoded)}, preprocessing, limits)
+
+
+async def decode_named(
+    encoded: Mapping[str, bytes], preprocessing: ImagePreprocessing, limits: Limits
+) -> NDArray[np.uint8]:
+    """As `decode_images`, for files by the names of their fields; the caller has bounded their number.
+
+    Raises:
+        InvalidArgument: one is empty, too large, or not an image; names its field.
+    """
     started = time.monotonic()
     arrays = []
-    for i, data in enumerate(encoded):
-        name = f"{field}[{i}]"
+    for name, data in encoded.items():
         image = open_image(data, limits, name)
         if image.width * image.height <= INLINE_PIXELS:
             arrays.append(to_array(image, preprocessing, name))
@@ -105,6 +116,17 @@ def encode_png(image: NDArray[np.uint8]) -> bytes:
     buffer = io.BytesIO()
     Image.fromarray(image if image.shape[2] == 3 else image[:, :, 0]).save(buffer, "PNG")
     return buffer.getvalue()
+
+
+def contact_sheet(images: Sequence[NDArray[np.uint8]]) -> NDArray[np.uint8]:
+    """Images of one size, row by row in a grid as nearly square as can be; what stays empty is white."""
+    columns = math.ceil(math.sqrt(len(images)))
+    rows = math.ceil(len(images) / columns)
+    height, width, channels = images[0].shape
+    cells = np.full((rows * columns, height, width, channels), 255, np.uint8)
+    cells[: len(images)] = images
+    grid = cells.reshape(rows, columns, height, width, channels).transpose(0, 2, 1, 3, 4)
+    return grid.reshape(rows * height, columns * width, channels)
 
 
 def _to_mode(image: Image.Image, mode: str) -> Image.Image:

@@ -14,6 +14,7 @@ from services.server.settings import Settings
 log = logging.getLogger(__name__)
 
 EXAMPLES = {
+    "act": "lectern episode --seed 7 --out landing.gif",
     "classify": "lectern classify photo.png",
     "predict": "lectern predict rows.csv",
 }

@@ -17,8 +17,10 @@ from services.server.auth import MODEL_CONTROL
 
 # Capability -> module of its stubs, module and class of its servicer.
 SERVICERS = {
+    "act": ("lectern.v1.act_pb2", "services.act.servicer", "ActServicer"),
     "classify": ("lectern.v1.classify_pb2", "services.classify.servicer", "ClassifyServicer"),
     "detect_anomaly": ("lectern.v1.detect_anomaly_pb2", "services.detect_anomaly.servicer", "DetectAnomalyServicer"),
+    "generate": ("lectern.v1.generate_pb2", "services.generate.servicer", "GenerateServicer"),
     "predict": ("lectern.v1.predict_pb2", "services.predict.servicer", "PredictServicer"),
 }
 

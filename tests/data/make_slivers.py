@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from training.data import cifar10, covid, fashion_mnist, fonts, mnist
+from training.data import cifar10, covid, drawings, faces, fashion_mnist, fonts, mnist, printed_digits
 
 HERE = Path(__file__).parent
 PER_CLASS = 20
@@ -74,8 +74,47 @@ def anomaly_detector() -> None:
         )
 
 
+def face_generator(count: int = 64) -> None:
+    """Drawings that are not held out, at random."""
+    images = faces.load().train
+    chosen = np.random.default_rng(0).permutation(len(images))[:count]
+    np.savez_compressed(HERE / "face_generator.npz", images=images[chosen])
+
+
+def garment_generator(count: int = 200) -> None:
+    """The first training pictures."""
+    train = fashion_mnist.load().train[:count]
+    np.savez_compressed(HERE / "garment_generator.npz", images=train.images, labels=train.labels.astype(np.uint8))
+
+
+def style_translator(count: int = 80) -> None:
+    """Training digits of both styles, at random."""
+    arrays = {}
+    for style, split in (("handwritten", mnist.load().train), ("printed", printed_digits.load().train)):
+        chosen = np.random.default_rng(0).permutation(len(split))[:count]
+        arrays |= {f"{style}_images": split.images[chosen], f"{style}_labels": split.labels[chosen].astype(np.uint8)}
+    np.savez_compressed(HERE / "style_translator.npz", **arrays)
+
+
+def drawing_classifier(each: int = 9) -> None:
+    """Drawings of each class, shuffled: those of the test split last, a third of all."""
+    data = drawings.load()
+    random = np.random.default_rng(0)
+    chosen = []
+    for split, count in ((data.train, each * 2 // 3), (data.test, each // 3)):
+        index = np.concatenate([np.flatnonzero(split.labels == label)[:count] for label in range(10)])
+        index = random.permutation(index)
+        chosen.append((split.images[index], split.labels[index].astype(np.uint8)))
+    images, labels = (np.concatenate(parts) for parts in zip(*chosen, strict=True))
+    np.savez_compressed(HERE / "drawing_classifier.npz", images=images, labels=labels)
+
+
 if __name__ == "__main__":
     anomaly_detector()
     image_classifier()
     solar_anomaly_detector()
     covid_regressor()
+    face_generator()
+    garment_generator()
+    style_translator()
+    drawing_classifier()

@@ -6,6 +6,7 @@ import csv
 import io
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -16,6 +17,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image
 
 import lectern
 from lectern.cli.rows import RowsError, read_rows
@@ -75,7 +77,9 @@ def test_help_loads_nothing_heavy() -> None:
     assert "lectern classify cat.png dog.jpg" in done.stdout
 
 
-@pytest.mark.parametrize("command", ["serve", "models", "classify", "predict", "console", "train", "token create"])
+@pytest.mark.parametrize(
+    "command", ["serve", "models", "classify", "predict", "act", "episode", "console", "train", "token create"]
+)
 def test_each_command_explains_itself_by_example(command: str) -> None:
     done = invoke(*command.split(), "--help")
     assert done.returncode == 0
@@ -203,6 +207,73 @@ def test_predict_says_what_is_wrong_with_a_table(run: Run, features: list[str], 
     )
     refused(run("predict", "-", stdin=b"\x89PNG\r\n"), 2, "UTF-8")
     refused(run("predict", path, "--model", "image_classifier"), 2, "takes no rows")
+
+
+OBSERVATION = (0.0, 1.4, 0.3, -0.5, -0.1, 0.05, 0, 0)
+
+
+def test_act_takes_numbers_or_a_table(run: Run) -> None:
+    names = ["y", "x", "x_velocity", "y_velocity", "angle", "angular_velocity", "left_leg_contact", "right_leg_contact"]
+    swapped = (OBSERVATION[1], OBSERVATION[0], *OBSERVATION[2:])
+    numbers = run("act", *OBSERVATION)
+    table = run("act", "-", stdin=as_csv(names, swapped, swapped))
+    assert numbers.returncode == 0, numbers.stderr
+    header, line = numbers.stdout.splitlines()
+    assert header == b"action,probability,value"
+    assert table.stdout.splitlines() == [header, line, line]
+
+
+def test_act_as_json_draws_by_the_seed(run: Run, tmp_path: Path) -> None:
+    path = tmp_path / "observations.csv"
+    path.write_bytes(as_csv(*[[0] * 8] * 5000))
+    first, again = (json.loads(run("act", path, "--sample", "--seed", 3, "--json").stdout) for _ in range(2))
+    assert (first["model"], first, len(first["results"])) == ("lunar_lander", again, 5000)
+    labels = [result["label"] for result in first["results"]]
+    assert len(set(labels)) > 1
+    assert labels[:100] != labels[4096:4196]
+
+
+def test_act_says_what_is_wrong(run: Run, tmp_path: Path) -> None:
+    refused(run("act", 1, 2), 1, "observations[0].features: has 2 values; the model takes 8")
+    refused(run("act", 1, 2, "--seed", 2**64), 2, "--seed")
+    refused(run("act", 1, "two"), 2, "give numbers, or one file")
+    refused(run("act", tmp_path / "none.csv"), 2, "none.csv: no such file")
+    refused(run("act", "-", "--model", "covid_regressor", stdin=b"1,2"), 2, "takes no observations")
+    refused(run("act", "-", stdin=b"1,2"), 2, "row 1 has 2 columns", "angular_velocity")
+    refused(run("predict", "-", "--model", "lunar_lander", stdin=b"1,2"), 2, "takes no rows")
+
+
+def test_episode_says_how_it_went(run: Run) -> None:
+    done = run("episode", "--seed", 7)
+    assert done.returncode == 0, done.stderr
+    assert re.fullmatch(rb"(ended|cut off) after \d+ steps, total reward -?\d+\.\d\n", done.stdout)
+
+
+def test_episode_as_an_animation(run: Run, tmp_path: Path) -> None:
+    path = tmp_path / "flight.gif"
+    done = run("episode", "--out", path, "--max-steps", 21)
+    assert done.stdout.endswith(f"; 6 frames in {path}\n".encode()), done.stderr
+    with Image.open(path) as film:
+        assert (film.n_frames, film.size) == (6, (300, 200))  # type: ignore[attr-defined]
+        durations = []
+        for frame in range(6):
+            film.seek(frame)
+            durations.append(film.info["duration"])
+    assert durations == [80, 80, 80, 80, 80, 2000]
+
+
+def test_episode_as_pictures_and_json(run: Run, tmp_path: Path) -> None:
+    done = run("episode", "--out", tmp_path / "new" / "frames", "--max-steps", 5, "--frame-every", 2, "--json")
+    results = json.loads(done.stdout)["results"]
+    assert [result["step"] for result in results] == [1, 2, 3, 4, 5]
+    assert sorted(path.name for path in (tmp_path / "new" / "frames").iterdir()) == ["0001.png", "0003.png", "0005.png"]
+
+
+def test_episode_says_what_is_wrong(run: Run, tmp_path: Path) -> None:
+    refused(run("episode", "--out", tmp_path / "nowhere" / "flight.gif"), 2, "nowhere: no such directory")
+    (tmp_path / "file").touch()
+    refused(run("episode", "--out", tmp_path / "file"), 2, "is a file")
+    refused(run("episode", "--max-steps", 5000), 1, "max_steps: is 5000; it may be 1 to 1000")
 
 
 def test_repeated_names_are_numbered_as_pandas_does() -> None:

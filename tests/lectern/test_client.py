@@ -121,6 +121,30 @@ def test_predict_takes_a_row_or_rows(client: lectern.Client, row: list[float]) -
     assert len(client.predict(np.zeros((3, len(row)))).results) == 3
 
 
+def test_act_takes_an_observation_or_observations(client: lectern.Client) -> None:
+    assert len(client.act([0.0] * 8).results) == 1
+    assert len(client.act(np.zeros((3, 8)), sample=True, seed=1).results) == 3
+
+
+def test_an_episode_comes_step_by_step_and_ends_with_its_reader(client: lectern.Client) -> None:
+    for _ in range(20):  # more than the server plays at once
+        steps = client.run_episode(5, frame_every=1)
+        assert next(steps).step == 1
+        steps.close()
+    *_, last = client.run_episode(5, max_steps=30)
+    assert (last.step, last.truncated) == (30, True)
+
+
+async def test_asyncio_client_acts_and_plays(server: Any) -> None:
+    async with lectern.aio.Client(server.target) as client:
+        assert len((await client.act([0.0] * 8)).results) == 1
+        steps = [step.step async for step in client.run_episode(5, max_steps=3)]
+        with pytest.raises(lectern.LecternError) as caught:
+            [step async for step in client.run_episode(frame_width=9)]
+    assert steps == [1, 2, 3]
+    assert caught.value.violations[0][0] == "frame_width"
+
+
 def test_rows_must_be_a_table() -> None:
     assert not requests.predict([], "", 0).rows
     with pytest.raises(ValueError, match="3 dimensions"):

@@ -88,6 +88,15 @@ def test_answers_are_the_embedded_engines(beside: Server, server: Server, photos
         assert [r.heat_map[:4] for r in theirs.results] == [b"\x89PNG"] * 20
 
 
+def test_a_seed_draws_the_same_on_both(beside: Server, server: Server) -> None:
+    observations = np.random.default_rng(0).normal(0, 0.5, (600, 8)).astype(np.float32)
+    with Client(beside.target) as remote, Client(server.target) as local:
+        theirs, ours = (c.act(observations, sample=True, seed=3).results for c in (remote, local))
+        assert [a.index for a in theirs] == [a.index for a in ours]
+        flights = [[step.action.index for step in c.run_episode(5, max_steps=50)] for c in (remote, local)]
+        assert flights[0] == flights[1]
+
+
 def test_streams_pass_through(beside: Server, photos: np.ndarray) -> None:
     with Client(beside.target) as client:
         assert len(list(client.stream_classify_image(encode(p) for p in photos[:20]))) == 20

@@ -1,19 +1,25 @@
-"""What training writes: tables and figures in the card."""
+"""What training writes: tables and figures in the card, several versions at once, finished graphs."""
 
 from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
+import onnx
 import pytest
 import torch
+from google.protobuf import text_format
 from pydantic import ValidationError
 from torch import nn
+from tritonclient.grpc import model_config_pb2
 
 from lectern import card
 from lectern.card import Card, DataSource, Metric, Table, TabularPreprocessing
 from training.data.fetch import sha256_file
-from training.export.version import write_version
+from training.export.onnx import ExportError, export_graph
+from training.export.quantize import quantize
+from training.export.version import write_version, write_versions
 from training.recipe import Figure, Graph, Trained
 
 TABLE = Table(title="sizes", columns=("network", "bytes"), rows=(("linear", 12), ("none", 0.5)))
@@ -60,3 +66,23 @@ def test_a_table_with_a_short_row_is_refused() -> None:
 def test_a_figure_lies_beside_its_card(file: str) -> None:
     with pytest.raises(ValidationError):
         card.Figure(title="A curve", file=file)
+
+
+def test_versions_made_together_are_served_together(tmp_path: Path, trained: Trained) -> None:
+    for _ in range(2):
+        write_versions("linear", (trained, replace(trained, title="second")), tmp_path, "test", 0, 0.0)
+    cards = [Card.read(tmp_path / "linear" / str(version) / "card.json") for version in (1, 2, 3, 4)]
+    assert [c.title for c in cards] == ["linear", "second"] * 2
+    config = text_format.Parse((tmp_path / "linear" / "config.pbtxt").read_text(), model_config_pb2.ModelConfig())
+    assert config.version_policy.latest.num_versions == 2
+
+
+def test_a_finished_graph_is_compared_with_the_module_too(tmp_path: Path, trained: Trained) -> None:
+    export_graph(trained.graphs["forward"], path := tmp_path / "linear.onnx")
+    other = replace(trained.graphs["forward"], module=nn.Linear(2, 1), onnx=path.read_bytes())
+    with pytest.raises(ExportError, match="differs from torch"):
+        export_graph(other, path)
+    quantised = quantize(path.read_bytes(), {"features": np.zeros((2, 2), np.float32)})
+    assert {"QuantizeLinear", "DequantizeLinear"} <= {
+        node.op_type for node in onnx.load_from_string(quantised).graph.node
+    }

@@ -39,7 +39,6 @@ def test_fast_run_trains_exports_and_serves(tmp_path: Path, name: str) -> None:
     output = tmp_path / "exported"
     result = train(name, "--fast", "--output", str(output))
     card = Card.read(output / name / "1" / "card.json")
-    assert card.parity.max_abs_diff <= 1e-4
     assert len(card.parity.batches) >= 3
     assert card.metrics
     assert card.data
@@ -52,6 +51,8 @@ def test_fast_run_trains_exports_and_serves(tmp_path: Path, name: str) -> None:
     graph = onnx.load(output / name / "1" / "model.onnx").graph
     assert [i.name for i in config.input] == [i.name for i in graph.input]
     assert all(v.type.tensor_type.shape.dim[0].dim_param == "batch" for v in (*graph.input, *graph.output))
+    is_image = graph.output[0].type.tensor_type.elem_type == onnx.TensorProto.UINT8
+    assert card.parity.max_abs_diff <= (1 if is_image else 1e-4)  # one level of 256 is a matter of rounding
     with serving(tmp_path, repository=output) as server, grpc.insecure_channel(server.target) as channel:
         (model,) = ModelServiceStub(channel).ListModels(model_pb2.ListModelsRequest(), timeout=10).models
         assert (model.name, model.versions[0].state) == (name, model_pb2.MODEL_STATE_READY)

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 from torch import Tensor
 
-from lectern.card import Parity
+from lectern.card import Card, Parity
 from training.recipe import Graph
 
 OPSET = 20
@@ -32,29 +32,10 @@ def export_graph(graph: Graph, path: Path) -> Parity:
     Raises:
         ExportError: an output differs by more than the graph's tolerance, or an example's size is burned in.
     """
-    batch = torch.export.Dim.DYNAMIC
-    logging.getLogger("torch.onnx").setLevel(logging.ERROR)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        program = torch.onnx.export(
-            graph.module.eval(),
-            tuple(graph.inputs.values()),
-            dynamo=True,
-            opset_version=OPSET,
-            input_names=list(graph.inputs),
-            output_names=list(graph.outputs),
-            dynamic_shapes=tuple(
-                {0: batch, **dict.fromkeys(graph.dynamic_axes.get(name, ()), batch)} for name in graph.inputs
-            ),
-            verbose=False,
-        )
-    assert program is not None
-    model = program.model_proto
-    _strip(model)
-    _name_batch_axes(model)
-    store_exact_halves(model)
-    onnx.checker.check_model(model, full_check=True)
-    onnx.save(model, path)
+    if graph.onnx is None:
+        onnx.save(_export(graph), path)
+    else:
+        path.write_bytes(graph.onnx)
     parity = measure_parity(graph, path)
     if not parity.max_abs_diff <= graph.tolerance:
         raise ExportError(
@@ -105,12 +86,53 @@ def store_exact_halves(model: onnx.ModelProto) -> None:
     model.graph.node.extend(nodes)
 
 
+def newest_graph(model: Path) -> bytes:
+    """The forward graph of the newest version of an exported model."""
+    card = max((Card.read(path) for path in model.glob("*/card.json")), key=lambda card: card.version)
+    return (model / str(card.version) / "model.onnx").read_bytes()
+
+
+@torch.no_grad()
+def load_weights(module: torch.nn.Module, content: bytes) -> torch.nn.Module:
+    """Fill the parameters and buffers of `module` from an ONNX file that was exported from its like."""
+    stored = {t.name.removesuffix("_half"): t for t in onnx.load_from_string(content).graph.initializer}
+    for name, value in module.state_dict().items():
+        value.copy_(torch.from_numpy(numpy_helper.to_array(stored[name]).astype(np.float32)).reshape(value.shape))
+    return module
+
+
 @torch.no_grad()
 def round_to_half(module: torch.nn.Module) -> torch.nn.Module:
     """Round every parameter to float16's precision in place, so that what is measured is what is stored."""
     for parameter in module.parameters():
         parameter.copy_(parameter.half().float())
     return module
+
+
+def _export(graph: Graph) -> onnx.ModelProto:
+    batch = torch.export.Dim.DYNAMIC
+    logging.getLogger("torch.onnx").setLevel(logging.ERROR)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        program = torch.onnx.export(
+            graph.module.eval(),
+            tuple(graph.inputs.values()),
+            dynamo=True,
+            opset_version=OPSET,
+            input_names=list(graph.inputs),
+            output_names=list(graph.outputs),
+            dynamic_shapes=tuple(
+                {0: batch, **dict.fromkeys(graph.dynamic_axes.get(name, ()), batch)} for name in graph.inputs
+            ),
+            verbose=False,
+        )
+    assert program is not None
+    model = program.model_proto
+    _strip(model)
+    _name_batch_axes(model)
+    store_exact_halves(model)
+    onnx.checker.check_model(model, full_check=True)
+    return model
 
 
 def _variations(graph: Graph) -> Iterator[dict[str, Tensor]]:

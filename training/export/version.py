@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import subprocess
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 
 import onnx
@@ -28,61 +29,77 @@ TRITON_TYPES: dict[int, int] = {
 
 
 def write_version(name: str, trained: Trained, repository: Path, command: str, seed: int, seconds: float) -> Card:
-    """Export every graph of `trained`, and put the result in place as the next version of `name`.
+    """Export every graph of `trained`, and put the result in place as the next version of `name`."""
+    return write_versions(name, (trained,), repository, command, seed, seconds)[0]
 
-    The directory that holds the card is renamed into place last, so a server never sees half a version.
+
+def write_versions(
+    name: str, versions: Sequence[Trained], repository: Path, command: str, seed: int, seconds: float
+) -> list[Card]:
+    """Export `versions` as the next ones of `name`, in this order, of which a server answers for all.
+
+    All are complete before the first is put in place. The directory that holds a card is renamed into place last, so a
+    server never sees half a version.
     """
     repository.mkdir(parents=True, exist_ok=True)
-    names = {role: name if role == "forward" else f"{name}_{role}" for role in trained.graphs}
-    version = 1 + max((_latest(repository / graph_name) for graph_name in names.values()), default=0)
+    names = {role: name if role == "forward" else f"{name}_{role}" for role in versions[0].graphs}
+    first = 1 + max((_latest(repository / graph_name) for graph_name in names.values()), default=0)
+    training = Training(
+        command=command, seed=seed, device="", seconds=round(seconds, 1), parameters=0, commit=_commit()
+    )
     with tempfile.TemporaryDirectory(dir=repository, prefix=".staging-") as staging:
-        files: dict[str, str] = {}
-        parities: list[Parity] = []
-        for role, graph in trained.graphs.items():
-            (directory := Path(staging) / names[role]).mkdir()
-            parities.append(export_graph(graph, path := directory / "model.onnx"))
-            config = triton_config(names[role], graph, path)
-            (directory / "config.pbtxt").write_text(text_format.MessageToString(config))
-            files[f"{names[role]}/{version}/model.onnx"] = sha256_file(path)
-        for figure in trained.figures:
-            (path := Path(staging) / name / figure.file).write_bytes(figure.png)
-            files[f"{name}/{version}/{figure.file}"] = sha256_file(path)
-        card = Card(
-            name=name,
-            version=version,
-            title=trained.title,
-            lecture=trained.lecture,
-            capability=trained.capability,
-            task=trained.task,
-            description=trained.description,
-            graphs=names,
-            preprocessing=trained.preprocessing,
-            labels=trained.labels,
-            decision=trained.decision,
-            metrics=trained.metrics,
-            baselines=trained.baselines,
-            tables=trained.tables,
-            figures=tuple(Figure(title=f.title, file=f.file) for f in trained.figures),
-            data=trained.data,
-            training=Training(
-                command=command,
-                seed=seed,
-                device=trained.device,
-                seconds=round(seconds, 1),
-                parameters=trained.parameters,
-                commit=_commit(),
-            ),
-            parity=Parity(max_abs_diff=max(p.max_abs_diff for p in parities), batches=parities[0].batches),
-            files=files,
-        )
-        card.write(Path(staging) / name / "card.json")
-        for graph_name in sorted(names.values(), key=lambda n: n == name):  # the one with the card last
-            _place(Path(staging) / graph_name, repository / graph_name, version)
+        cards = []
+        for version, trained in enumerate(versions, first):
+            (directory := Path(staging) / str(version)).mkdir()
+            cards.append(_stage(name, names, version, trained, training, directory, served=len(versions)))
+        for card in cards:
+            for graph_name in sorted(names.values(), key=lambda n: n == name):  # the one with the card last
+                _place(Path(staging) / str(card.version) / graph_name, repository / graph_name, card.version)
+    return cards
+
+
+def _stage(
+    name: str, names: dict[str, str], version: int, trained: Trained, training: Training, directory: Path, served: int
+) -> Card:
+    """Write one version into `directory`: a folder for each graph, in the model's own also figures and the card."""
+    files: dict[str, str] = {}
+    parities: list[Parity] = []
+    for role, graph in trained.graphs.items():
+        (folder := directory / names[role]).mkdir()
+        parities.append(export_graph(graph, path := folder / "model.onnx"))
+        config = triton_config(names[role], graph, path, served)
+        (folder / "config.pbtxt").write_text(text_format.MessageToString(config))
+        files[f"{names[role]}/{version}/model.onnx"] = sha256_file(path)
+    for figure in trained.figures:
+        (path := directory / name / figure.file).write_bytes(figure.png)
+        files[f"{name}/{version}/{figure.file}"] = sha256_file(path)
+    card = Card(
+        name=name,
+        version=version,
+        title=trained.title,
+        lecture=trained.lecture,
+        capability=trained.capability,
+        task=trained.task,
+        description=trained.description,
+        graphs=names,
+        preprocessing=trained.preprocessing,
+        labels=trained.labels,
+        decision=trained.decision,
+        metrics=trained.metrics,
+        baselines=trained.baselines,
+        tables=trained.tables,
+        figures=tuple(Figure(title=f.title, file=f.file) for f in trained.figures),
+        data=trained.data,
+        training=training.model_copy(update={"device": trained.device, "parameters": trained.parameters}),
+        parity=Parity(max_abs_diff=max(p.max_abs_diff for p in parities), batches=parities[0].batches),
+        files=files,
+    )
+    card.write(directory / name / "card.json")
     return card
 
 
-def triton_config(name: str, graph: Graph, path: Path) -> model_config_pb2.ModelConfig:
-    """The Triton ModelConfig of an exported graph, with dynamic batching."""
+def triton_config(name: str, graph: Graph, path: Path, served: int = 1) -> model_config_pb2.ModelConfig:
+    """The Triton ModelConfig of an exported graph, with dynamic batching; the latest `served` versions answer."""
     model = onnx.load(path, load_external_data=False)
     config = model_config_pb2.ModelConfig(
         name=name,
@@ -92,6 +109,8 @@ def triton_config(name: str, graph: Graph, path: Path) -> model_config_pb2.Model
             model_config_pb2.ModelInstanceGroup(count=1, kind=model_config_pb2.ModelInstanceGroup.KIND_AUTO)
         ],
     )
+    if served > 1:
+        config.version_policy.latest.num_versions = served
     for value in model.graph.input:
         config.input.add(name=value.name, data_type=_triton_type(value), dims=_item_shape(value))
     for value in model.graph.output:

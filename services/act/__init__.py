@@ -1,0 +1,1 @@
+"""ActService: actions of a policy, and whole episodes."""

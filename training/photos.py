@@ -1,0 +1,96 @@
+"""What recipes of image classifiers share: augmentation, schedule, logits and accuracy, evaluation through gRPC."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from lectern.client import Client
+from training.data.cifar10 import Split
+from training.evaluate import Track
+
+SERVED_BATCH = 100
+EVALUATION_SECONDS = 600
+
+
+class Batch(NamedTuple):
+    """Photos float32 [N, 32, 32, 3] with values 0..255 and labels int64 [N], where they are in their split (int64 [N]),
+    and which of them are mirrored (bool [N])."""
+
+    photos: Tensor
+    labels: Tensor
+    positions: Tensor
+    mirrored: Tensor
+
+
+def augmented(split: Split, batch_size: int, translate: int, seed: int, epoch: int) -> Iterator[Batch]:
+    """Shuffled batches, moved by up to `translate` pixels; every photo is mirrored in every other epoch (alternating
+    flip). A last, smaller batch is left out."""
+    random = torch.Generator().manual_seed(seed * 1_000_003 + epoch)
+    mirrored_first = torch.rand(len(split), generator=torch.Generator().manual_seed(seed)) < 0.5
+    images, labels = torch.from_numpy(split.images), torch.from_numpy(split.labels)
+    pad, grid = translate, torch.arange(32)
+    order = torch.randperm(len(split), generator=random)
+    for start in range(0, len(split) - batch_size + 1, batch_size):
+        index = order[start : start + batch_size]
+        photos = images[index]
+        mirrored = mirrored_first[index] ^ bool(epoch % 2)
+        photos = torch.where(mirrored[:, None, None, None], photos.flip(2), photos)
+        photos = F.pad(photos.permute(0, 3, 1, 2).float(), (pad,) * 4, mode="reflect").permute(0, 2, 3, 1)
+        rows, columns = torch.randint(0, 2 * pad + 1, (2, len(index), 1), generator=random) + grid
+        moved = photos[torch.arange(len(index))[:, None, None], rows[:, :, None], columns[:, None, :]]
+        yield Batch(moved, labels[index], index, mirrored)
+
+
+def triangle(t: float) -> float:
+    """Learning rate factor at progress t in 0..1: up to 1 at 0.23, down to 0.02 at the end."""
+    return 0.2 + 0.8 * t / 0.23 if t < 0.23 else 0.02 + 0.98 * (1 - t) / 0.77
+
+
+@torch.no_grad()
+def logits_of(model: nn.Module, images: NDArray[np.uint8], batch_size: int = 500) -> Tensor:
+    """Logits float32 [N, classes] of images uint8 [N, height, width, 3], on the CPU."""
+    model.eval()
+    device = next(model.parameters()).device
+    batches = torch.split(torch.from_numpy(images), batch_size)
+    return torch.cat([model(photos.to(device)).float().cpu() for photos in batches])
+
+
+def accuracy(logits: Tensor | NDArray[np.float32], labels: NDArray[np.int64]) -> float:
+    """Share of items whose largest logit is the label's."""
+    return float(np.mean(np.asarray(logits).argmax(1) == labels))
+
+
+def score(net: nn.Module, split: Split) -> float:
+    """Accuracy of a network on a split."""
+    return accuracy(logits_of(net, split.images), split.labels)
+
+
+def served_accuracy(
+    client: Client,
+    track: Track,
+    images: NDArray[np.uint8],
+    labels: NDArray[np.int64],
+    model: str,
+    version: int,
+) -> float:
+    """Accuracy of a served model on images, sent as PNG files over one stream; version 0 = latest."""
+    batches = range(0, len(images), SERVED_BATCH)
+    files = ([_png(image) for image in images[start : start + SERVED_BATCH]] for start in batches)
+    answers = client.stream_classify_image(files, model=model, version=version, top_k=1, timeout=EVALUATION_SECONDS)
+    found = [result.classes[0].index for answer in track(answers, len(batches)) for result in answer.results]
+    return float(np.mean(np.array(found) == labels))
+
+
+def _png(image: NDArray[np.uint8]) -> bytes:
+    buffer = io.BytesIO()
+    Image.fromarray(image).save(buffer, "PNG")
+    return buffer.getvalue()
