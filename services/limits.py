@@ -15,4 +15,7 @@ class Limits(BaseModel):
     image_bytes: PositiveInt = Field(16 * 2**20, description="Bytes of one encoded image.")
     image_pixels: PositiveInt = Field(50_000_000, description="Width times height of one image, before resizing.")
     rows: PositiveInt = Field(4096, description="Rows of features in one request.")
+    few_shot_classes: PositiveInt = Field(50, description="Classes that the examples of one few-shot request show.")
+    few_shot_examples: PositiveInt = Field(20, description="Examples of one class in a few-shot request.")
+    few_shot_steps: PositiveInt = Field(20, description="Gradient steps that a few-shot request may ask for.")
     stream_window: PositiveInt = Field(16, description="Requests of one stream that are worked on at once.")

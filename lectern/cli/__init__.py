@@ -12,6 +12,7 @@ from typing import Annotated
 import typer
 
 from lectern.cli.classify import classify
+from lectern.cli.classify_few_shot import classify_few_shot
 from lectern.cli.connection import takes_connection
 from lectern.cli.console import console
 from lectern.cli.evaluate import evaluate
@@ -34,6 +35,7 @@ app = typer.Typer(
 app.command()(serve)
 app.command()(takes_connection(models))
 app.command()(takes_connection(classify))
+app.command()(takes_connection(classify_few_shot))
 app.command()(takes_connection(predict))
 app.command()(takes_connection(console))
 app.command()(takes_connection(evaluate))

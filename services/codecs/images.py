@@ -6,7 +6,7 @@ import asyncio
 import io
 import time
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -41,10 +41,20 @@ async def decode_images(
         raise InvalidArgument.field(field, "is empty; send at least one image")
     if len(encoded) > limits.images:
         raise InvalidArgument.field(field, f"has {len(encoded)} images; the most in one request is {limits.images}")
+    return await decode_named({f"{field}[{i}]": data for i, data in enumerate(encoded)}, preprocessing, limits)
+
+
+async def decode_named(
+    encoded: Mapping[str, bytes], preprocessing: ImagePreprocessing, limits: Limits
+) -> NDArray[np.uint8]:
+    """As `decode_images`, for files by the names of their fields; the caller has bounded their number.
+
+    Raises:
+        InvalidArgument: one is empty, too large, or not an image; names its field.
+    """
     started = time.monotonic()
     arrays = []
-    for i, data in enumerate(encoded):
-        name = f"{field}[{i}]"
+    for name, data in encoded.items():
         image = open_image(data, limits, name)
         if image.width * image.height <= INLINE_PIXELS:
             arrays.append(to_array(image, preprocessing, name))
