@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from enum import Enum
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
@@ -15,7 +15,7 @@ from lectern.cli.output import WRONG_USAGE, check_files, fail, print_json, read
 SUFFIXES = {".png", ".jpg", ".jpeg", ".webp"}
 
 
-class Method(str, Enum):
+class Method(StrEnum):
     """How to learn from the examples."""
 
     prototypes = "prototypes"

@@ -65,7 +65,9 @@ class ClassifyServicer:
         model, preprocessing = self._find(request.model or DEFAULT_IMAGE_MODEL, request.version, call)
         card = model.card
         if not card.labels:
-            raise InvalidArgument.field("model", f"{card.name} has no classes of its own; show it some: ClassifyFewShot")
+            raise InvalidArgument.field(
+                "model", f"{card.name} has no classes of its own; show it some: ClassifyFewShot"
+            )
         images = await decode_images(request.images, preprocessing, self._limits)
         outputs = await model.graphs["forward"].infer({"images": images}, call.deadline)
         results = classifications(outputs["logits"], card.labels, request.top_k)

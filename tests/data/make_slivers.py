@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from training.data import cifar10, covid
+from training.data import cifar10, covid, fonts, omniglot
 
 HERE = Path(__file__).parent
 PER_CLASS = 20
@@ -43,6 +43,24 @@ def covid_regressor(rows: int = 120) -> None:
                 writer.writerow([i, *np.eye(covid.STATES, dtype=int)[states[i]], *values])
 
 
+def few_shot_classifier() -> None:
+    """60 training characters of the fonts, the same of the test fonts, 20 of Omniglot, and its first official run."""
+    drawn, written = fonts.load(lambda files, *_: files), omniglot.load()
+    arrays = {}
+    for name, glyphs, characters in (
+        ("fonts", drawn.train, 60),
+        ("test", drawn.test, 60),
+        ("omniglot", written.train, 20),
+    ):
+        few = glyphs.characters < characters
+        for part in ("images", "characters", "writers"):
+            arrays[f"{name}_{part}"] = getattr(glyphs, part)[few]
+    run = written.runs[0]
+    arrays |= {"support": run.support, "queries": run.queries, "answers": run.answers}
+    np.savez_compressed(HERE / "few_shot_classifier.npz", **arrays)
+
+
 if __name__ == "__main__":
     image_classifier()
     covid_regressor()
+    few_shot_classifier()

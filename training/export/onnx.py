@@ -32,7 +32,6 @@ def export_graph(graph: Graph, path: Path) -> Parity:
     Raises:
         ExportError: an output differs by more than the graph's tolerance, or an example's size is burned in.
     """
-    batch = torch.export.Dim.DYNAMIC
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -44,14 +43,14 @@ def export_graph(graph: Graph, path: Path) -> Parity:
             input_names=list(graph.inputs),
             output_names=list(graph.outputs),
             dynamic_shapes=tuple(
-                {0: batch, **dict.fromkeys(graph.dynamic_axes.get(name, ()), batch)} for name in graph.inputs
+                dict.fromkeys(axes, torch.export.Dim.DYNAMIC) for axes in _varying_axes(graph).values()
             ),
             verbose=False,
         )
     assert program is not None
     model = program.model_proto
     _strip(model)
-    _name_batch_axes(model)
+    _check_varying_axes(model, graph)
     store_exact_halves(model)
     onnx.checker.check_model(model, full_check=True)
     onnx.save(model, path)
@@ -113,7 +112,16 @@ def round_to_half(module: torch.nn.Module) -> torch.nn.Module:
     return module
 
 
+def _varying_axes(graph: Graph) -> dict[str, tuple[int, ...]]:
+    """By input, the axes whose length may vary, the batch's included."""
+    batch = (0,) if graph.max_batch_size else ()
+    return {name: (*batch, *graph.dynamic_axes.get(name, ())) for name in graph.inputs}
+
+
 def _variations(graph: Graph) -> Iterator[dict[str, Tensor]]:
+    if not graph.max_batch_size:
+        yield from (graph.inputs, *graph.further_inputs)
+        return
     yield {name: value[:1] for name, value in graph.inputs.items()}
     yield graph.inputs
     yield {name: torch.cat([value.flip(0)] * LARGE_BATCH_FACTOR) for name, value in graph.inputs.items()}
@@ -140,9 +148,13 @@ def _strip(model: onnx.ModelProto) -> None:
         tensor.doc_string = ""
 
 
-def _name_batch_axes(model: onnx.ModelProto) -> None:
+def _check_varying_axes(model: onnx.ModelProto, graph: Graph) -> None:
+    """See that no example's size is burned in, and call the batch axes `batch`."""
+    axes = _varying_axes(graph)
     for value in (*model.graph.input, *model.graph.output):
-        first = value.type.tensor_type.shape.dim[0]
-        if first.HasField("dim_value"):
-            raise ExportError(f"{value.name}: the example's batch size {first.dim_value} is burned into the graph")
-        first.dim_param = "batch"
+        dimensions = value.type.tensor_type.shape.dim
+        for axis in axes.get(value.name, (0,)):
+            if dimensions[axis].HasField("dim_value"):
+                raise ExportError(f"{value.name}: the example's {dimensions[axis].dim_value} is burned in, axis {axis}")
+        if graph.max_batch_size:
+            dimensions[0].dim_param = "batch"
