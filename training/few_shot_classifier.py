@@ -40,7 +40,8 @@ from training.recipe import Graph, Trained
 from training.run import Run, device_name
 
 TARGETS = {"accuracy": 0.95, "accuracy_omniglot": 0.85}
-WAYS, EPISODES, VALIDATION_EPISODES, OMNIGLOT_WAYS = 5, 1000, 100, 20
+WAYS, OMNIGLOT_WAYS = 5, 20
+EPISODES, FAST_EPISODES, VALIDATION_EPISODES, VALIDATION_RUNS = 1000, 20, 100, 5
 METHODS: tuple[FewShotMethod, ...] = ("prototypes", "maml", "first_order_maml")
 State = tuple[Tensor, ...]
 Answer = Callable[[Episode], NDArray[np.int64]]
@@ -242,7 +243,7 @@ def train(run: Run) -> Trained:
     for method in METHODS[1:]:
         models[method] = meta_train(run, settings, data, fabric, embedding, method)
     steps = torch.tensor([settings.inner_steps])
-    tests = test_episodes(data.test, data.runs)
+    tests = test_episodes(data.test, data.runs, FAST_EPISODES if run.fast else EPISODES)
     metrics = []
     for method, model in models.items():
         answer = answerer(round_to_half(model.eval()), *(() if method == "prototypes" else (steps,)))
@@ -386,7 +387,7 @@ def validate(model: nn.Module, data: Data, *steps: Tensor) -> dict[str, float]:
     drawn, written = data.validation
     values = {
         "fonts": accuracy(fixed_episodes(drawn, VALIDATION_EPISODES, WAYS), answerer(model, *steps)),
-        "omniglot": accuracy(fixed_episodes(written, 5, OMNIGLOT_WAYS), answerer(model, *steps)),
+        "omniglot": accuracy(fixed_episodes(written, VALIDATION_RUNS, OMNIGLOT_WAYS), answerer(model, *steps)),
     }
     model.train(was_training)
     return values
@@ -425,10 +426,10 @@ def accuracy(episodes: Iterable[Episode], answer: Answer) -> float:
     return float(np.concatenate([answer(episode) == episode.answers for episode in episodes]).mean())
 
 
-def test_episodes(glyphs: Glyphs, runs: Iterable[OneShotRun]) -> dict[str, list[Episode]]:
-    """By metric: 1,000 fixed episodes of held-out characters and fonts, 5-way 1-shot; Omniglot's 20-way runs."""
+def test_episodes(glyphs: Glyphs, runs: Iterable[OneShotRun], count: int = EPISODES) -> dict[str, list[Episode]]:
+    """By metric: fixed 5-way 1-shot episodes of held-out characters and fonts; Omniglot's 20-way runs."""
     return {
-        "accuracy": list(fixed_episodes(glyphs, EPISODES, WAYS)),
+        "accuracy": list(fixed_episodes(glyphs, count, WAYS)),
         "accuracy_omniglot": [Episode(r.support, np.arange(len(r.support)), r.queries, r.answers) for r in runs],
     }
 
