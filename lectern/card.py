@@ -59,6 +59,27 @@ class Baseline(_Strict):
     value: float
 
 
+class Table(_Strict):
+    """A comparison: rows of texts and numbers under named columns."""
+
+    title: str
+    columns: tuple[str, ...]
+    rows: tuple[tuple[int | float | str, ...], ...]
+
+    @model_validator(mode="after")
+    def _rows_fill_the_columns(self) -> Table:
+        if any(len(row) != len(self.columns) for row in self.rows):
+            raise ValueError(f"every row of {self.title!r} must have {len(self.columns)} cells")
+        return self
+
+
+class Figure(_Strict):
+    """A PNG picture that lies beside the card; its checksum is in `files`."""
+
+    title: str
+    file: Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*\.png$")]
+
+
 class DataSource(_Strict):
     """Where training data came from; `train`, `validation` and `test` count the items of each split."""
 
@@ -105,6 +126,8 @@ class Card(_Strict):
     decision: dict[str, float] = {}
     metrics: tuple[Metric, ...]
     baselines: tuple[Baseline, ...] = ()
+    tables: tuple[Table, ...] = ()
+    figures: tuple[Figure, ...] = ()
     data: tuple[DataSource, ...]
     training: Training
     parity: Parity
@@ -114,6 +137,13 @@ class Card(_Strict):
     def _forward_graph_is_named(self) -> Card:
         if "forward" not in self.graphs:
             raise ValueError("graphs must name the role `forward`")
+        return self
+
+    @model_validator(mode="after")
+    def _figures_have_checksums(self) -> Card:
+        for figure in self.figures:
+            if f"{self.name}/{self.version}/{figure.file}" not in self.files:
+                raise ValueError(f"files must hold the checksum of the figure {figure.file}")
         return self
 
     @classmethod

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 from torch import Tensor, nn
 
-from lectern.card import Baseline, DataSource, Metric, Preprocessing
+from lectern.card import Baseline, DataSource, Metric, Preprocessing, Table
 
 
 @dataclass(frozen=True)
@@ -34,6 +34,15 @@ class Graph:
 
 
 @dataclass(frozen=True)
+class Figure:
+    """A picture for the card: `file` is its name there, e.g. `pruning.png`, and `png` its content."""
+
+    title: str
+    file: str
+    png: bytes
+
+
+@dataclass(frozen=True)
 class Trained:
     """A trained model with what its card says.
 
@@ -55,4 +64,6 @@ class Trained:
     parameters: int
     labels: tuple[str, ...] = ()
     baselines: tuple[Baseline, ...] = ()
+    tables: tuple[Table, ...] = ()
+    figures: tuple[Figure, ...] = ()
     decision: dict[str, float] = field(default_factory=dict)

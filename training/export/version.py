@@ -12,7 +12,7 @@ from google.protobuf import text_format
 from onnx import TensorProto
 from tritonclient.grpc import model_config_pb2
 
-from lectern.card import Card, Parity, Training
+from lectern.card import Card, Figure, Parity, Training
 from training.data.fetch import sha256_file
 from training.export.onnx import export_graph
 from training.recipe import Graph, Trained
@@ -44,6 +44,9 @@ def write_version(name: str, trained: Trained, repository: Path, command: str, s
             config = triton_config(names[role], graph, path)
             (directory / "config.pbtxt").write_text(text_format.MessageToString(config))
             files[f"{names[role]}/{version}/model.onnx"] = sha256_file(path)
+        for figure in trained.figures:
+            (path := Path(staging) / name / figure.file).write_bytes(figure.png)
+            files[f"{name}/{version}/{figure.file}"] = sha256_file(path)
         card = Card(
             name=name,
             version=version,
@@ -58,6 +61,8 @@ def write_version(name: str, trained: Trained, repository: Path, command: str, s
             decision=trained.decision,
             metrics=trained.metrics,
             baselines=trained.baselines,
+            tables=trained.tables,
+            figures=tuple(Figure(title=f.title, file=f.file) for f in trained.figures),
             data=trained.data,
             training=Training(
                 command=command,
