@@ -36,8 +36,7 @@ class Regulariser(ABC):
         self.importance = [torch.zeros_like(p) for p in self.parameters]
         self.anchors = [p.detach().clone() for p in self.parameters]
 
-    @torch.no_grad()
-    def observe(self, gradients: list[Tensor], moves: list[Tensor]) -> None:
+    def observe(self, gradients: list[Tensor], moves: list[Tensor]) -> None:  # noqa: B027 - most need not
         """Take note of a step: the gradients of the task's loss, and how far each parameter moved."""
 
     @torch.no_grad()
@@ -69,8 +68,8 @@ class Naive(Regulariser):
 
 
 class EWC(Regulariser):
-    """Elastic weight consolidation: the diagonal of the Fisher information (Kirkpatrick et al., "Overcoming catastrophic
-    forgetting in neural networks", 2017), with labels drawn from the network's own predictions."""
+    """Elastic weight consolidation: the diagonal of the Fisher information, with labels drawn from the network's own
+    predictions (Kirkpatrick et al., "Overcoming catastrophic forgetting in neural networks", 2017)."""
 
     def importance_of(self, images: Tensor, labels: Tensor) -> list[Tensor]:
         with torch.no_grad():
@@ -111,8 +110,8 @@ class SI(Regulariser):
 
 
 class RWalk(Regulariser):
-    """Riemannian walk: a running Fisher information, plus the loss's decrease along the path per distance in that metric
-    (Chaudhry et al., "Riemannian Walk for Incremental Learning", 2018)."""
+    """Riemannian walk: a running Fisher information, and the decrease of the loss along the path per distance in that
+    metric, each scaled to at most 1 (Chaudhry et al., "Riemannian Walk for Incremental Learning", 2018)."""
 
     keeps = False  # both of its parts remember earlier tasks themselves
     decay = 0.99

@@ -243,7 +243,7 @@ def train(run: Run) -> Trained:
     for method in METHODS[1:]:
         models[method] = meta_train(run, settings, data, fabric, embedding, method)
     steps = torch.tensor([settings.inner_steps])
-    tests = test_episodes(data.test, data.runs, FAST_EPISODES if run.fast else EPISODES)
+    tests = episodes_of(data.test, data.runs, FAST_EPISODES if run.fast else EPISODES)
     metrics = []
     for method, model in models.items():
         answer = answerer(round_to_half(model.eval()), *(() if method == "prototypes" else (steps,)))
@@ -277,7 +277,7 @@ def train(run: Run) -> Trained:
 
 def evaluate(client: Client, track: Track) -> tuple[Metric, ...]:
     """Accuracy of each method on the fixed episodes and on Omniglot's official runs, as PNG files."""
-    tests = test_episodes(fonts.load_test(lambda files, _, count: track(files, count)), omniglot.load_runs())
+    tests = episodes_of(fonts.load_test(lambda files, _, count: track(files, count)), omniglot.load_runs(), EPISODES)
 
     def answer(method: FewShotMethod, episode: Episode) -> NDArray[np.int64]:
         # The server sorts labels, so their order is that of the classes.
@@ -426,7 +426,7 @@ def accuracy(episodes: Iterable[Episode], answer: Answer) -> float:
     return float(np.concatenate([answer(episode) == episode.answers for episode in episodes]).mean())
 
 
-def test_episodes(glyphs: Glyphs, runs: Iterable[OneShotRun], count: int = EPISODES) -> dict[str, list[Episode]]:
+def episodes_of(glyphs: Glyphs, runs: Iterable[OneShotRun], count: int) -> dict[str, list[Episode]]:
     """By metric: fixed 5-way 1-shot episodes of held-out characters and fonts; Omniglot's 20-way runs."""
     return {
         "accuracy": list(fixed_episodes(glyphs, count, WAYS)),

@@ -16,7 +16,7 @@ from training.export.onnx import ExportError
 from training.export.version import write_version
 from training.run import Run
 
-RECIPES = ("covid_regressor", "few_shot_classifier", "image_classifier")
+RECIPES = ("covid_regressor", "few_shot_classifier", "image_classifier", "lifelong_classifier")
 REPOSITORY = Path("exported")
 FAST_REPOSITORY = Path("build/exported")
 LOG_WIDTH = 120

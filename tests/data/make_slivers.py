@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from training.data import cifar10, covid, fonts, omniglot
+from training.data import cifar10, covid, fonts, mnist, omniglot
 
 HERE = Path(__file__).parent
 PER_CLASS = 20
@@ -60,7 +60,16 @@ def few_shot_classifier() -> None:
     np.savez_compressed(HERE / "few_shot_classifier.npz", **arrays)
 
 
+def lifelong_classifier() -> None:
+    """300 training digits of MNIST."""
+    train = mnist.load().train
+    np.savez_compressed(
+        HERE / "lifelong_classifier.npz", images=train.images[:300], labels=train.labels[:300].astype(np.uint8)
+    )
+
+
 if __name__ == "__main__":
     image_classifier()
     covid_regressor()
     few_shot_classifier()
+    lifelong_classifier()

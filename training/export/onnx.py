@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -135,17 +135,30 @@ def _variations(graph: Graph) -> Iterator[dict[str, Tensor]]:
 
 def _strip(model: onnx.ModelProto) -> None:
     """Drop the exporter's notes: they hold source paths and double the size of small graphs."""
-    del model.metadata_props[:], model.graph.metadata_props[:], model.graph.value_info[:]
-    model.doc_string = model.graph.doc_string = ""
-    for node in model.graph.node:
-        del node.metadata_props[:]
-        node.doc_string = ""
-    for value in (*model.graph.input, *model.graph.output):
+    del model.metadata_props[:]
+    model.doc_string = ""
+    for function in model.functions:
+        del function.metadata_props[:], function.value_info[:]
+        _strip_nodes(function.node)
+    _strip_graph(model.graph)
+
+
+def _strip_graph(graph: onnx.GraphProto) -> None:
+    del graph.metadata_props[:], graph.value_info[:]
+    graph.doc_string = ""
+    for value in (*graph.input, *graph.output, *graph.initializer):
         del value.metadata_props[:]
         value.doc_string = ""
-    for tensor in model.graph.initializer:
-        del tensor.metadata_props[:]
-        tensor.doc_string = ""
+    _strip_nodes(graph.node)
+
+
+def _strip_nodes(nodes: Iterable[onnx.NodeProto]) -> None:
+    for node in nodes:
+        del node.metadata_props[:]
+        node.doc_string = ""
+        for attribute in node.attribute:
+            if attribute.HasField("g"):  # the body of a loop
+                _strip_graph(attribute.g)
 
 
 def _check_varying_axes(model: onnx.ModelProto, graph: Graph) -> None:
