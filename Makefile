@@ -7,6 +7,8 @@ ENGINE ?= $(shell nvidia-smi >/dev/null 2>&1 && echo gpu || echo cpu)
 MODEL ?=
 FAST ?=
 SEED ?= 0
+DEVICE ?= cpu
+SOAK_SECONDS ?= 900
 LOADTEST_SECONDS ?= 30
 LOADTEST_USERS ?= 16
 export LOADTEST_SECONDS LOADTEST_USERS
@@ -44,8 +46,15 @@ deploy-check: $(VENV)/.dev ## Check what an operator applies: manifests, Prometh
 loadtest: $(VENV)/.serve .venv-load/.installed ## Load every capability with locust: LOADTEST_SECONDS=30 LOADTEST_USERS=16
 	.venv-load/bin/python loadtests/run.py --lectern $(BIN)/lectern
 
-bench: $(VENV)/.dev ## Measure Lectern beside Triton and bare ONNX Runtime (needs h2load: apt-get install nghttp2-client)
-	$(BIN)/python -m benchmarks.throughput
+bench: $(VENV)/.dev ## Measure Lectern beside Triton, MLServer and bare ONNX Runtime, then under overload; DEVICE=cuda
+	$(BIN)/python -m benchmarks.throughput --device $(DEVICE)
+	$(BIN)/python -m benchmarks.saturation
+
+soak: $(VENV)/.dev ## Mixed load, bad input, cancellations and reloads for SOAK_SECONDS=900: does anything leak?
+	SOAK_SECONDS=$(SOAK_SECONDS) $(BIN)/python -m pytest -s tests/server/test_soak.py
+
+chaos: $(VENV)/.dev ## Kill, corrupt and starve what serves, and see it recover by itself
+	$(BIN)/python -m pytest -v -m chaos
 
 docs: $(VENV)/.dev ## Write the generated parts of docs/
 	$(BIN)/python docs/make_settings.py

@@ -50,7 +50,7 @@ def problems(manifests: list[Manifest]) -> Iterator[str]:
         checks = [_schema(manifest)]
         if manifest["kind"] == "Deployment":
             checks += [
-                _probes(manifest),
+                _probes(manifest, manifests),
                 _security(manifest),
                 _stop(manifest, manifests),
                 _companions(manifest, manifests),
@@ -69,14 +69,22 @@ def _schema(manifest: Manifest) -> Iterator[str]:
         yield f"{'.'.join(map(str, error.path))}: {error.message}"
 
 
-def _probes(deployment: Manifest) -> Iterator[str]:
+def _probes(deployment: Manifest, manifests: list[Manifest]) -> Iterator[str]:
     for container in _pod(deployment)["containers"]:
-        probes = {name: container[name].get("grpc") for name in PROBES if name in container}
-        yield from (f"has no {name}" for name in PROBES if name not in probes)
-        yield from (f"{name} is not a gRPC probe" for name, grpc in probes.items() if not grpc)
-        if probes.get("readinessProbe") and not probes["readinessProbe"].get("service"):
+        yield from (f"has no {name}" for name in PROBES if name not in container)
+        probes = {name: container[name] for name in PROBES if name in container}
+        # The kubelet's gRPC probes speak no TLS, so a server with TLS is asked over HTTP.
+        if "LECTERN_TLS_CERTIFICATE" in _settings(container, manifests):
+            wanted = {name: "/readyz" if name == "readinessProbe" else "/healthz" for name in probes}
+            for name, probe in probes.items():
+                if probe.get("httpGet", {}).get("path") != wanted[name]:
+                    yield f"serves over TLS, so {name} must ask for {wanted[name]} by httpGet"
+            continue
+        yield from (f"{name} is not a gRPC probe" for name, probe in probes.items() if not probe.get("grpc"))
+        services = {name: probe.get("grpc", {}).get("service") for name, probe in probes.items()}
+        if "readinessProbe" in probes and not services["readinessProbe"]:
             yield "readinessProbe names no service, so it asks for liveness"
-        if probes.get("livenessProbe") and probes["livenessProbe"].get("service"):
+        if services.get("livenessProbe"):
             yield "livenessProbe names a service, so a model that is not ready restarts the pod"
 
 

@@ -41,6 +41,7 @@ class Client:
         tls: TLS | None = None,
         token: str | None = None,
         wait_for_ready: bool = False,
+        priority: int = 0,
     ) -> None:
         self.target, self.timeout = target, timeout
         options = channel_options(tls)
@@ -49,7 +50,7 @@ class Client:
             if tls
             else grpc.aio.insecure_channel(target, options)
         )
-        self._settings = {"metadata": call_metadata(token), "wait_for_ready": wait_for_ready}
+        self._token, self._wait_for_ready, self._priority = token, wait_for_ready, priority
         self._classify = classify_pb2_grpc.ClassifyServiceStub(self._channel)
         self._models = model_pb2_grpc.ModelServiceStub(self._channel)
         self._predict = predict_pb2_grpc.PredictServiceStub(self._channel)
@@ -93,7 +94,7 @@ class Client:
             except Exception as error:
                 failures.append(error)
 
-        call = self._classify.StreamClassifyImage(outgoing(), timeout=self._seconds(timeout), **self._settings)
+        call = self._classify.StreamClassifyImage(outgoing(), **self._settings(timeout))
         try:
             async for response in call:
                 yield response
@@ -166,12 +167,14 @@ class Client:
 
     async def _call(self, method: Callable[..., Any], request: Any, timeout: float | None) -> Any:
         try:
-            return await method(request, timeout=self._seconds(timeout), **self._settings)
+            return await method(request, **self._settings(timeout))
         except grpc.RpcError as error:
             raise LecternError.of(error) from error
 
-    def _seconds(self, timeout: float | None) -> float:
-        return self.timeout if timeout is None else timeout
+    def _settings(self, timeout: float | None) -> dict[str, Any]:
+        seconds = self.timeout if timeout is None else timeout
+        metadata = call_metadata(self._token, self._priority)
+        return {"timeout": seconds, "metadata": metadata, "wait_for_ready": self._wait_for_ready}
 
 
 async def _each(items: Iterable[T] | AsyncIterable[T]) -> AsyncIterator[T]:

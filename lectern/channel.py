@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -85,9 +86,18 @@ def channel_options(tls: TLS | None) -> list[tuple[str, str | int]]:
     return options
 
 
-def call_metadata(token: str | None) -> tuple[tuple[str, str], ...]:
-    """The metadata of every call."""
-    return (("authorization", f"Bearer {token}"),) if token else ()
+def call_metadata(token: str | None, priority: int) -> tuple[tuple[str, str], ...]:
+    """The metadata of a call made now: token, priority, and the caller's OpenTelemetry context if there is one."""
+    own: tuple[tuple[str, str], ...] = (("authorization", f"Bearer {token}"),) if token else ()
+    if priority:
+        own += (("x-priority", str(priority)),)
+    if "opentelemetry.trace" not in sys.modules:  # then nothing in this process can have started a span
+        return own
+    from opentelemetry import propagate
+
+    carrier: dict[str, str] = {}
+    propagate.inject(carrier)
+    return (*own, *((name.lower(), value) for name, value in carrier.items()))
 
 
 def _pem(source: str | os.PathLike[str] | bytes | None) -> bytes | None:

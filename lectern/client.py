@@ -36,6 +36,7 @@ class Client:
         tls: how to reach the server over TLS; None = in plain text.
         token: sent as `authorization: Bearer TOKEN` with every call; readable on the way unless `tls` is given.
         wait_for_ready: wait for a server that is not up yet, within the timeout, rather than fail with UNAVAILABLE.
+        priority: of every call, 1 = first, where the model's config.pbtxt has priority levels; 0 = the model's default.
 
     Raises:
         LecternError: from every method, when the call failed; a `grpc.RpcError`.
@@ -50,13 +51,14 @@ class Client:
         tls: TLS | None = None,
         token: str | None = None,
         wait_for_ready: bool = False,
+        priority: int = 0,
     ) -> None:
         self.target, self.timeout = target, timeout
         options = channel_options(tls)
         self._channel = (
             grpc.secure_channel(target, tls.credentials(), options) if tls else grpc.insecure_channel(target, options)
         )
-        self._settings = {"metadata": call_metadata(token), "wait_for_ready": wait_for_ready}
+        self._token, self._wait_for_ready, self._priority = token, wait_for_ready, priority
         self._classify = classify_pb2_grpc.ClassifyServiceStub(self._channel)
         self._models = model_pb2_grpc.ModelServiceStub(self._channel)
         self._predict = predict_pb2_grpc.PredictServiceStub(self._channel)
@@ -104,7 +106,7 @@ class Client:
             except Exception as error:
                 failures.append(error)
 
-        call = self._classify.StreamClassifyImage(outgoing(), timeout=self._seconds(timeout), **self._settings)
+        call = self._classify.StreamClassifyImage(outgoing(), **self._settings(timeout))
         try:
             yield from call
         except grpc.RpcError as error:
@@ -177,9 +179,11 @@ class Client:
 
     def _call(self, method: Callable[..., Any], request: Any, timeout: float | None) -> Any:
         try:
-            return method(request, timeout=self._seconds(timeout), **self._settings)
+            return method(request, **self._settings(timeout))
         except grpc.RpcError as error:
             raise LecternError.of(error) from error
 
-    def _seconds(self, timeout: float | None) -> float:
-        return self.timeout if timeout is None else timeout
+    def _settings(self, timeout: float | None) -> dict[str, Any]:
+        seconds = self.timeout if timeout is None else timeout
+        metadata = call_metadata(self._token, self._priority)
+        return {"timeout": seconds, "metadata": metadata, "wait_for_ready": self._wait_for_ready}

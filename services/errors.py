@@ -90,6 +90,12 @@ class Unimplemented(ServiceError):
     code = code_pb2.UNIMPLEMENTED
 
 
+class Unauthenticated(ServiceError):
+    """The call carries no valid token."""
+
+    code = code_pb2.UNAUTHENTICATED
+
+
 class PermissionDenied(ServiceError):
     """The operator has not allowed this."""
 

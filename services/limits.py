@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pydantic import BaseModel, ConfigDict, Field, PositiveInt
+from pydantic import BaseModel, ConfigDict, Field, NonNegativeFloat, NonNegativeInt, PositiveInt
 
 
 class Limits(BaseModel):
@@ -19,3 +19,19 @@ class Limits(BaseModel):
     few_shot_examples: PositiveInt = Field(20, description="Examples of one class in a few-shot request.")
     few_shot_steps: PositiveInt = Field(20, description="Gradient steps that a few-shot request may ask for.")
     stream_window: PositiveInt = Field(16, description="Requests of one stream that are worked on at once.")
+
+
+class ClientLimits(BaseModel):
+    """Bounds on what one client asks of one process; crossing one is RESOURCE_EXHAUSTED with RetryInfo.
+
+    A client is a token's name, else the subject of its certificate, else its address.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    requests_per_second: NonNegativeFloat = Field(
+        0, description="Requests, and messages of streams, of one client per second and worker; 0 = no limit."
+    )
+    burst: NonNegativeInt = Field(0, description="Requests that a client may send at once; 0 = a second's worth.")
+    concurrency: NonNegativeInt = Field(0, description="RPCs of one client under way in a worker; 0 = no limit.")
+    clients: PositiveInt = Field(10_000, description="Clients remembered; the one quiet longest is forgotten.")

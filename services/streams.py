@@ -6,6 +6,8 @@ import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import TypeVar
 
+from services import tracing
+
 Request = TypeVar("Request")
 Response = TypeVar("Response")
 
@@ -20,10 +22,14 @@ async def pipelined(
     """
     tasks: asyncio.Queue[asyncio.Task[Response] | None] = asyncio.Queue(window)
 
+    async def traced(request: Request) -> Response:
+        with tracing.current().span("message"):
+            return await handle(request)
+
     async def read() -> None:
         try:
             async for request in requests:
-                await tasks.put(asyncio.ensure_future(handle(request)))
+                await tasks.put(asyncio.ensure_future(traced(request)))
         finally:
             await tasks.put(None)
 

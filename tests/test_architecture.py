@@ -13,13 +13,20 @@ from tests.conftest import ROOT
 ALLOWED = {
     "lectern": {"lectern"},
     "training": {"training", "lectern"},
-    "services/runtime": {"services.runtime", "services.errors", "services.metrics", "lectern.card"},
+    "services/runtime": {
+        "services.runtime",
+        "services.errors",
+        "services.metrics",
+        "services.tracing",
+        "lectern.card",
+    },
     "services/codecs": {
         "services.codecs",
         "services.errors",
         "services.limits",
         "services.metrics",
         "services.runtime",
+        "services.tracing",
         "lectern.card",
     },
 }
@@ -29,6 +36,7 @@ SHARED = {
     "services.metrics",
     "services.rpc",
     "services.streams",
+    "services.tracing",
     "services.codecs",
     "services.runtime",
 }
@@ -37,6 +45,7 @@ NOT_CAPABILITIES = {"runtime", "codecs", "server"}
 HANDOVER = {
     "lectern/cli/evaluate.py": {"training"},
     "lectern/cli/serve.py": {"services"},
+    "lectern/cli/token.py": {"services"},
     "lectern/cli/train.py": {"training"},
     "lectern/cli/triton.py": {"services"},
 }
@@ -60,7 +69,7 @@ def allowed(relative: Path) -> set[str]:
     if parts[0] == "services" and len(parts) > 2 and parts[1] not in NOT_CAPABILITIES:
         return SHARED | {f"services.{parts[1]}", "lectern.v1", "lectern.card"}
     if parts[0] == "services" and len(parts) == 2:
-        return {"services.errors", "services.rpc", "services.limits", "services.metrics"}
+        return {"services.errors", "services.rpc", "services.limits", "services.metrics", "services.tracing"}
     key = "/".join(parts[:2]) if parts[0] == "services" else parts[0]
     return ALLOWED[key] | ({"torch"} if key == "training" else set()) | HANDOVER.get(relative.as_posix(), set())
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import ROOT, Server
+from tests.conftest import ROOT, Server, serving
 
 
 def test_settings_table_is_current() -> None:
@@ -19,10 +19,27 @@ def test_settings_table_is_current() -> None:
     assert (ROOT / "docs" / "settings.md").read_text() == script["table"](), "run `make docs`"
 
 
+def blocks(document: str, mark: str) -> list[tuple[str, str]]:
+    """Language and text of each block after such a mark."""
+    text = (ROOT / document).read_text()
+    return re.findall(rf"<!-- {mark} -->\n```(\w+)\n(.*?)```", text, flags=re.DOTALL)
+
+
+def run(language: str, text: str, directory: Path, *, prints: bool = True, **variables: str) -> None:
+    """Each command of a block must succeed and, unless told otherwise, print something."""
+    environment = os.environ | {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}", **variables}
+    if language == "python":
+        commands = [[sys.executable, "-c", text]]
+    else:
+        commands = [["bash", "-c", line.removeprefix("$ ").split("  #")[0]] for line in text.splitlines()]
+    for command in commands:
+        result = subprocess.run(command, capture_output=True, text=True, cwd=directory, env=environment, timeout=60)
+        assert result.returncode == 0, (command, result.stderr)
+        assert result.stdout.strip() or not prints, command
+
+
 def runnable_blocks() -> list[tuple[str, str]]:
-    """Language and text of each README block after a `<!-- run -->` mark."""
-    text = (ROOT / "README.md").read_text()
-    return re.findall(r"<!-- run -->\n```(\w+)\n(.*?)```", text, flags=re.DOTALL)
+    return blocks("README.md", "run")
 
 
 def test_readme_has_blocks_to_run() -> None:
@@ -31,16 +48,16 @@ def test_readme_has_blocks_to_run() -> None:
 
 @pytest.mark.parametrize(("language", "text"), runnable_blocks())
 def test_readme_examples_run(server: Server, language: str, text: str) -> None:
-    text = text.replace("127.0.0.1:8001", server.target)
-    environment = os.environ | {
-        "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
-        "LECTERN_TARGET": server.target,
-    }
-    if language == "python":
-        commands = [[sys.executable, "-c", text]]
-    else:
-        commands = [["bash", "-c", line.removeprefix("$ ").split("  #")[0]] for line in text.splitlines()]
-    for command in commands:
-        result = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, env=environment, timeout=60)
-        assert result.returncode == 0, (command, result.stderr)
-        assert result.stdout.strip(), command
+    run(language, text.replace("127.0.0.1:8001", server.target), ROOT, LECTERN_TARGET=server.target)
+
+
+def test_security_examples_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for language, text in blocks("docs/security.md", "prepare"):
+        run(language, text, tmp_path, prints=False)
+    ((_, command),) = blocks("docs/security.md", "serve")
+    examples = blocks("docs/security.md", "run")
+    assert len(examples) == 2
+    with serving(tmp_path, *command.removeprefix("$ lectern serve").split()) as server:
+        for language, text in examples:
+            run(language, text.replace("localhost:8001", server.target.replace("127.0.0.1", "localhost")), tmp_path)

@@ -19,6 +19,7 @@ from lectern.cli.evaluate import evaluate
 from lectern.cli.models import models
 from lectern.cli.predict import predict
 from lectern.cli.serve import serve
+from lectern.cli.token import token
 from lectern.cli.train import train
 from lectern.cli.triton import triton
 
@@ -39,6 +40,7 @@ app.command()(takes_connection(classify_few_shot))
 app.command()(takes_connection(predict))
 app.command()(takes_connection(console))
 app.command()(takes_connection(evaluate))
+app.add_typer(token)
 app.command()(train)
 app.command()(triton)
 

@@ -7,7 +7,7 @@ import inspect
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypeAlias
 
@@ -51,7 +51,7 @@ class Connection:
     token: Annotated[
         str | None,
         typer.Option(envvar="LECTERN_TOKEN", metavar="TOKEN", help="Sent as bearer token.", rich_help_panel=_PANEL),
-    ] = None
+    ] = field(default=None, repr=False)
 
     @contextmanager
     def client(self) -> Iterator[Client]:

@@ -36,6 +36,14 @@ def serve(
     triton_url: Annotated[
         str | None, typer.Option(metavar="HOST:PORT", help="For --engine triton.", show_default="127.0.0.1:8001")
     ] = None,
+    tls_certificate: Annotated[Path | None, typer.Option(metavar="FILE", help="Serve over TLS with it.")] = None,
+    tls_key: Annotated[Path | None, typer.Option(metavar="FILE", help="The key of --tls-certificate.")] = None,
+    tls_client_ca: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Ask clients for certificates that these sign.")
+    ] = None,
+    tokens: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Ask clients for a token; see `lectern token`.")
+    ] = None,
     allow_model_control: Annotated[
         bool | None,
         typer.Option("--allow-model-control", help="Let clients load and unload models.", show_default="no"),
@@ -53,6 +61,7 @@ def serve(
     lectern serve                                   every capability, this machine only
     lectern serve classify --port 9001              one capability
     lectern serve --host 0.0.0.0 --device cuda      for others, on a GPU
+    lectern serve --tls-certificate server.pem --tls-key server.key --tokens tokens.json
     """
     options: dict[str, Any] = {
         "capabilities": tuple(capabilities) if capabilities else None,
@@ -64,6 +73,10 @@ def serve(
         "repository": repository,
         "engine": engine,
         "triton_url": triton_url,
+        "tls_certificate": tls_certificate,
+        "tls_key": tls_key,
+        "tls_client_ca": tls_client_ca,
+        "tokens": tokens,
         "allow_model_control": allow_model_control,
         "log_format": log_format,
     }

@@ -69,7 +69,7 @@ class ClassifyServicer:
                 "model", f"{card.name} has no classes of its own; show it some: ClassifyFewShot"
             )
         images = await decode_images(request.images, preprocessing, self._limits)
-        outputs = await model.graphs["forward"].infer({"images": images}, call.deadline)
+        outputs = await model.graphs["forward"].infer({"images": images}, call.deadline, call.priority)
         results = classifications(outputs["logits"], card.labels, request.top_k)
         return {"model": card.name, "version": card.version, "results": results}
 

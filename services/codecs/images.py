@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from lectern.card import ImagePreprocessing
-from services import metrics
+from services.codecs.timing import decoded
 from services.errors import InvalidArgument
 from services.limits import Limits
 
@@ -21,7 +21,6 @@ FORMATS = ("PNG", "JPEG", "WEBP")
 # Decoding more pixels than this takes long enough to delay other callers, so it leaves the event loop.
 INLINE_PIXELS = 128 * 128
 
-_SECONDS = metrics.CODEC_SECONDS.labels("image")
 # Our own limit is lower than Pillow's and refuses with a clear error, so its warning says nothing new.
 warnings.simplefilter("ignore", Image.DecompressionBombWarning)
 
@@ -60,7 +59,7 @@ async def decode_named(
             arrays.append(to_array(image, preprocessing, name))
         else:
             arrays.append(await asyncio.to_thread(to_array, image, preprocessing, name))
-    _SECONDS.observe(time.monotonic() - started)
+    decoded("image", started)
     return np.stack(arrays)
 
 

@@ -21,7 +21,8 @@ from services.runtime.graph import Graph
 from services.runtime.repository import Repository, State
 from services.streams import pipelined
 
-EXTENSIONS = ("model_repository", "model_configuration")
+EXTENSIONS = ("model_repository", "model_configuration", "schedule_policy")
+SEQUENCE_PARAMETERS = ("sequence_id", "sequence_start", "sequence_end")
 
 
 class InferenceServicer:
@@ -64,7 +65,7 @@ class InferenceServicer:
     async def ModelInfer(self, request: pb.ModelInferRequest, call: Call) -> pb.ModelInferResponse:
         graph = self._graph(request.model_name, request.model_version)
         call.model = f"{graph.config.name}/{graph.version}"
-        outputs = await graph.infer(_decode(request, graph), call.deadline)
+        outputs = await graph.infer(_decode(request, graph), call.deadline, *_queueing(request, call))
         return _encode(request, graph, outputs)
 
     async def ModelStreamInfer(
@@ -153,6 +154,22 @@ def _decode(request: pb.ModelInferRequest, graph: Graph) -> dict[str, Array]:
     if batched and len({len(a) for a in arrays.values()}) > 1:
         raise InvalidArgument.field("inputs", "have different batch sizes")
     return arrays
+
+
+def _queueing(request: pb.ModelInferRequest, call: Call) -> tuple[int, float]:
+    """Priority and queue timeout in seconds, from the parameters that Triton has for them, or the call's metadata."""
+    for name in SEQUENCE_PARAMETERS:
+        if name in request.parameters:
+            raise InvalidArgument.field(f"parameters[{name}]", "is not served: no model here keeps a sequence's state")
+    numbers = []
+    for name in ("priority", "timeout"):
+        parameter = request.parameters[name] if name in request.parameters else pb.InferParameter(uint64_param=0)
+        kind = parameter.WhichOneof("parameter_choice")
+        value = getattr(parameter, kind) if kind in ("int64_param", "uint64_param") else -1
+        if value < 0:
+            raise InvalidArgument.field(f"parameters[{name}]", "must be an integer from 0")
+        numbers.append(value)
+    return numbers[0] or call.priority, numbers[1] / 1e6
 
 
 def _encode(request: pb.ModelInferRequest, graph: Graph, outputs: dict[str, Array]) -> pb.ModelInferResponse:

@@ -28,6 +28,6 @@ class PredictServicer:
         if not isinstance(preprocessing, TabularPreprocessing):
             raise InvalidArgument.field("model", f"{card.name} does not take rows of features")
         features = rows_to_matrix(request.rows, preprocessing.features, self._limits)
-        outputs = await model.graphs["forward"].infer({"features": features}, call.deadline)
+        outputs = await model.graphs["forward"].infer({"features": features}, call.deadline, call.priority)
         results = [pb.Prediction(values=row) for row in outputs["prediction"].tolist()]
         return pb.PredictResponse(model=card.name, version=card.version, results=results)

@@ -47,13 +47,23 @@ class TensorSpec:
 
 
 @dataclass(frozen=True, slots=True)
+class QueuePolicy:
+    """What may wait at one priority: `max_size` requests, each for `timeout` seconds (`inf` = as its caller says)."""
+
+    max_size: int
+    timeout: float
+    may_override: bool
+
+
+@dataclass(frozen=True, slots=True)
 class GraphConfig:
     """How one graph is served.
 
     Args:
         max_batch_size: most items of one run; 0 = the graph has no batch axis.
         max_queue_delay: seconds that a batch may wait for more items while an instance is idle.
-        max_queue_size: most requests that wait.
+        queues: one policy for each priority, the first priority first.
+        default_priority: of requests that name none; 1 = first.
         instances: how many runs go on at once.
     """
 
@@ -62,7 +72,8 @@ class GraphConfig:
     outputs: tuple[TensorSpec, ...]
     max_batch_size: int
     max_queue_delay: float
-    max_queue_size: int
+    queues: tuple[QueuePolicy, ...]
+    default_priority: int
     instances: int
     message: model_config_pb2.ModelConfig
 
@@ -99,15 +110,29 @@ def read_config(directory: Path) -> GraphConfig:
     if not message.input or not message.output:
         raise ConfigError("config.pbtxt must list the graph's inputs and outputs")
     batching = message.dynamic_batching
+    if batching.priority_levels and not 1 <= batching.default_priority_level <= batching.priority_levels:
+        raise ConfigError(f"default_priority_level must be from 1 to priority_levels, {batching.priority_levels}")
     return GraphConfig(
         name=directory.name,
         inputs=tuple(_tensor(t) for t in message.input),
         outputs=tuple(_tensor(t) for t in message.output),
         max_batch_size=message.max_batch_size,
         max_queue_delay=batching.max_queue_delay_microseconds / 1e6,
-        max_queue_size=batching.default_queue_policy.max_queue_size or DEFAULT_QUEUE_SIZE,
+        queues=tuple(_queue_policy(batching, level + 1) for level in range(max(1, batching.priority_levels))),
+        default_priority=max(1, batching.default_priority_level),
         instances=max(1, sum(group.count or 1 for group in message.instance_group)),
         message=message,
+    )
+
+
+def _queue_policy(batching: model_config_pb2.ModelDynamicBatching, priority: int) -> QueuePolicy:
+    policy = batching.priority_queue_policy.get(priority, batching.default_queue_policy)
+    if policy.timeout_action != model_config_pb2.ModelQueuePolicy.REJECT:
+        raise ConfigError("timeout_action DELAY is not served; use REJECT")
+    return QueuePolicy(
+        max_size=policy.max_queue_size or DEFAULT_QUEUE_SIZE,
+        timeout=policy.default_timeout_microseconds / 1e6 or float("inf"),
+        may_override=policy.allow_timeout_override,
     )
 
 

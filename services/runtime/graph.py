@@ -7,6 +7,7 @@ from typing import Any, Protocol
 
 from numpy.typing import NDArray
 
+from services.errors import InvalidArgument, ServiceError
 from services.runtime.config import GraphConfig
 
 Array = NDArray[Any]
@@ -18,6 +19,10 @@ class EngineError(RuntimeError):
 
 class EngineUnavailableError(EngineError):
     """The engine does not answer now; trying again later makes sense."""
+
+
+class InputError(EngineError):
+    """The graph cannot take these values."""
 
 
 class Graph(Protocol):
@@ -34,19 +39,27 @@ class Graph(Protocol):
     version: int
     provider: str
 
-    async def infer(self, inputs: Mapping[str, Array], deadline: float = ...) -> dict[str, Array]:
+    async def infer(
+        self, inputs: Mapping[str, Array], deadline: float = ..., priority: int = 0, max_wait: float = 0.0
+    ) -> dict[str, Array]:
         """Outputs by name for inputs by name, each with the batch first; names, types and shapes were checked.
 
         Args:
             deadline: in `time.monotonic()` seconds; `inf` = none.
+            priority: 1 = first; 0, or one that the config does not have = its default.
+            max_wait: longest wait in the queue, in seconds, where the config lets callers choose; 0 = the config's.
 
         Raises:
+            InvalidArgument: the graph cannot take these values.
             ResourceExhausted: the queue is full. DeadlineExceeded: the deadline passed, or cannot be met.
             Unavailable: the graph is gone. Internal: the run failed.
         """
 
     async def healthy(self) -> bool:
         """Whether it would answer now."""
+
+    def close(self, seconds: float) -> None:
+        """Take no more requests, and wait so long at most for those that are queued."""
 
 
 class Engine(Protocol):
@@ -60,3 +73,8 @@ class Engine(Protocol):
         Raises:
             EngineError: the graph is invalid, or does not run as asked for.
         """
+
+
+def input_refused(config: GraphConfig) -> ServiceError:
+    """What a caller is told whose values, though of the right type and shape, a graph cannot take."""
+    return InvalidArgument(f"model {config.name} cannot take these values, e.g. an index that is out of its range")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import logging
 import weakref
 from collections.abc import Collection, Mapping, Sequence
 from importlib import metadata as packages
@@ -10,13 +11,16 @@ from typing import Any, Literal
 
 import numpy as np
 import onnxruntime
+from onnxruntime.capi import onnxruntime_pybind11_state
 
 from services.runtime.config import GraphConfig
-from services.runtime.graph import Array, EngineError, Graph
+from services.runtime.graph import Array, EngineError, Graph, InputError
 from services.runtime.scheduler import Options, Scheduler
 
 Device = Literal["auto", "cpu", "cuda"]
 CPU, CUDA = "CPUExecutionProvider", "CUDAExecutionProvider"
+
+log = logging.getLogger(__name__)
 
 
 class OnnxEngine:
@@ -43,6 +47,11 @@ class OnnxEngine:
             raise EngineError("--device cuda needs onnxruntime-gpu: pip install 'lectern[gpu]' in a new environment")
         self.device = device
         self.intra_op_threads = intra_op_threads
+        self._providers: list[Any] = [(CPU, {})]
+        if device != "cpu" and CUDA in onnxruntime.get_available_providers():
+            self._providers.insert(0, (CUDA, {"arena_extend_strategy": "kSameAsRequested"}))
+            # CUDA and cuDNN from pip's packages are not on the loader's path.
+            onnxruntime.preload_dlls()
 
     def load(self, config: GraphConfig, version: int, content: bytes) -> Graph:
         """One session per instance from the bytes of a graph; nothing outside them is read."""
@@ -52,23 +61,23 @@ class OnnxEngine:
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = self.intra_op_threads
         options.inter_op_num_threads = 1
-        options.log_severity_level = 3
+        options.log_severity_level = 4  # failures come back as exceptions
+        # Not ONNX Runtime's own format, which would be recognised by its first bytes and is not checked.
+        options.add_session_config_entry("session.load_model_format", "ONNX")
         # Without the arena a large batch's memory comes back; measured as fast up to batch 8, 12 % slower at 64.
         options.enable_cpu_mem_arena = False
         # A spinning pool burns the cores that other graphs and the transport need.
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-        wants_cuda = self.device == "cuda" or (self.device == "auto" and CUDA in onnxruntime.get_available_providers())
-        providers: list[Any] = [(CUDA, {"arena_extend_strategy": "kSameAsRequested"})] if wants_cuda else []
-        providers.append((CPU, {}))
         try:
-            session = onnxruntime.InferenceSession(content, options, providers=providers)
+            session = onnxruntime.InferenceSession(content, options, providers=self._providers)
         except Exception as error:  # ONNX Runtime's exceptions share no base class
             raise EngineError(f"ONNX Runtime cannot load the graph: {_first_line(error)}") from error
         provider = session.get_providers()[0]
-        if self.device == "cuda" and provider != CUDA:
-            raise EngineError(
-                f"--device cuda, but ONNX Runtime fell back to {provider}: check the driver, CUDA and cuDNN"
-            )
+        if provider != self._providers[0][0]:
+            fell_back = f"ONNX Runtime fell back to {provider}: check the driver, CUDA and cuDNN"
+            if self.device == "cuda":
+                raise EngineError(f"--device cuda, but {fell_back}")
+            log.warning("a GPU build is installed, but %s; --device cpu says that this is meant", fell_back)
         return OnnxRunner(session, provider)
 
 
@@ -85,12 +94,19 @@ class OnnxGraph:
         self._scheduler = Scheduler(config, version, runners)
         weakref.finalize(self, self._scheduler.close)
 
-    async def infer(self, inputs: Mapping[str, Array], deadline: float = float("inf")) -> dict[str, Array]:
-        answer = await self._scheduler.run(tuple(inputs[t.name] for t in self.config.inputs), deadline)
+    async def infer(
+        self, inputs: Mapping[str, Array], deadline: float = float("inf"), priority: int = 0, max_wait: float = 0.0
+    ) -> dict[str, Array]:
+        arrays = tuple(inputs[t.name] for t in self.config.inputs)
+        answer = await self._scheduler.run(arrays, deadline, priority, max_wait)
         return dict(zip((t.name for t in self.config.outputs), answer, strict=True))
 
     async def healthy(self) -> bool:
         return True
+
+    def close(self, seconds: float) -> None:
+        self._scheduler.close()
+        self._scheduler.join(seconds)
 
 
 class OnnxRunner:
@@ -109,6 +125,8 @@ class OnnxRunner:
     def run(self, outputs: Sequence[str], inputs: Mapping[str, Array], options: Options) -> list[Array]:
         try:
             results: list[Array] = self._session.run(outputs, inputs, options)
+        except onnxruntime_pybind11_state.InvalidArgument as error:
+            raise InputError(_first_line(error)) from error
         except Exception as error:
             raise EngineError(_first_line(error)) from error
         return [np.asarray(r) for r in results]

@@ -11,7 +11,7 @@ import logging
 import re
 import time
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import Enum
 from pathlib import Path
 
@@ -21,6 +21,7 @@ from lectern.card import Card
 from services import metrics
 from services.errors import InvalidArgument, NotFound, Unavailable
 from services.runtime.config import ConfigError, read_config
+from services.runtime.external_data import refuse_external_data
 from services.runtime.graph import Engine, EngineError, EngineUnavailableError, Graph
 
 log = logging.getLogger(__name__)
@@ -160,6 +161,12 @@ class Repository:
             name, {n: Version(n, State.UNAVAILABLE, "unloaded", v.card) for n, v in self.models[name].items()}
         )
 
+    def close(self, seconds: float) -> None:
+        """Let every graph finish what is queued, for so long each at most."""
+        for versions in self._graphs.values():
+            for graph in versions.values():
+                graph.close(seconds)
+
     def graphs(self) -> Iterator[tuple[str, int]]:
         """Name and version of every READY graph."""
         return ((name, version) for name, versions in sorted(self._graphs.items()) for version in sorted(versions))
@@ -214,8 +221,9 @@ class Repository:
         versions = self._load_versions(name, signature[1], keep)
         for number, version in versions.items():
             known = self.models.get(name, {}).get(number)
-            if version.state is State.UNAVAILABLE and (known is None or known.reason != version.reason):
-                log.error("model %s version %d is out of service: %s", name, number, version.reason)
+            if version.reason and (known is None or known.reason != version.reason):
+                outcome = "is out of service" if version.state is State.UNAVAILABLE else "is"
+                log.error("model %s version %d %s: %s", name, number, outcome, version.reason)
         self._publish(name, versions)
         if any(version.temporary for version in versions.values()):
             self._seen.pop(name, None)
@@ -227,6 +235,9 @@ class Repository:
         try:
             candidates, wanted = read_config(self.root / name).versions_to_serve(numbers)
         except ConfigError as error:
+            serving = {n: v for n, v in self.models.get(name, {}).items() if v.state is State.READY}
+            if serving:
+                return {n: replace(v, reason=f"served as before, for {error}") for n, v in serving.items()}
             number = max(numbers, default=1)
             return {number: Version(number, State.UNAVAILABLE, str(error))}
         if not candidates:
@@ -269,6 +280,10 @@ class Repository:
         # Nothing parses a file before its checksum is known to be right.
         if (found := hashlib.sha256(content).hexdigest()) != expected:
             raise ValueError(f"{relative} has SHA-256 {found[:12]}…, its card says {expected[:12]}…")
+        try:
+            refuse_external_data(content)
+        except ValueError as error:
+            raise ValueError(f"{relative}: {error}") from None
         graph = self._engine.load(config, card.version, content)
         metrics.MODEL_INFO.labels(graph_name, str(card.version), self._engine.name, graph.provider).set(1)
         return graph

@@ -2,7 +2,8 @@
 
 Handlers on the event loop only enqueue. An idle instance takes what is there at once, so batching adds no latency;
 while it runs, requests gather and become its next batch. `session.run` releases the GIL, and results go back to the
-loop in one call per batch.
+loop in one call per batch. Graphs share the cores by the kernel's fair scheduling of their threads, so a graph's
+instance count is its weight.
 """
 
 from __future__ import annotations
@@ -11,21 +12,30 @@ import asyncio
 import logging
 import threading
 import time
-from collections import deque
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from typing import Protocol
 
 import numpy as np
 
-from services import metrics
-from services.errors import Cancelled, DeadlineExceeded, Internal, ResourceExhausted, ServiceError, Unavailable
+from services import metrics, tracing
+from services.errors import (
+    Cancelled,
+    DeadlineExceeded,
+    Internal,
+    ResourceExhausted,
+    ServiceError,
+    Unavailable,
+)
 from services.runtime.config import GraphConfig
-from services.runtime.graph import Array
+from services.runtime.graph import Array, InputError, input_refused
+from services.runtime.queue import Part, Queue, Request, Run
 
 RETRY_AFTER_SECONDS = 0.1
 AVERAGE_WEIGHT = 0.1
+CAUTION = 1.5  # by which a wait is overestimated: at three times the capacity, 1.0 made one answer in two late
+WORTH_WAKING_SECONDS = 0.001
 
 log = logging.getLogger(__name__)
 
@@ -39,6 +49,8 @@ class Options(Protocol):
 class Runner(Protocol):
     """One instance of a graph."""
 
+    provider: str
+
     def options(self) -> Options:
         """Fresh options for one run."""
 
@@ -50,33 +62,20 @@ class Runner(Protocol):
 
 
 @dataclass(slots=True, eq=False)
-class _Request:
-    """Arrays in the order of the config's inputs, all with `rows` items; answered through `future` on `loop`."""
-
-    arrays: tuple[Array, ...]
-    rows: int
-    deadline: float
-    loop: asyncio.AbstractEventLoop
-    future: asyncio.Future[list[Array]]
-    enqueued: float = field(default_factory=time.monotonic)
-    batch: _Batch | None = None
-
-    def batches_with(self, other: _Request) -> bool:
-        """Whether both have the same shape beside the batch axis."""
-        return all(a.shape[1:] == b.shape[1:] for a, b in zip(self.arrays, other.arrays, strict=True))
-
-
-@dataclass(slots=True, eq=False)
 class _Batch:
-    """Requests that run together."""
+    """What runs together."""
 
-    requests: list[_Request]
+    parts: list[Part]
     options: Options
 
     @property
+    def rows(self) -> int:
+        return sum(part.rows for part in self.parts)
+
+    @property
     def abandoned(self) -> bool:
-        """Whether nobody waits for any of them."""
-        return all(r.future.cancelled() for r in self.requests)
+        """Whether nobody waits for any of it."""
+        return all(part.request.future.done() for part in self.parts)
 
 
 class Scheduler:
@@ -90,42 +89,52 @@ class Scheduler:
         self._config = config
         self._names = tuple(t.name for t in config.inputs)
         self._outputs = tuple(t.name for t in config.outputs)
-        self._queue: deque[_Request] = deque()
+        self._queue = Queue(len(config.queues), max(1, config.max_batch_size))
         self._changed = threading.Condition()
         self._closed = False
         self._seconds_per_row = 0.0  # moving average
         self._instances = len(runners)
-        self._running_rows = 0
+        self._running: set[_Batch] = set()
+        self._provider, self._version = runners[0].provider, version
         labels = (config.name, str(version))
         self._queue_seconds = metrics.QUEUE_SECONDS.labels(*labels)
         self._inference_seconds = metrics.INFERENCE_SECONDS.labels(*labels)
         self._batch_size = metrics.BATCH_SIZE.labels(*labels)
         self._depth = metrics.QUEUE_DEPTH.labels(*labels)
         self._depth.set(0)
-        for i, runner in enumerate(runners):
-            threading.Thread(target=self._work, args=(runner,), name=f"{config.name}-{i}", daemon=True).start()
+        self._threads = [
+            threading.Thread(target=self._work, args=(runner,), name=f"{config.name}-{i}", daemon=True)
+            for i, runner in enumerate(runners)
+        ]
+        for thread in self._threads:
+            thread.start()
 
-    async def run(self, arrays: tuple[Array, ...], deadline: float) -> list[Array]:
-        """Outputs for arrays of one item count; larger counts than `max_batch_size` are split and joined again.
+    async def run(self, arrays: tuple[Array, ...], deadline: float, priority: int, max_wait: float) -> list[Array]:
+        """Outputs for arrays of one item count, which may be larger than `max_batch_size`.
 
         Args:
             deadline: in `time.monotonic()` seconds; `inf` = none.
+            priority, max_wait: as of `Graph.infer`.
 
         Raises:
+            InvalidArgument: the graph cannot take these values.
             ResourceExhausted: the queue is full. DeadlineExceeded: the deadline passed before the run.
             Unavailable: the graph was unloaded. Internal: the run failed.
         """
-        rows, limit = len(arrays[0]), self._config.max_batch_size
-        if limit == 0 or rows <= limit:
-            return await self._submit([arrays], deadline)[0]
-        parts = [tuple(a[start : start + limit] for a in arrays) for start in range(0, rows, limit)]
-        futures = self._submit(parts, deadline)
+        known = 1 <= priority <= len(self._config.queues)
+        level = (priority if known else self._config.default_priority) - 1
+        policy = self._config.queues[level]
+        wait = min(max_wait, policy.timeout) if max_wait and policy.may_override else policy.timeout
+        rows = len(arrays[0]) if self._config.max_batch_size else 1
+        loop = asyncio.get_running_loop()
+        now = time.monotonic()
+        request = Request(arrays, rows, min(deadline, now + wait), level, loop, loop.create_future(), now)
+        self._enqueue(request)
+        request.future.add_done_callback(partial(self._forget, request))
         try:
-            answers = [await future for future in futures]
+            return await request.future
         finally:
-            for future in futures:
-                future.cancel()
-        return [np.concatenate(columns) for columns in zip(*answers, strict=True)]
+            self._trace(request)
 
     def close(self) -> None:
         """Stop taking requests; the threads finish what is queued, close their runners and end."""
@@ -133,161 +142,170 @@ class Scheduler:
             self._closed = True
             self._changed.notify_all()
 
-    def _submit(self, parts: Sequence[tuple[Array, ...]], deadline: float) -> list[asyncio.Future[list[Array]]]:
-        """Queue all parts, or none if there is not room for all."""
-        loop = asyncio.get_running_loop()
-        requests = [_Request(part, len(part[0]), deadline, loop, loop.create_future()) for part in parts]
+    def join(self, seconds: float) -> None:
+        """Wait until the threads of a closed scheduler have ended."""
+        end = time.monotonic() + seconds
+        for thread in self._threads:
+            thread.join(max(0.0, end - time.monotonic()))
+
+    def _trace(self, request: Request) -> None:
+        """Record how long it waited for its first run, and each run. Those that shared one have its id in common."""
+        trace, now = tracing.current(), time.monotonic()
+        trace.record("queue", request.enqueued, request.runs[0].started if request.runs else now)
+        for run in request.runs:
+            trace.batch_size = run.rows
+            attributes = self._attributes(run) if trace.exports else None
+            trace.record("inference", run.started, min(run.ended, now), attributes)
+
+    def _attributes(self, run: Run) -> tracing.Attributes:
+        return {
+            "lectern.graph": self._config.name,
+            "lectern.version": self._version,
+            "lectern.provider": self._provider,
+            "lectern.batch.id": f"{run.number:016x}",
+            "lectern.batch.size": run.rows,
+            "lectern.batch.requests": run.requests,
+        }
+
+    def _enqueue(self, request: Request) -> None:
         with self._changed:
             if self._closed:
                 raise Unavailable(f"model {self._config.name} is being unloaded", retry_after=RETRY_AFTER_SECONDS)
-            # An empty queue takes any one request, or one larger than the queue could never be served.
-            if self._queue and len(self._queue) + len(requests) > self._config.max_queue_size:
-                self._reject("queue_full", len(requests))
+            waiting, most = self._queue.length(request.level), self._config.queues[request.level].max_size
+            if waiting >= most:
+                self._reject("queue_full")
                 raise ResourceExhausted(
-                    f"model {self._config.name}: {len(self._queue)} requests are waiting, the queue holds "
-                    f"{self._config.max_queue_size}; try again later",
+                    f"model {self._config.name}: {waiting} requests are waiting, the queue holds {most}; "
+                    "try again later",
                     retry_after=RETRY_AFTER_SECONDS,
                 )
-            self._refuse_if_late(deadline, sum(r.rows for r in requests))
-            self._queue.extend(requests)
+            ahead = self._queue.rows + sum(batch.rows for batch in self._running)
+            wait = (ahead + request.rows) * self._seconds_per_row / self._instances
+            # Refused at the door, rather than after its caller has given up.
+            if ahead and request.enqueued + CAUTION * wait > request.deadline:
+                self._reject("backlog")
+                raise ResourceExhausted(
+                    f"model {self._config.name}: {ahead} items are ahead, which takes longer than the deadline allows",
+                    retry_after=wait,
+                )
+            self._queue.add(request)
             self._depth.set(len(self._queue))
-            self._changed.notify(len(requests))
-        for request in requests:
-            request.future.add_done_callback(partial(self._forget, request))
-        return [request.future for request in requests]
+            self._wake()
 
-    def _refuse_if_late(self, deadline: float, rows: int) -> None:
-        """Refuse at the door what the backlog would make late, rather than after its caller has given up."""
-        ahead = self._running_rows + sum(r.rows for r in self._queue)
-        if not ahead:
-            return
-        wait = (ahead + rows) * self._seconds_per_row / self._instances
-        if time.monotonic() + wait > deadline:
-            self._reject("backlog")
-            raise ResourceExhausted(
-                f"model {self._config.name}: {ahead} items are ahead, which takes longer than the deadline allows",
-                retry_after=wait,
-            )
+    def _wake(self) -> None:
+        """Start an idle instance, unless those that run will be done sooner than it would help."""
+        ahead = self._queue.rows + sum(batch.rows for batch in self._running)
+        if not self._running or ahead * self._seconds_per_row > WORTH_WAKING_SECONDS:
+            self._changed.notify()
 
-    def _forget(self, request: _Request, _: object) -> None:
-        """A cancelled request leaves the queue at once; a run that nobody waits for any more is ended."""
-        if not request.future.cancelled():
+    def _forget(self, request: Request, _: object) -> None:
+        """A request that failed or was cancelled leaves the queue; a run that nobody waits for any more is ended."""
+        if not request.future.cancelled() and request.future.exception() is None:
             return
         with self._changed:
-            try:
-                self._queue.remove(request)
-            except ValueError:
-                if request.batch and request.batch.abandoned:
-                    request.batch.options.terminate = True
-                return
-            self._depth.set(len(self._queue))
-            self._reject("cancelled")
+            if self._queue.remove(request):
+                self._depth.set(len(self._queue))
+                if request.future.cancelled():
+                    self._reject("cancelled")
+            for batch in self._running:
+                if batch.abandoned:
+                    batch.options.terminate = True
 
     def _work(self, runner: Runner) -> None:
-        while requests := self._take():
-            rows = sum(r.rows for r in requests)
+        while batch := self._take(runner):
+            rows = batch.rows
             started = time.monotonic()
-            for request in requests:
-                self._queue_seconds.observe(started - request.enqueued)
+            for part in batch.parts:
+                self._queue_seconds.observe(started - part.request.enqueued)
             self._batch_size.observe(rows)
-            answer = self._run(runner, requests)
+            answer = self._run(runner, batch)
             seconds = time.monotonic() - started
             self._inference_seconds.observe(seconds)
             with self._changed:
-                self._running_rows -= rows
+                self._running.remove(batch)
                 weight = AVERAGE_WEIGHT if self._seconds_per_row else 1.0
                 self._seconds_per_row += weight * (seconds / rows - self._seconds_per_row)
-            if isinstance(answer, ServiceError) and len(requests) > 1:
+            if isinstance(answer, ServiceError) and len(batch.parts) > 1:
                 # One caller's input must not fail its neighbours.
-                for request in requests:
-                    _deliver([request], self._run(runner, [request]))
+                for part in batch.parts:
+                    alone = _Batch([part], runner.options())
+                    _deliver([part], self._run(runner, alone))
             else:
-                _deliver(requests, answer)
+                _deliver(batch.parts, answer)
         runner.close()
 
-    def _take(self) -> list[_Request]:
-        """Wait for the next batch; empty once closed and drained."""
+    def _take(self, runner: Runner) -> _Batch | None:
+        """Wait for the next batch; None once closed and drained."""
         with self._changed:
             while True:
-                while not self._queue:
+                while not self._queue.rows:
                     if self._closed:
-                        return []
+                        return None
                     self._changed.wait()
                 if self._config.max_queue_delay:
                     self._gather()
-                batch, expired = self._pop_batch(time.monotonic())
+                parts, late = self._queue.take(time.monotonic())
                 self._depth.set(len(self._queue))
-                if expired:
-                    self._reject("deadline", len(expired))
-                    _deliver(expired, DeadlineExceeded("the deadline passed while the request waited in the queue"))
-                if batch:
-                    self._running_rows += sum(r.rows for r in batch)
+                if late:
+                    self._reject("deadline", len(late))
+                    error = DeadlineExceeded("the request waited in the queue until its time was over")
+                    _deliver([Part(request, 0, request.rows) for request in late], error)
+                if parts:
+                    batch = _Batch(parts, runner.options())
+                    self._running.add(batch)
+                    if self._queue.rows:
+                        self._wake()
                     return batch
 
     def _gather(self) -> None:
         """Wait until a full batch is queued or its oldest request has waited `max_queue_delay`."""
-        while self._queue and not self._closed:
-            remaining = self._queue[0].enqueued + self._config.max_queue_delay - time.monotonic()
-            if remaining <= 0 or sum(r.rows for r in self._queue) >= self._config.max_batch_size:
+        while self._queue.rows and not self._closed:
+            remaining = self._queue.oldest() + self._config.max_queue_delay - time.monotonic()
+            if remaining <= 0 or self._queue.rows >= self._config.max_batch_size:
                 return
             self._changed.wait(remaining)
 
-    def _pop_batch(self, now: float) -> tuple[list[_Request], list[_Request]]:
-        """The oldest request that can still be answered with all that fit beside it, and those that are too late."""
-        batch: list[_Request] = []
-        expired: list[_Request] = []
-        kept: list[_Request] = []
-        rows, limit = 0, max(1, self._config.max_batch_size)
-        while self._queue and rows < limit:
-            request = self._queue.popleft()
-            if request.deadline <= now:
-                expired.append(request)
-            elif not batch or (rows + request.rows <= limit and request.batches_with(batch[0])):
-                batch.append(request)
-                rows += request.rows
-                if self._config.max_batch_size == 0:
-                    break
-            else:
-                kept.append(request)
-        self._queue.extendleft(reversed(kept))
-        return batch, expired
-
-    def _run(self, runner: Runner, requests: list[_Request]) -> list[Array] | ServiceError:
-        batch = _Batch(requests, runner.options())
-        for request in requests:
-            request.batch = batch
+    def _run(self, runner: Runner, batch: _Batch) -> list[Array] | ServiceError:
         if batch.abandoned:
             return Cancelled("the caller went away")
+        run = Run(batch.rows, len(batch.parts))
+        for part in batch.parts:
+            part.request.runs.append(run)
         try:
-            columns = zip(*(r.arrays for r in requests), strict=True)
-            arrays = requests[0].arrays if len(requests) == 1 else tuple(np.concatenate(c) for c in columns)
+            first = batch.parts[0].arrays
+            columns = zip(*(part.arrays for part in batch.parts), strict=True)
+            arrays = first if len(batch.parts) == 1 else [np.concatenate(column) for column in columns]
             return runner.run(self._outputs, dict(zip(self._names, arrays, strict=True)), batch.options)
+        except InputError as error:
+            log.info("%s refuses an input: %s", self._config.name, error)
+            return input_refused(self._config)
         except Exception:  # whatever it is, this thread must go on to serve the next batch
             if batch.abandoned:
-                self._reject("abandoned", len(requests))
+                self._reject("abandoned", len(batch.parts))
                 return Cancelled("the caller went away")
             log.exception("a run of %s failed", self._config.name)
             return Internal(f"model {self._config.name} failed on this input")
+        finally:
+            run.ended = time.monotonic()
 
     def _reject(self, reason: str, count: int = 1) -> None:
         metrics.REJECTED.labels(self._config.name, reason).inc(count)
 
 
-def _deliver(batch: list[_Request], answer: list[Array] | ServiceError) -> None:
+def _deliver(parts: list[Part], answer: list[Array] | ServiceError) -> None:
     """Give each caller its own rows, in one hop to the event loop."""
     try:
-        batch[0].loop.call_soon_threadsafe(_resolve, batch, answer)
+        parts[0].request.loop.call_soon_threadsafe(_resolve, parts, answer)
     except RuntimeError:  # the loop is closed: nobody waits any more
-        log.warning("the event loop ended before %d answers were delivered", len(batch))
+        log.warning("the event loop ended before %d answers were delivered", len(parts))
 
 
-def _resolve(batch: list[_Request], answer: list[Array] | ServiceError) -> None:
+def _resolve(parts: list[Part], answer: list[Array] | ServiceError) -> None:
     start = 0
-    for request in batch:
-        end = start + request.rows
-        if not request.future.done():
-            if isinstance(answer, ServiceError):
-                request.future.set_exception(answer)
-            else:
-                request.future.set_result(answer if len(batch) == 1 else [column[start:end] for column in answer])
-        start = end
+    for part in parts:
+        if isinstance(answer, ServiceError) or len(parts) == 1:
+            part.resolve(answer)
+        else:
+            end = start + part.rows
+            part.resolve([column[start:end] for column in answer])
+            start = end

@@ -11,9 +11,10 @@ import numpy as np
 from tritonclient.grpc import service_pb2 as pb
 from tritonclient.grpc.service_pb2_grpc import GRPCInferenceServiceStub
 
+from services import tracing
 from services.errors import DeadlineExceeded, Internal, ResourceExhausted, ServiceError, Unavailable
 from services.runtime.config import GraphConfig
-from services.runtime.graph import Array, EngineUnavailableError, Graph
+from services.runtime.graph import Array, EngineUnavailableError, Graph, input_refused
 
 CONNECT_SECONDS = 2.0
 HEALTH_SECONDS = 2.0
@@ -69,15 +70,27 @@ class TritonGraph:
         self.config = config
         self.version = version
         self._engine = engine
+        self._attributes: tracing.Attributes = {
+            "rpc.system": "grpc",
+            "rpc.service": "inference.GRPCInferenceService",
+            "rpc.method": "ModelInfer",
+            "server.address": engine.url.rpartition(":")[0],
+            "lectern.graph": config.name,
+            "lectern.version": version,
+            "lectern.provider": self.provider,
+        }
         self._specs = {spec.name: spec for spec in (*config.inputs, *config.outputs)}
 
-    async def infer(self, inputs: Mapping[str, Array], deadline: float = float("inf")) -> dict[str, Array]:
-        rows, limit = len(next(iter(inputs.values()))), self.config.max_batch_size
-        if limit == 0 or rows <= limit:
-            return await self._infer(inputs, deadline)
+    async def infer(
+        self, inputs: Mapping[str, Array], deadline: float = float("inf"), priority: int = 0, max_wait: float = 0.0
+    ) -> dict[str, Array]:
+        limit = self.config.max_batch_size
+        rows = len(next(iter(inputs.values()))) if limit else 0
+        if rows <= limit:
+            return await self._infer(inputs, deadline, priority, max_wait)
         # Triton refuses larger batches than the config's.
-        starts = range(0, rows, limit)
-        parts = [await self._infer({n: a[s : s + limit] for n, a in inputs.items()}, deadline) for s in starts]
+        slices = ({n: a[s : s + limit] for n, a in inputs.items()} for s in range(0, rows, limit))
+        parts = [await self._infer(part, deadline, priority, max_wait) for part in slices]
         return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
     async def healthy(self) -> bool:
@@ -87,25 +100,46 @@ class TritonGraph:
         except grpc.RpcError:
             return False
 
-    async def _infer(self, inputs: Mapping[str, Array], deadline: float) -> dict[str, Array]:
+    def close(self, seconds: float) -> None:
+        """Nothing of it runs here."""
+
+    async def _infer(
+        self, inputs: Mapping[str, Array], deadline: float, priority: int, max_wait: float
+    ) -> dict[str, Array]:
         remaining = deadline - time.monotonic()
         if remaining <= 0:
             raise DeadlineExceeded("the deadline passed before the request reached Triton")
         request = pb.ModelInferRequest(model_name=self.config.name, model_version=str(self.version))
+        if priority:
+            request.parameters["priority"].uint64_param = priority
+        if max_wait:
+            request.parameters["timeout"].int64_param = int(max_wait * 1e6)
         for name, array in inputs.items():
             request.inputs.add(name=name, datatype=self._specs[name].datatype, shape=array.shape)
             request.raw_input_contents.append(np.ascontiguousarray(array).tobytes())
+        started = time.monotonic()
         try:
             timeout = None if remaining == float("inf") else remaining
-            response = await self._engine.stub().ModelInfer(request, timeout=timeout)
+            with tracing.current().span("inference", self._attributes, client=True):
+                # Triton queues and batches: all of that is inference here, and in its own spans.
+                headers = tracing.current().headers()
+                response = await self._engine.stub().ModelInfer(request, timeout=timeout, metadata=headers)
         except grpc.aio.AioRpcError as error:
             raise self._translate(error) from error
+        finally:
+            tracing.current().add("inference", time.monotonic() - started)
         raw = zip(response.outputs, response.raw_output_contents, strict=True)
         return {o.name: np.frombuffer(r, self._specs[o.name].dtype).reshape(o.shape) for o, r in raw}
 
     def _translate(self, error: grpc.aio.AioRpcError) -> ServiceError:
         message = error.details() or ""
+        # NVIDIA's own backend reports INTERNAL with ONNX Runtime's code of an invalid argument.
+        if error.code() is grpc.StatusCode.INVALID_ARGUMENT or "onnx runtime error 2" in message:
+            log.info("Triton refuses an input of %s: %s", self.config.name, message)
+            return input_refused(self.config)
         match error.code():
+            case grpc.StatusCode.UNAVAILABLE if "timeout expired" in message.lower():
+                return DeadlineExceeded("the request waited in Triton's queue until its time was over")
             case grpc.StatusCode.UNAVAILABLE if "maximum queue size" in message:
                 return ResourceExhausted(
                     f"model {self.config.name}: Triton's queue is full; try again later",
@@ -113,6 +147,10 @@ class TritonGraph:
                 )
             case grpc.StatusCode.UNAVAILABLE | grpc.StatusCode.NOT_FOUND:
                 return Unavailable(f"model {self.config.name}: Triton does not answer", retry_after=RETRY_AFTER_SECONDS)
+            case grpc.StatusCode.RESOURCE_EXHAUSTED if "message larger than max" in message:
+                return ResourceExhausted(
+                    f"model {self.config.name}: decoded, this is too much for one message to Triton; send fewer items"
+                )
             case grpc.StatusCode.DEADLINE_EXCEEDED:
                 return DeadlineExceeded("the deadline passed while Triton worked")
         log.error("Triton failed on %s: %s %s", self.config.name, error.code().name, message)

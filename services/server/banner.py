@@ -37,6 +37,9 @@ def announce(settings: Settings, ready: Ready, metrics_port: int) -> None:
     console = Console(stderr=True)
     console.print(table)
     suffix = "" if target == "127.0.0.1:8001" else f" --target {target}"
+    suffix += " --tls-ca CA.pem" if settings.tls_certificate else ""
+    suffix += " --tls-cert CERT.pem --tls-key KEY.pem" if settings.tls_client_ca else ""
+    suffix += " --token TOKEN" if settings.tokens else ""
     console.print("Try, in another terminal:")
     for command in ("lectern models", *(EXAMPLES[c] for c in _answering(ready))):
         console.print(f"  {command}{suffix}", highlight=False)

@@ -9,14 +9,14 @@ from collections.abc import AsyncIterator, Iterable
 from typing import Any, NoReturn
 
 import grpc
-from grpc_reflection.v1alpha import reflection, reflection_pb2
 from grpc_status import rpc_status
 
 from services.rpc import Call
 from services.server.pipeline import Endpoint, StatusError
+from services.server.tls import Pem
+from services.server.watched import Watched
 
 REQUEST_ID = "x-request-id"
-REFLECTION = ("grpc.reflection.v1.ServerReflection", "grpc.reflection.v1alpha.ServerReflection")
 _ACCEPTED_ID = re.compile(r"[\x21-\x7e]{1,128}")
 
 
@@ -34,41 +34,57 @@ def create_server(message_bytes: int) -> grpc.aio.Server:
     )
 
 
-def add_endpoints(server: grpc.aio.Server, endpoints: Iterable[Endpoint]) -> None:
-    """Serve each endpoint under its service's and method's name."""
+def add_endpoints(server: grpc.aio.Server, endpoints: Iterable[Endpoint], mutual_tls: bool) -> None:
+    """Serve each endpoint under its service's and method's name; with mutual TLS, clients have a certificate."""
     services: dict[str, dict[str, Any]] = {}
     for endpoint in endpoints:
-        services.setdefault(endpoint.method.service, {})[endpoint.method.name] = _handler(endpoint)
+        services.setdefault(endpoint.method.service, {})[endpoint.method.name] = _handler(endpoint, mutual_tls)
     server.add_generic_rpc_handlers(
         tuple(grpc.method_handlers_generic_handler(name, handlers) for name, handlers in services.items())
     )
 
 
-def add_reflection(server: grpc.aio.Server, services: Iterable[str]) -> None:
-    """Let clients list services and messages; both versions of the protocol have the same messages."""
-    names = (*services, *REFLECTION)
-    servicer = reflection.aio.ReflectionServicer(service_names=names)
-    handler = grpc.stream_stream_rpc_method_handler(
-        servicer.ServerReflectionInfo,
-        request_deserializer=reflection_pb2.ServerReflectionRequest.FromString,
-        response_serializer=reflection_pb2.ServerReflectionResponse.SerializeToString,
+def bind(server: grpc.aio.Server, address: str, certificates: Watched[Pem] | None) -> int:
+    """Listen on an address, over TLS if there are certificates; returns the port.
+
+    Raises:
+        RuntimeError: the address is taken.
+    """
+    if certificates is None:
+        return server.add_insecure_port(address)
+    taken = certificates.value
+
+    def renewed() -> grpc.ServerCertificateConfiguration | None:
+        """Asked at each handshake; None = as before. Connections made before keep their certificate."""
+        nonlocal taken
+        if certificates.value is taken:
+            return None
+        taken = certificates.value
+        return _configuration(taken)
+
+    credentials = grpc.dynamic_ssl_server_credentials(
+        _configuration(taken),
+        renewed,  # type: ignore[arg-type]  # the stubs leave None out
+        require_client_authentication=taken.client_ca is not None,
     )
-    server.add_generic_rpc_handlers(
-        tuple(grpc.method_handlers_generic_handler(name, {"ServerReflectionInfo": handler}) for name in REFLECTION)
-    )
+    return server.add_secure_port(address, credentials)
 
 
-def _handler(endpoint: Endpoint) -> Any:
+def _configuration(pem: Pem) -> grpc.ServerCertificateConfiguration:
+    return grpc.ssl_server_certificate_configuration([(pem.key, pem.certificate)], pem.client_ca)
+
+
+def _handler(endpoint: Endpoint, mutual_tls: bool) -> Any:
     # No (de)serializers: bytes pass through, so that a message that cannot be parsed gets our error, not INTERNAL.
     async def unary(request: bytes, context: grpc.aio.ServicerContext[bytes, bytes]) -> bytes:
-        call = _call(endpoint, context)
+        call = _call(endpoint, context, mutual_tls)
         try:
             return await endpoint.unary(request, call)
         except StatusError as error:
             await _abort(context, call, error)
 
     async def server_stream(request: bytes, context: grpc.aio.ServicerContext[bytes, bytes]) -> AsyncIterator[bytes]:
-        call = _call(endpoint, context)
+        call = _call(endpoint, context, mutual_tls)
         try:
             async for response in endpoint.server_stream(request, call):
                 yield response
@@ -78,7 +94,7 @@ def _handler(endpoint: Endpoint) -> Any:
     async def bidi_stream(
         requests: AsyncIterator[bytes], context: grpc.aio.ServicerContext[bytes, bytes]
     ) -> AsyncIterator[bytes]:
-        call = _call(endpoint, context)
+        call = _call(endpoint, context, mutual_tls)
         try:
             async for response in endpoint.bidi_stream(requests, call):
                 yield response
@@ -98,7 +114,7 @@ async def _abort(context: grpc.aio.ServicerContext[bytes, bytes], call: Call, er
     await context.abort(status.code, status.details, (*status.trailing_metadata, (REQUEST_ID, call.request_id)))
 
 
-def _call(endpoint: Endpoint, context: grpc.aio.ServicerContext[bytes, bytes]) -> Call:
+def _call(endpoint: Endpoint, context: grpc.aio.ServicerContext[bytes, bytes], mutual_tls: bool) -> Call:
     metadata = {str(key): value for key, value in context.invocation_metadata() or () if isinstance(value, str)}
     given = metadata.get(REQUEST_ID, "")
     request_id = given if _ACCEPTED_ID.fullmatch(given) else uuid.uuid4().hex
@@ -111,4 +127,15 @@ def _call(endpoint: Endpoint, context: grpc.aio.ServicerContext[bytes, bytes]) -
         request_id=request_id,
         peer=context.peer(),
         metadata=metadata,
+        client=_certified(context) if mutual_tls else "",
     )
+
+
+def _certified(context: grpc.aio.ServicerContext[bytes, bytes]) -> str:
+    """The subject of the client's certificate; its first alternative name where it has none, as SPIFFE's do."""
+    found = context.auth_context()
+    for name in ("x509_subject", "x509_subject_alternative_name"):
+        for value in found.get(name, ()):
+            if value:
+                return value.decode(errors="replace")
+    return ""

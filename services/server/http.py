@@ -1,4 +1,4 @@
-"""HTTP for machines that watch: `/metrics` for Prometheus, `/healthz` for probes that do not speak gRPC."""
+"""HTTP for machines that watch: `/metrics` for Prometheus, `/healthz` and `/readyz` for probes without gRPC or TLS."""
 
 from __future__ import annotations
 
@@ -16,6 +16,11 @@ from services.server.settings import StartError
 StartResponse = Callable[[str, list[tuple[str, str]]], Any]
 
 
+_Answer = tuple[str, dict[str, object]]
+_SERVING: _Answer = ("200 OK", {"status": "SERVING"})
+_NOT_SERVING: _Answer = ("503 Service Unavailable", {"status": "NOT_SERVING"})
+
+
 class _Server(ThreadingMixIn, WSGIServer):
     daemon_threads = True
 
@@ -25,8 +30,18 @@ class _Handler(WSGIRequestHandler):
         """A scrape every few seconds is not worth a line."""
 
 
-def start_http(host: str, port: int, healthy: Callable[[], bool], registry: CollectorRegistry = REGISTRY) -> int:
+def start_http(
+    host: str,
+    port: int,
+    serving: Callable[[], bool],
+    ready: Callable[[], bool],
+    registry: CollectorRegistry = REGISTRY,
+) -> int:
     """Serve in a background thread; returns the port.
+
+    Args:
+        serving: whether the process answers.
+        ready: whether each of its services does too.
 
     Raises:
         StartError: the address is taken.
@@ -38,13 +53,13 @@ def start_http(host: str, port: int, healthy: Callable[[], bool], registry: Coll
             case "/metrics":
                 return metrics_app(environ, start_response)  # type: ignore[no-any-return]
             case "/healthz":
-                serving = healthy()
-                status = "200 OK" if serving else "503 Service Unavailable"
-                body = json.dumps({"status": "SERVING" if serving else "NOT_SERVING"}) + "\n"
+                status, document = _SERVING if serving() else _NOT_SERVING
+            case "/readyz":
+                status, document = _SERVING if ready() else _NOT_SERVING
             case _:
-                status, body = "404 Not Found", json.dumps({"paths": ["/metrics", "/healthz"]}) + "\n"
+                status, document = "404 Not Found", {"paths": ["/metrics", "/healthz", "/readyz"]}
         start_response(status, [("Content-Type", "application/json")])
-        return [body.encode()]
+        return [json.dumps(document).encode() + b"\n"]
 
     try:
         server = make_server(host, port, app, server_class=_Server, handler_class=_Handler)

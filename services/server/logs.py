@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import logging
 import sys
+from datetime import UTC, datetime
 
 from pythonjsonlogger.json import JsonFormatter
 from rich.console import Console
 from rich.logging import RichHandler
 
 from services.server.settings import Settings
+
+OURS = ("lectern", "services")
+STAGES = ("codec", "queue", "inference")
 
 
 def is_console(settings: Settings) -> bool:
@@ -22,14 +26,39 @@ def configure(settings: Settings) -> None:
     handler: logging.Handler
     if is_console(settings):
         handler = RichHandler(console=Console(stderr=True), show_path=False, markup=False)
-        handler.setFormatter(logging.Formatter("%(message)s", datefmt="%H:%M:%S"))
+        handler.setFormatter(ConsoleFormatter("%(message)s", datefmt="%H:%M:%S"))
     else:
         handler = logging.StreamHandler()
         handler.setFormatter(
-            JsonFormatter(
+            JsonLineFormatter(
                 "%(asctime)s %(levelname)s %(name)s %(message)s",
                 rename_fields={"asctime": "time", "levelname": "level"},
             )
         )
-    logging.basicConfig(level=settings.log_level.upper(), handlers=[handler], force=True)
+    level = logging.getLevelNamesMapping()[settings.log_level.upper()]
+    # What libraries say at debug would bury our own lines.
+    logging.basicConfig(level=max(level, logging.INFO), handlers=[handler], force=True)
+    for name in OURS:
+        logging.getLogger(name).setLevel(level)
     logging.getLogger("asyncio").setLevel(logging.WARNING)
+
+
+class JsonLineFormatter(JsonFormatter):
+    """One JSON object a line, with the time as RFC 3339 in UTC."""
+
+    def formatTime(self, record: logging.LogRecord, datefmt: str | None = None) -> str:  # noqa: N802 - the base class's name
+        return datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds")
+
+
+class ConsoleFormatter(logging.Formatter):
+    """Adds to an RPC's line some of what the JSON form has in fields: model, milliseconds, a failure's request id."""
+
+    def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 - the base class's name
+        message = super().formatMessage(record)
+        fields = vars(record)
+        if "rpc" not in fields:
+            return message
+        stages = [f"{s} {1000 * fields[f'{s}_seconds']:.1f}" for s in STAGES if f"{s}_seconds" in fields]
+        took = f"{1000 * fields['seconds']:.1f} ms" + (f" ({', '.join(stages)})" if stages else "")
+        request = "" if fields["code"] == "OK" else f"request {fields['request_id']}"
+        return "  ".join(filter(None, (message, fields["model"], took, request)))

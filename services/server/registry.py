@@ -13,6 +13,7 @@ from google.protobuf.message_factory import GetMessageClass
 
 from services.errors import Unimplemented
 from services.rpc import Call
+from services.server.auth import MODEL_CONTROL
 
 # Capability -> module of its stubs, module and class of its servicer.
 SERVICERS = {
@@ -21,9 +22,16 @@ SERVICERS = {
 }
 
 
+MODEL_CONTROL_RPCS = ("RepositoryModelLoad", "RepositoryModelUnload")
+
+
 @dataclass(frozen=True, slots=True)
 class Method:
-    """One RPC: `function(request or requests, call)` is awaited, or iterated if the server streams."""
+    """One RPC: `function(request or requests, call)` is awaited, or iterated if the server streams.
+
+    Args:
+        scope: what a token must allow.
+    """
 
     service: str
     name: str
@@ -31,6 +39,7 @@ class Method:
     client_streaming: bool
     server_streaming: bool
     function: Callable[[Any, Call], Any]
+    scope: str
 
     @property
     def kind(self) -> str:
@@ -52,7 +61,7 @@ def servicer_class(capability: str) -> Any:
     return getattr(importlib.import_module(module), name)
 
 
-def methods(service: ServiceDescriptor, servicer: object) -> Iterator[Method]:
+def methods(service: ServiceDescriptor, servicer: object, scope: str) -> Iterator[Method]:
     """Each RPC of the service; those that the servicer lacks answer UNIMPLEMENTED."""
     for descriptor in service.methods:
         function = getattr(servicer, descriptor.name, None) or _unimplemented(descriptor)
@@ -63,6 +72,7 @@ def methods(service: ServiceDescriptor, servicer: object) -> Iterator[Method]:
             client_streaming=descriptor.client_streaming,
             server_streaming=descriptor.server_streaming,
             function=function,
+            scope=MODEL_CONTROL if descriptor.name in MODEL_CONTROL_RPCS else scope,
         )
 
 

@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 from pydantic import BeforeValidator, Field, NonNegativeFloat, PositiveFloat, PositiveInt
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
-from services.limits import Limits
+from services.limits import ClientLimits, Limits
 
 Port = Annotated[int, Field(ge=0, le=65535)]
 CAPABILITIES = ("classify", "predict")
@@ -35,13 +35,23 @@ class Settings(BaseSettings):
     repository: Path = Field(Path("exported"), description="Directory of models, in Triton's layout.")
     host: str = Field("127.0.0.1", description="Address to listen on; 0.0.0.0 = every interface.")
     port: Port = Field(8001, description="Port of gRPC; 0 = any free one.")
-    metrics_port: Port = Field(8002, description="Port of HTTP /metrics and /healthz; 0 = any free one.")
+    metrics_port: Port = Field(8002, description="Port of HTTP /metrics, /healthz and /readyz; 0 = any free one.")
     engine: Literal["onnxruntime", "triton"] = Field("onnxruntime", description="What runs the graphs.")
     triton_url: str = Field("127.0.0.1:8001", description="gRPC address of the Triton that engine=triton uses.")
-    watch_seconds: PositiveFloat = Field(1.0, description="How often new versions and health are looked for.")
+    watch_seconds: PositiveFloat = Field(
+        1.0, description="How often versions, health, tokens and certificates are checked."
+    )
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="cuda: refuse to start without a working GPU.")
     workers: PositiveInt = Field(1, description="Processes that share the port (SO_REUSEPORT).")
     intra_op_threads: PositiveInt = Field(1, description="Threads that one run of a graph uses on the CPU.")
+    tls_certificate: Path | None = Field(None, description="PEM file of the server's certificate; with it, TLS only.")
+    tls_key: Path | None = Field(None, description="PEM file of its key, not encrypted.")
+    tls_client_ca: Path | None = Field(
+        None, description="PEM file of who signs clients' certificates; with it, each client needs one (mutual TLS)."
+    )
+    tokens: Path | None = Field(
+        None, description="File of token hashes, as `lectern token` writes it; with it, each call needs a token."
+    )
     allow_model_control: bool = Field(False, description="Whether clients may load and unload models.")
     reflection: bool = Field(True, description="Whether clients may list services and messages.")
     drain_pause_seconds: NonNegativeFloat = Field(1.0, description="From NOT_SERVING to refusing new work, on SIGTERM.")
@@ -54,4 +64,8 @@ class Settings(BaseSettings):
     log_format: Literal["auto", "console", "json"] = Field(
         "auto", description="auto: console on a terminal, else json."
     )
+    tracing: bool | None = Field(
+        None, description="Export OpenTelemetry spans; unset: if OTEL_EXPORTER_OTLP_ENDPOINT is set."
+    )
     limits: Limits = Field(Limits(), description="Bounds on requests, e.g. LECTERN_LIMITS__IMAGES.")
+    client_limits: ClientLimits = Field(ClientLimits(), description="Bounds on each client.")

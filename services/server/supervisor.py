@@ -21,6 +21,7 @@ from prometheus_client.multiprocess import MultiProcessCollector, mark_process_d
 from services.server import logs
 from services.server.banner import announce
 from services.server.http import start_http
+from services.server.report import Ready
 from services.server.settings import Settings, StartError
 
 log = logging.getLogger(__name__)
@@ -38,7 +39,22 @@ class _Worker:
         self.process: SpawnProcess = context.Process(target=_serve, args=(settings, child_end))
         self.process.start()
         child_end.close()
-        self.ready = False
+        self.serving = False
+        self.all_answer = False
+
+    def receive(self) -> Ready | None:
+        """Note what it reported; returned is what it said if it serves since."""
+        announced = None
+        try:
+            while self.reports.poll():
+                report = self.reports.recv()
+                if isinstance(report, Ready):
+                    self.serving, announced = True, report
+                else:
+                    self.all_answer = report
+        except (EOFError, OSError):  # it has ended
+            pass
+        return announced
 
 
 def run(settings: Settings) -> None:
@@ -64,22 +80,24 @@ def run(settings: Settings) -> None:
             if worker.process.pid:
                 os.kill(worker.process.pid, number)
 
-    metrics_port = start_http(
-        settings.host, settings.metrics_port, lambda: not stopping and any(w.ready for w in workers), registry
-    )
+    def serving() -> bool:
+        return not stopping and any(w.serving for w in workers)
+
+    def ready() -> bool:
+        return not stopping and any(w.serving and w.all_answer for w in workers)
+
+    metrics_port = start_http(settings.host, settings.metrics_port, serving, ready, registry)
     workers += [_Worker(settings) for _ in range(settings.workers)]
     signal.signal(signal.SIGTERM, stop)
     signal.signal(signal.SIGINT, stop)
     announced = False
     try:
         while workers:
-            wait([w.process.sentinel for w in workers] + [w.reports for w in workers if not w.ready], POLL_SECONDS)
+            wait([w.process.sentinel for w in workers] + [w.reports for w in workers if not w.serving], POLL_SECONDS)
             for worker in list(workers):
-                if not worker.ready and (ready := _receive(worker.reports)):
-                    worker.ready = True
-                    if not announced:
-                        announce(settings, ready, metrics_port)
-                        announced = True
+                if (report := worker.receive()) and not announced:
+                    announce(settings, report, metrics_port)
+                    announced = True
                 if worker.process.is_alive():
                     continue
                 workers.remove(worker)
@@ -111,13 +129,6 @@ def _reserve(settings: Settings) -> socket.socket:
     return reserved
 
 
-def _receive(reports: Connection) -> Any:
-    try:
-        return reports.recv() if reports.poll() else None
-    except EOFError:
-        return None
-
-
 def _serve(settings: Settings, reports: Connection) -> None:
     import uvloop
 
@@ -127,7 +138,7 @@ def _serve(settings: Settings, reports: Connection) -> None:
     threading.Thread(target=_stop_with_parent, daemon=True).start()
     logs.configure(settings)
     try:
-        uvloop.run(App(settings).run(reports.send))
+        uvloop.run(App(settings).run(reports.send, reports.send))
     except StartError as error:
         log.error("%s", error)
         raise SystemExit(1) from None

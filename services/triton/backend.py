@@ -10,6 +10,7 @@ import os
 import numpy as np
 import onnxruntime
 import triton_python_backend_utils as pb_utils  # type: ignore[import-not-found]
+from onnxruntime.capi.onnxruntime_pybind11_state import InvalidArgument
 
 
 class TritonPythonModel:
@@ -25,16 +26,30 @@ class TritonPythonModel:
 
     def execute(self, requests: list) -> list:  # type: ignore[type-arg]
         arrays = [[pb_utils.get_input_tensor_by_name(r, n).as_numpy() for n in self.inputs] for r in requests]
-        batch = arrays[0] if len(arrays) == 1 else [np.concatenate(column) for column in zip(*arrays, strict=True)]
+        if len(arrays) == 1:
+            return [self._alone(arrays[0])]
         try:
-            results = self.session.run(self.outputs, dict(zip(self.inputs, batch, strict=True)))
-        except Exception as error:
-            failed = pb_utils.InferenceResponse(error=pb_utils.TritonError(str(error)))
-            return [failed for _ in requests]
+            results = self._run([np.concatenate(column) for column in zip(*arrays, strict=True)])
+        except Exception:  # one caller's input must not fail its neighbours
+            return [self._alone(a) for a in arrays]
         ends = np.cumsum([len(a[0]) for a in arrays])
         return [
-            pb_utils.InferenceResponse(
-                [pb_utils.Tensor(n, r[end - len(a[0]) : end]) for n, r in zip(self.outputs, results, strict=True)]
-            )
-            for a, end in zip(arrays, ends, strict=True)
+            self._response([r[end - len(a[0]) : end] for r in results]) for a, end in zip(arrays, ends, strict=True)
         ]
+
+    def _alone(self, arrays: list) -> object:  # type: ignore[type-arg]
+        try:
+            return self._response(self._run(arrays))
+        except InvalidArgument as error:
+            return pb_utils.InferenceResponse(error=pb_utils.TritonError(str(error), pb_utils.TritonError.INVALID_ARG))
+        except Exception as error:
+            return pb_utils.InferenceResponse(error=pb_utils.TritonError(str(error)))
+
+    def _run(self, arrays: list) -> list:  # type: ignore[type-arg]
+        results: list = self.session.run(self.outputs, dict(zip(self.inputs, arrays, strict=True)))  # type: ignore[type-arg]
+        return results
+
+    def _response(self, arrays: list) -> object:  # type: ignore[type-arg]
+        return pb_utils.InferenceResponse(
+            [pb_utils.Tensor(name, array) for name, array in zip(self.outputs, arrays, strict=True)]
+        )

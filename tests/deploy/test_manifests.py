@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import tomllib
@@ -30,6 +31,9 @@ REFUSED = {
     "open_network": "no NetworkPolicy denies everything by default",
     "readiness_asks_liveness": "readinessProbe names no service",
     "runs_as_root": "may run as root",
+    "grpc_probes_over_tls": "serves over TLS, so readinessProbe must ask for /readyz by httpGet",
+    "no_seccomp_profile": "has no RuntimeDefault seccomp profile",
+    "extra_capability": "securityContext.capabilities is not {'drop': ['ALL']}",
     "selector_mismatch": "selector does not match its own pods",
     "service_selects_both": "selects the pods of 2 Deployments",
     "service_selects_nothing": "selects the pods of 0 Deployments",
@@ -44,13 +48,16 @@ def check(directory: Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, capture_output=True, text=True, timeout=60)
 
 
+def render(directory: Path) -> list[dict[str, Any]]:
+    kubectl = str(Path(sys.executable).parent / "kubectl")
+    rendered = subprocess.run([kubectl, "kustomize", str(directory)], check=True, capture_output=True, text=True)
+    return list(yaml.safe_load_all(rendered.stdout))
+
+
 @pytest.fixture(scope="module", params=OVERLAYS)
 def overlay(request: pytest.FixtureRequest) -> tuple[str, list[dict[str, Any]]]:
     """The overlay's name and its manifests, rendered by kustomize."""
-    kubectl = str(Path(sys.executable).parent / "kubectl")
-    directory = ROOT / "deploy" / "overlays" / request.param
-    rendered = subprocess.run([kubectl, "kustomize", str(directory)], check=True, capture_output=True, text=True)
-    return request.param, list(yaml.safe_load_all(rendered.stdout))
+    return request.param, render(ROOT / "deploy" / "overlays" / request.param)
 
 
 def of_kind(manifests: list[dict[str, Any]], kind: str) -> list[dict[str, Any]]:
@@ -61,6 +68,42 @@ def of_kind(manifests: list[dict[str, Any]], kind: str) -> list[dict[str, Any]]:
 def test_overlay_is_accepted(name: str) -> None:
     result = check(ROOT / "deploy" / "overlays" / name)
     assert result.returncode == 0, result.stdout + result.stderr
+
+
+@pytest.mark.parametrize("name", OVERLAYS)
+def test_tracing_can_be_added_to_an_overlay(name: str, tmp_path: Path) -> None:
+    deploy = os.path.relpath(ROOT / "deploy", tmp_path.resolve())
+    lists = {"resources": [f"{deploy}/overlays/{name}"], "components": [f"{deploy}/components/tracing"]}
+    (tmp_path / "kustomization.yaml").write_text(yaml.safe_dump(lists))
+    result = check(tmp_path)
+    assert result.returncode == 0, result.stdout + result.stderr
+    manifests = render(tmp_path)
+    (config,) = of_kind(manifests, "ConfigMap")
+    assert {"OTEL_EXPORTER_OTLP_ENDPOINT", "LECTERN_HOST"} <= config["data"].keys()
+    assert "allow-tracing-egress" in {m["metadata"]["name"] for m in of_kind(manifests, "NetworkPolicy")}
+
+
+def test_secure_component_is_accepted_and_names_what_it_mounts(monkeypatch: pytest.MonkeyPatch) -> None:
+    directory = Path(__file__).parent / "secure"
+    result = check(directory)
+    assert result.returncode == 0, result.stdout + result.stderr
+    kubectl = str(Path(sys.executable).parent / "kubectl")
+    rendered = subprocess.run([kubectl, "kustomize", str(directory)], check=True, capture_output=True, text=True)
+    manifests = list(yaml.safe_load_all(rendered.stdout))
+    (config,) = of_kind(manifests, "ConfigMap")
+    files = {n: Path(v) for n, v in config["data"].items() if n.startswith("LECTERN_TLS") or n == "LECTERN_TOKENS"}
+    assert len(files) == 4
+    for name, value in config["data"].items():
+        monkeypatch.setenv(name, value)
+    assert Settings().tls_client_ca == files["LECTERN_TLS_CLIENT_CA"]
+    for deployment in of_kind(manifests, "Deployment"):
+        pod = deployment["spec"]["template"]["spec"]
+        mounts = {m["mountPath"]: m for m in pod["containers"][0]["volumeMounts"]}
+        volumes = {v["name"]: v for v in pod["volumes"]}
+        for file in files.values():
+            mount = mounts[str(file.parent)]
+            assert mount["readOnly"]
+            assert volumes[mount["name"]]["secret"]["defaultMode"] == 0o440
 
 
 def test_every_fixture_is_expected() -> None:

@@ -75,9 +75,9 @@ def test_help_loads_nothing_heavy() -> None:
     assert "lectern classify cat.png dog.jpg" in done.stdout
 
 
-@pytest.mark.parametrize("command", ["serve", "models", "classify", "predict", "console", "train"])
+@pytest.mark.parametrize("command", ["serve", "models", "classify", "predict", "console", "train", "token create"])
 def test_each_command_explains_itself_by_example(command: str) -> None:
-    done = invoke(command, "--help")
+    done = invoke(*command.split(), "--help")
     assert done.returncode == 0
     assert f" lectern {command}".encode() in done.stdout
 

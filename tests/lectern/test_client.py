@@ -256,7 +256,9 @@ def test_other_codes_are_not_retried_and_say_when_to_come_back() -> None:
         assert len(servicer.calls) == 1
 
 
-def test_a_client_can_wait_for_a_server_that_starts_late() -> None:
+@pytest.fixture
+def late() -> Iterator[str]:
+    """The target of a server that starts in a second."""
     port, stop = free_port(), threading.Event()
 
     def start_late() -> None:
@@ -267,11 +269,20 @@ def test_a_client_can_wait_for_a_server_that_starts_late() -> None:
     thread = threading.Thread(target=start_late)
     thread.start()
     try:
-        with lectern.Client(f"127.0.0.1:{port}", wait_for_ready=True, timeout=20) as client:
-            assert client.classify_image(b"").model == "faulty"
+        yield f"127.0.0.1:{port}"
     finally:
         stop.set()
         thread.join()
+
+
+def test_a_client_can_wait_for_a_server_that_starts_late(late: str) -> None:
+    with lectern.Client(late, wait_for_ready=True, timeout=20) as client:
+        assert client.classify_image(b"").model == "faulty"
+
+
+async def test_an_asyncio_client_can_wait_for_a_server_that_starts_late(late: str) -> None:
+    async with lectern.aio.Client(late, wait_for_ready=True, timeout=20) as client:
+        assert (await client.classify_image(b"")).model == "faulty"
 
 
 def test_no_server_is_unavailable_soon() -> None:

@@ -1,22 +1,106 @@
-"""Queues under pressure: cancelled and late requests cost nothing, neighbours are not disturbed."""
+"""Queues under pressure: cancelled and late requests cost nothing, neighbours are not disturbed, priorities hold."""
 
 from __future__ import annotations
 
+import concurrent.futures
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import grpc
 import numpy as np
 import pytest
+from tritonclient.grpc import service_pb2 as oip
+from tritonclient.grpc.service_pb2_grpc import GRPCInferenceServiceStub
 
 from lectern import Client, LecternError
 from lectern.v1 import classify_pb2
 from lectern.v1.classify_pb2_grpc import ClassifyServiceStub
 from tests.conftest import Server, encode, serving
+from tests.graphs import add_graph, burn, burn_config
 from tests.server.test_server import get, sample, wait_until
 
 GRAPH = {"model": "image_classifier", "version": "1"}
+
+
+BURNS = {
+    "one_by_one": burn_config(1),
+    "gathered": burn_config(8, "dynamic_batching { max_queue_delay_microseconds: 300000 }"),
+    "prioritised": burn_config(
+        1,
+        """dynamic_batching {
+            priority_levels: 2 default_priority_level: 2
+            priority_queue_policy { key: 2 value { max_queue_size: 5 } }
+        }""",
+    ),
+    "impatient": burn_config(
+        1,
+        """dynamic_batching {
+            default_queue_policy { default_timeout_microseconds: 20000 allow_timeout_override: true }
+        }""",
+    ),
+}
+
+
+@pytest.fixture(scope="module")
+def burning(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """A server of graphs that take as long as they are told to."""
+    directory = tmp_path_factory.mktemp("burning")
+    for name, config in BURNS.items():
+        add_graph(directory / "repository", name, burn(), config)
+    with serving(directory, "predict", repository=directory / "repository") as server:
+        yield server
+
+
+@pytest.fixture
+def burner(burning: Server) -> Iterator[Burner]:
+    with grpc.insecure_channel(burning.target) as channel:
+        yield Burner(channel)
+
+
+class Burner:
+    """Calls of the burning graphs; `ended` lists labels in the order in which their answers came."""
+
+    def __init__(self, channel: grpc.Channel) -> None:
+        self._stub = GRPCInferenceServiceStub(channel)
+        self.ended: list[str] = []
+
+    def __call__(
+        self, graph: str, rounds: list[int], label: str = "", timeout_seconds: float = 60, **parameters: int
+    ) -> grpc.Future:
+        request = oip.ModelInferRequest(model_name=graph)
+        request.inputs.add(name="features", datatype="FP32", shape=[len(rounds), 1]).contents.fp32_contents.extend(
+            rounds
+        )
+        for name, value in parameters.items():
+            request.parameters[name].int64_param = value
+        call = self._stub.ModelInfer.future(request, timeout=timeout_seconds)
+        call.add_done_callback(lambda _: self.ended.append(label))
+        return call
+
+
+@contextmanager
+def busy(server: Server, burner: Burner, graph: str) -> Iterator[None]:
+    """The graph's one instance is kept at work for as long as the block lasts."""
+    before = batches(server, graph)
+    running = burner(graph, [99_999], "busy")
+    wait_until(lambda: batches(server, graph) == before + 1)
+    yield
+    assert not running.done()
+    running.cancel()
+
+
+def batches(server: Server, graph: str) -> float:
+    return sample(get(f"{server.metrics_url}/metrics"), "lectern_batch_size_count", model=graph, version="1")
+
+
+def depth(server: Server, graph: str) -> float:
+    return sample(get(f"{server.metrics_url}/metrics"), "lectern_queue_depth", model=graph, version="1")
+
+
+def rounds_of(call: grpc.Future) -> list[float]:
+    return np.frombuffer(call.result().raw_output_contents[0], np.float32).tolist()
 
 
 @pytest.fixture
@@ -37,35 +121,31 @@ def test_cancelled_calls_leave_the_queue_and_end_their_run(
     with grpc.insecure_channel(own.target) as channel:
         stub = ClassifyServiceStub(channel)
         calls = [stub.ClassifyImage.future(large, timeout=60) for _ in range(20)]
-        depth = lambda: sample(get(f"{own.metrics_url}/metrics"), "lectern_queue_depth", **GRAPH)  # noqa: E731
-        wait_until(lambda: depth() > 20)
+        wait_until(lambda: depth(own, "image_classifier") > 10)
         for call in calls:
             call.cancel()
-        wait_until(lambda: depth() == 0, seconds=5)
+        wait_until(lambda: depth(own, "image_classifier") == 0, seconds=5)
         metrics = get(f"{own.metrics_url}/metrics")
     cancelled = sample(metrics, "lectern_rejected_total", model="image_classifier", reason="cancelled")
-    assert cancelled > 20
-    # 80 batches were asked for; what was queued never ran.
-    assert sample(metrics, "lectern_batch_size_count", **GRAPH) + cancelled <= 80
+    assert cancelled > 10
+    # 80 batches were asked for, four for each call; what was queued never ran.
+    assert sample(metrics, "lectern_batch_size_count", **GRAPH) + 3 * cancelled <= 80
     with Client(own.target) as client:
         assert len(client.classify_image(encode(photos[0]), timeout=10).results) == 1
     assert not [r for r in own.log_records() if r["level"] == "ERROR"]
 
 
-def test_what_the_backlog_would_make_late_is_refused_at_the_door(
-    own: Server, large: classify_pb2.ClassifyImageRequest
-) -> None:
-    with grpc.insecure_channel(own.target) as channel:
-        stub = ClassifyServiceStub(channel)
-        stub.ClassifyImage(large, timeout=60)
-        patient = [stub.ClassifyImage.future(large, timeout=60) for _ in range(10)]
-        time.sleep(0.5)
-        hurried = [stub.ClassifyImage.future(large, timeout=1) for _ in range(10)]
-        errors = [LecternError.of(call) for call in hurried if call.code() is not grpc.StatusCode.OK]
-        assert all(call.code() is grpc.StatusCode.OK for call in patient)
-    refused = [e for e in errors if e.code() is grpc.StatusCode.RESOURCE_EXHAUSTED]
-    assert refused, [e.code() for e in errors]
-    assert all((e.retry_after or 0) > 0 for e in refused)
+def test_what_the_backlog_would_make_late_is_refused_at_the_door(burner: Burner) -> None:
+    for _ in range(5):
+        started = time.monotonic()
+        burner("one_by_one", [20]).result()
+        seconds = time.monotonic() - started
+    patient = [burner("one_by_one", [20]) for _ in range(30)]
+    hurried = [burner("one_by_one", [20], timeout_seconds=10 * seconds) for _ in range(5)]
+    errors = [LecternError.of(call) for call in hurried if call.code() is not grpc.StatusCode.OK]
+    assert [e.code() for e in errors] == [grpc.StatusCode.RESOURCE_EXHAUSTED] * 5
+    assert all((e.retry_after or 0) > 0 for e in errors)
+    assert all(call.code() is grpc.StatusCode.OK for call in patient)
 
 
 def test_a_deadline_ends_a_run_that_nobody_else_waits_for(own: Server, photos: np.ndarray) -> None:
@@ -77,3 +157,90 @@ def test_a_deadline_ends_a_run_that_nobody_else_waits_for(own: Server, photos: n
             assert caught.value.code() in (grpc.StatusCode.DEADLINE_EXCEEDED, grpc.StatusCode.RESOURCE_EXHAUSTED)
         assert len(client.classify_image(images[:1], timeout=10).results) == 1
     assert not [r for r in own.log_records() if r["level"] == "ERROR"]
+
+
+def test_a_large_request_does_not_hold_up_a_small_one(burner: Burner) -> None:
+    large = burner("one_by_one", [20] * 30, "large")
+    time.sleep(0.1)
+    small = burner("one_by_one", [1], "small")
+    assert rounds_of(small) == [1]
+    assert not large.done()
+    assert rounds_of(large) == [20] * 30
+
+
+def test_the_first_priority_goes_first(burning: Server, burner: Burner) -> None:
+    with busy(burning, burner, "prioritised"):
+        waiting = [burner("prioritised", [1], "default") for _ in range(4)]
+        wait_until(lambda: depth(burning, "prioritised") == 4)
+        waiting += [burner("prioritised", [1], "first", priority=1) for _ in range(4)]
+        wait_until(lambda: depth(burning, "prioritised") == 8)
+    for call in waiting:
+        call.result()
+    wait_until(lambda: len(burner.ended) == 9)
+    assert burner.ended == ["busy"] + ["first"] * 4 + ["default"] * 4
+
+
+def test_a_client_has_a_priority(burning: Server, burner: Burner) -> None:
+    ended: list[int] = []
+
+    def predict(priority: int) -> None:
+        with Client(burning.target, priority=priority) as client:
+            client.predict([[1.0]], model="prioritised", timeout=60)
+        ended.append(priority)
+
+    with concurrent.futures.ThreadPoolExecutor() as pool:
+        with busy(burning, burner, "prioritised"):
+            calls = [pool.submit(predict, 2)]
+            wait_until(lambda: depth(burning, "prioritised") == 1)
+            calls.append(pool.submit(predict, 1))
+            wait_until(lambda: depth(burning, "prioritised") == 2)
+        for call in calls:
+            call.result()
+    assert ended == [1, 2]
+
+
+def test_each_priority_has_its_own_bound(burning: Server, burner: Burner) -> None:
+    with busy(burning, burner, "prioritised"):
+        waiting = [burner("prioritised", [1]) for _ in range(5)]
+        wait_until(lambda: depth(burning, "prioritised") == 5)
+        with pytest.raises(grpc.RpcError) as refused:
+            burner("prioritised", [1]).result()
+        assert refused.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+        waiting.append(burner("prioritised", [1], priority=1))
+    assert all(rounds_of(call) == [1] for call in waiting)
+
+
+def test_a_request_waits_no_longer_than_its_queue_allows(burning: Server, burner: Burner) -> None:
+    with busy(burning, burner, "impatient"):
+        late = [burner("impatient", [1], timeout=microseconds) for microseconds in (0, 5000, 10**9)]
+        wait_until(lambda: depth(burning, "impatient") == 3)
+        time.sleep(0.1)
+    assert {call.exception().code() for call in late} == {grpc.StatusCode.DEADLINE_EXCEEDED}
+    assert rounds_of(burner("impatient", [1])) == [1]
+
+
+def test_bad_queueing_parameters_are_refused(burner: Burner) -> None:
+    for parameters in ({"priority": -1}, {"timeout": -1}, {"sequence_id": 7}):
+        with pytest.raises(grpc.RpcError) as refused:
+            burner("one_by_one", [1], **parameters).result()
+        assert refused.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+        assert next(iter(parameters)) in (refused.value.details() or "")
+
+
+def test_one_bad_input_does_not_fail_its_batch(burning: Server, burner: Burner) -> None:
+    before = batches(burning, "gathered")
+    good = [burner("gathered", [i]) for i in range(1, 4)]
+    bad = burner("gathered", [-500_000])
+    assert [rounds_of(call) for call in good] == [[1], [2], [3]]
+    assert bad.exception().code() is grpc.StatusCode.INVALID_ARGUMENT
+    assert batches(burning, "gathered") == before + 1
+
+
+def test_a_flooded_model_leaves_the_others_their_share(burner: Burner) -> None:
+    flood = [burner("one_by_one", [10]) for _ in range(200)]
+    for _ in range(10):
+        assert rounds_of(burner("gathered", [1] * 8)) == [1] * 8
+    # Ten rounds were answered; an equal share is one call of ten rounds, first come, first served would be all 200.
+    assert sum(call.done() for call in flood) < 50
+    for call in flood:
+        call.cancel()

@@ -58,13 +58,15 @@ def triton(ports: list[int], log: Path) -> Iterator[str]:
 
 
 @pytest.fixture(scope="module")
-def beside(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+def triton_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    with triton(free_ports(3), tmp_path_factory.mktemp("triton") / "triton.log") as url:
+        yield url
+
+
+@pytest.fixture(scope="module")
+def beside(triton_url: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """A Lectern whose graphs a real Triton runs."""
-    directory = tmp_path_factory.mktemp("triton")
-    with (
-        triton(free_ports(3), directory / "triton.log") as url,
-        serving(directory, "--engine", "triton", "--triton-url", url) as server,
-    ):
+    with serving(tmp_path_factory.mktemp("beside"), "--engine", "triton", "--triton-url", triton_url) as server:
         yield server
 
 
@@ -94,6 +96,20 @@ def test_deadlines_pass_through(beside: Server, photos: np.ndarray) -> None:
     assert caught.value.code() is grpc.StatusCode.DEADLINE_EXCEEDED
 
 
+def test_the_message_limit_holds_towards_triton(triton_url: str, tmp_path: Path) -> None:
+    image = encode(np.zeros((32, 32, 3), np.uint8))  # a hundred bytes that become 3,072
+    options = ("classify", "--engine", "triton", "--triton-url", triton_url)
+    with (
+        serving(tmp_path, *options, LECTERN_LIMITS__MESSAGE_BYTES="100000") as server,
+        Client(server.target) as client,
+    ):
+        assert len(client.classify_image([image] * 30, top_k=1).results) == 30
+        with pytest.raises(LecternError, match="too much for one message to Triton") as caught:
+            client.classify_image([image] * 60, top_k=1)
+    assert caught.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+
+
+@pytest.mark.chaos
 def test_health_follows_triton(tmp_path: Path, photos: np.ndarray) -> None:
     ports = free_ports(3)
     url = f"127.0.0.1:{ports[0]}"

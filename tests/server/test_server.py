@@ -64,7 +64,8 @@ def test_health_of_each_service(server: Server, channel: grpc.Channel) -> None:
     with pytest.raises(grpc.RpcError) as caught:
         health.Check(health_pb2.HealthCheckRequest(service="nobody"), timeout=10)
     assert caught.value.code() is grpc.StatusCode.NOT_FOUND
-    assert json.loads(get(f"{server.metrics_url}/healthz")) == {"status": "SERVING"}
+    for path in ("healthz", "readyz"):
+        assert json.loads(get(f"{server.metrics_url}/{path}")) == {"status": "SERVING"}
 
 
 def test_buf_curl_finds_everything_by_reflection(server: Server, photos: np.ndarray) -> None:
@@ -191,6 +192,9 @@ def test_a_damaged_model_leaves_the_others_serving(
             assert (
                 health.Check(health_pb2.HealthCheckRequest(service="lectern.v1.PredictService")).status == NOT_SERVING
             )
+        with pytest.raises(urllib.error.HTTPError, match="503"):
+            get(f"{server.metrics_url}/readyz")
+        assert json.loads(get(f"{server.metrics_url}/healthz")) == {"status": "SERVING"}
         version = listed["covid_regressor"].versions[0]
         assert version.state == model_pb2.MODEL_STATE_UNAVAILABLE
         assert reason in version.reason
@@ -222,6 +226,7 @@ def test_serves_only_the_capabilities_asked_for(tmp_path: Path) -> None:
         assert caught.value.code() is grpc.StatusCode.UNIMPLEMENTED
 
 
+@pytest.mark.chaos
 def test_sigterm_under_load_loses_no_accepted_request(tmp_path: Path, photos: np.ndarray) -> None:
     images = [encode(photo) for photo in photos[:64]]
     codes: list[grpc.StatusCode] = []
@@ -246,6 +251,15 @@ def test_sigterm_under_load_loses_no_accepted_request(tmp_path: Path, photos: np
     assert server.log_records()[-1]["message"] == "stopped"
 
 
+def test_it_stops_cleanly_in_the_middle_of_a_run(tmp_path: Path, photos: np.ndarray) -> None:
+    images = [encode(photos[i % 100]) for i in range(256)]
+    with serving(tmp_path, "classify") as server:
+        with pytest.raises(grpc.RpcError):
+            classify(server.target, images, timeout=0.2)
+        server.process.send_signal(signal.SIGTERM)
+        assert server.process.wait(30) == 0, server.log.read_text()
+
+
 def test_a_second_sigterm_ends_at_once(tmp_path: Path) -> None:
     with serving(tmp_path, LECTERN_DRAIN_PAUSE_SECONDS="60") as server:
         server.process.terminate()
@@ -265,11 +279,13 @@ def wait_for_log(server: Server, text: str) -> None:
     wait_until(lambda: any(text in str(r["message"]) for r in server.log_records()))
 
 
+@pytest.mark.chaos
 def test_workers_share_the_port_and_a_killed_one_is_replaced(tmp_path: Path, photos: np.ndarray) -> None:
     image = encode(photos[0])
     with serving(tmp_path, "--workers", "2") as server:
         workers = worker_pids(server)
         assert len(workers) == 2
+        assert json.loads(get(f"{server.metrics_url}/readyz")) == {"status": "SERVING"}
         for _ in range(20):
             assert len(classify(server.target, [image]).results) == 1
         metrics = get(f"{server.metrics_url}/metrics")
@@ -315,4 +331,4 @@ def test_unknown_path_lists_what_there_is(server: Server) -> None:
     with pytest.raises(urllib.error.HTTPError) as caught:
         get(f"{server.metrics_url}/nothing")
     assert caught.value.code == 404
-    assert json.loads(caught.value.read())["paths"] == ["/metrics", "/healthz"]
+    assert json.loads(caught.value.read())["paths"] == ["/metrics", "/healthz", "/readyz"]

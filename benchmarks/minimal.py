@@ -1,0 +1,90 @@
+"""The least that a Python gRPC server can do: what Lectern's checks, queue, metrics and errors are measured against.
+
+`python -m benchmarks.minimal REPOSITORY PORT` serves ModelInfer with grpc.aio and uvloop, and one thread for each graph
+that runs whatever is queued; nothing is checked, bounded, counted or cancelled. ModelInfer of the model `echo` gives
+the request's bytes back, which is what the transport alone costs.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import queue
+import sys
+import threading
+from pathlib import Path
+
+import grpc
+import numpy as np
+import onnxruntime
+import uvloop
+from numpy.typing import NDArray
+from tritonclient.grpc import service_pb2 as pb
+
+Item = tuple[NDArray[np.generic], "asyncio.Future[NDArray[np.generic]]"]
+DTYPES = {"UINT8": np.uint8, "FP32": np.float32}
+MAX_BATCH = 64
+
+
+class Batcher:
+    """One graph of one input and one output, and the thread that runs it."""
+
+    def __init__(self, path: Path, loop: asyncio.AbstractEventLoop) -> None:
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = 1
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        self.session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+        self.input, self.output = self.session.get_inputs()[0].name, self.session.get_outputs()[0].name
+        self.queue: queue.SimpleQueue[Item] = queue.SimpleQueue()
+        self.loop = loop
+        threading.Thread(target=self._work, daemon=True).start()
+
+    def _work(self) -> None:
+        while True:
+            items = [self.queue.get()]
+            while len(items) < MAX_BATCH and not self.queue.empty():
+                items.append(self.queue.get())
+            array = np.concatenate([item[0] for item in items])
+            rows = self.session.run([self.output], {self.input: array})[0]
+            self.loop.call_soon_threadsafe(_resolve, items, rows)
+
+
+def _resolve(items: list[Item], rows: NDArray[np.generic]) -> None:
+    for i, (_, future) in enumerate(items):
+        future.set_result(rows[i : i + 1])
+
+
+async def serve(graphs: list[Path], port: int) -> None:
+    """Serve every graph until the process ends."""
+    loop = asyncio.get_running_loop()
+    batchers = {path.parent.parent.name: Batcher(path, loop) for path in graphs}
+
+    async def infer(message: bytes, context: object) -> bytes:
+        request = pb.ModelInferRequest.FromString(message)
+        if request.model_name == "echo":
+            return message
+        batcher, tensor = batchers[request.model_name], request.inputs[0]
+        array = np.frombuffer(request.raw_input_contents[0], DTYPES[tensor.datatype]).reshape(tensor.shape)
+        future: asyncio.Future[NDArray[np.generic]] = loop.create_future()
+        batcher.queue.put((array, future))
+        rows = await future
+        response = pb.ModelInferResponse(model_name=request.model_name, model_version="1", id=request.id)
+        response.outputs.add(name=batcher.output, datatype="FP32", shape=rows.shape)
+        response.raw_output_contents.append(rows.tobytes())
+        return response.SerializeToString()  # type: ignore[no-any-return]
+
+    async def ready(message: bytes, context: object) -> bytes:
+        return pb.ModelReadyResponse(ready=True).SerializeToString()  # type: ignore[no-any-return]
+
+    handlers = {
+        "ModelInfer": grpc.unary_unary_rpc_method_handler(infer),
+        "ModelReady": grpc.unary_unary_rpc_method_handler(ready),
+    }
+    server = grpc.aio.server(options=[("grpc.so_reuseport", 1)])
+    server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler("inference.GRPCInferenceService", handlers),))
+    server.add_insecure_port(f"127.0.0.1:{port}")
+    await server.start()
+    await server.wait_for_termination()
+
+
+if __name__ == "__main__":
+    uvloop.run(serve(sorted(Path(sys.argv[1]).glob("*/1/model.onnx")), int(sys.argv[2])))

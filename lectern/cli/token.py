@@ -1,0 +1,127 @@
+"""`lectern token`: which clients a server lets in."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.table import Table
+
+from lectern.cli.output import WRONG_USAGE, fail, show
+
+if TYPE_CHECKING:
+    from services.server.auth import Token, TokenFile
+
+token = typer.Typer(name="token", no_args_is_help=True, help="Make, list and revoke the tokens of a server's clients.")
+
+_File = Annotated[
+    Path,
+    typer.Option(envvar="LECTERN_TOKENS", dir_okay=False, metavar="FILE", help="What `lectern serve --tokens` reads."),
+]
+_Name = Annotated[str, typer.Argument(metavar="NAME", help="Of the client, as logs show it.", show_default=False)]
+
+
+@token.command()
+def create(
+    name: _Name,
+    file: _File,
+    scope: Annotated[
+        list[str],
+        typer.Option(
+            help="What it may call: a capability such as classify, models, inference, model_control, or * for all.",
+            show_default=False,
+        ),
+    ],
+    days: Annotated[
+        float | None, typer.Option(min=0, help="How long it is valid.", show_default="until it is revoked")
+    ] = None,
+    requests_per_second: Annotated[
+        float | None, typer.Option(min=0, help="0 = no limit.", show_default="the server's setting")
+    ] = None,
+    burst: Annotated[
+        int | None, typer.Option(min=0, help="Requests at once after a pause.", show_default="the server's setting")
+    ] = None,
+    concurrency: Annotated[
+        int | None, typer.Option(min=0, help="RPCs under way; 0 = no limit.", show_default="the server's setting")
+    ] = None,
+) -> None:
+    """Make a token, print it once, and add its hash to the file. A running server takes it up within a second.
+
+    \b
+    lectern token create website --scope classify --file tokens.json
+    lectern token create trial --scope '*' --days 7 --file tokens.json
+    """
+    from pydantic import ValidationError
+
+    from services.server.auth import Token, TokenFile, new_token
+
+    secret, sha256 = new_token()
+    old = _read(file) if file.exists() else TokenFile()
+    try:
+        entry = Token(
+            name=name,
+            sha256=sha256,
+            scopes=tuple(scope),
+            expires=None if days is None else datetime.now(UTC).replace(microsecond=0) + timedelta(days=days),
+            requests_per_second=requests_per_second,
+            burst=burst,
+            concurrency=concurrency,
+        )
+        new = TokenFile(tokens=(*old.tokens, entry))
+    except ValidationError as error:
+        fail("\n  ".join(e["msg"].removeprefix("Value error, ") for e in error.errors()), WRONG_USAGE)
+    _write(new, file)
+    typer.echo(f"{name} may call {', '.join(scope)}. This is the only time its token is shown:", err=True)
+    typer.echo(secret)
+
+
+@token.command(name="list")
+def list_(file: _File) -> None:
+    """List the clients of the file, with what each may call.
+
+    \b
+    lectern token list --file tokens.json
+    """
+    table = Table("client", "scopes", "expires", "limits", box=None, pad_edge=False)
+    for entry in _read(file).tokens:
+        table.add_row(entry.name, " ".join(entry.scopes), str(entry.expires or "never"), _limits(entry))
+    show(table)
+
+
+@token.command()
+def revoke(name: _Name, file: _File) -> None:
+    """Take a client's token out of the file. A running server refuses it within a second.
+
+    \b
+    lectern token revoke website --file tokens.json
+    """
+    old = _read(file)
+    left = tuple(entry for entry in old.tokens if entry.name != name)
+    if len(left) == len(old.tokens):
+        fail(f"{file} has no token called {name!r}; it has: {', '.join(e.name for e in old.tokens) or 'none'}")
+    _write(old.model_copy(update={"tokens": left}), file)
+    typer.echo(f"{name} is revoked", err=True)
+
+
+def _limits(entry: Token) -> str:
+    given = entry.model_dump(include={"requests_per_second", "burst", "concurrency"}, exclude_none=True)
+    return ", ".join(f"{name} {value:g}" for name, value in given.items()) or "the server's"
+
+
+def _read(file: Path) -> TokenFile:
+    from services.server.auth import TokenFile
+    from services.server.settings import StartError
+
+    try:
+        return TokenFile.read(file)
+    except StartError as error:
+        fail(str(error), WRONG_USAGE)
+
+
+def _write(tokens: TokenFile, file: Path) -> None:
+    try:
+        tokens.write(file)
+    except OSError as error:
+        fail(f"cannot write {file}: {error.strerror}")

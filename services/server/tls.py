@@ -1,0 +1,68 @@
+"""TLS of the gRPC port: the server's certificate, and the authority whose clients it trusts (mutual TLS)."""
+
+from __future__ import annotations
+
+import ssl
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from services.server.settings import Settings, StartError
+from services.server.watched import Watched, warn_if_readable_by_all
+
+
+@dataclass(frozen=True)
+class Pem:
+    """Certificates and key as a transport takes them.
+
+    Args:
+        client_ca: certificates that sign the clients'; None = clients need none.
+    """
+
+    certificate: bytes
+    key: bytes = field(repr=False)
+    client_ca: bytes | None
+
+
+def certificates(settings: Settings) -> Watched[Pem] | None:
+    """What the settings name; None = plain text.
+
+    Raises:
+        StartError: a file is missing, unreadable, or does not fit the others.
+    """
+    certificate, key, client_ca = settings.tls_certificate, settings.tls_key, settings.tls_client_ca
+    if certificate is None and key is None and client_ca is None:
+        return None
+    if certificate is None or key is None:
+        raise StartError("TLS needs both LECTERN_TLS_CERTIFICATE and LECTERN_TLS_KEY")
+    paths = [certificate, key] + ([client_ca] if client_ca else [])
+    return Watched(paths, lambda: _read(certificate, key, client_ca))
+
+
+def _read(certificate: Path, key: Path, client_ca: Path | None) -> Pem:
+    pem = Pem(
+        _content(certificate, "LECTERN_TLS_CERTIFICATE"),
+        _content(key, "LECTERN_TLS_KEY"),
+        _content(client_ca, "LECTERN_TLS_CLIENT_CA") if client_ca else None,
+    )
+    warn_if_readable_by_all(key, "the TLS key")
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    try:
+        # The empty password makes an encrypted key an error, not a question on the terminal.
+        context.load_cert_chain(certificate, key, password="")
+    except (ssl.SSLError, OSError, ValueError) as error:
+        if "MISMATCH" in str(error):
+            raise StartError(f"{key} is not the key of the certificate {certificate}") from error
+        raise StartError(f"{certificate} and {key} must be a PEM certificate and its PEM key, not encrypted") from error
+    if pem.client_ca is not None:
+        try:
+            context.load_verify_locations(cadata=pem.client_ca.decode("ascii"))
+        except (ssl.SSLError, ValueError) as error:
+            raise StartError(f"LECTERN_TLS_CLIENT_CA: {client_ca} has no PEM certificates") from error
+    return pem
+
+
+def _content(path: Path, variable: str) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise StartError(f"{variable}: cannot read {path}: {error.strerror}") from error

@@ -1,0 +1,199 @@
+"""Whatever bytes and messages come, the answer is a code that blames the right side, and the server goes on.
+
+`FUZZ_CASES=100000` in the environment makes the byte strings as many; the default is what fits into a test run.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import grpc
+import hypothesis.strategies as st
+import numpy as np
+import pytest
+from google.protobuf.descriptor import Descriptor, FieldDescriptor, MethodDescriptor
+from google.protobuf.message import Message
+from google.protobuf.message_factory import GetMessageClass
+from hypothesis import HealthCheck, given, settings
+from tritonclient.grpc import service_pb2
+
+from lectern import Client
+from lectern.card import ImagePreprocessing
+from lectern.v1 import model_pb2
+from services.codecs import images
+from services.errors import InvalidArgument
+from services.limits import Limits
+from services.server import registry
+from tests.conftest import EXPORTED, Server, encode
+
+CASES = int(os.environ.get("FUZZ_CASES", "2000"))
+MESSAGES_PER_METHOD = max(30, CASES // 100)
+LONGEST_SECONDS = 1.0
+ANSWER_SECONDS = 30
+OURS = {grpc.StatusCode.INTERNAL, grpc.StatusCode.UNKNOWN, grpc.StatusCode.DATA_LOSS, grpc.StatusCode.UNAVAILABLE}
+METHODS = [
+    method
+    for service in (
+        *(registry.service_of(capability) for capability in registry.SERVICERS),
+        model_pb2.DESCRIPTOR.services_by_name["ModelService"],
+        service_pb2.DESCRIPTOR.services_by_name["GRPCInferenceService"],
+    )
+    for method in service.methods
+]
+PHOTO = np.random.default_rng(0).integers(0, 256, (32, 32, 3), np.uint8)
+FUZZING = settings(
+    max_examples=MESSAGES_PER_METHOD, deadline=None, suppress_health_check=list(HealthCheck), derandomize=True
+)
+FILES = tuple(encode(PHOTO, kind) for kind in ("PNG", "JPEG", "WEBP", "GIF"))
+# Words that lead past the first check.
+WORDS = (
+    *sorted(p.name for p in EXPORTED.iterdir() if p.is_dir()),
+    "images",
+    "features",
+    "UINT8",
+    "FP32",
+    "logits",
+    "1",
+)
+INTEGERS = {
+    FieldDescriptor.CPPTYPE_INT32: (-(2**31), 2**31 - 1),
+    FieldDescriptor.CPPTYPE_UINT32: (0, 2**32 - 1),
+    FieldDescriptor.CPPTYPE_INT64: (-(2**63), 2**63 - 1),
+    FieldDescriptor.CPPTYPE_UINT64: (0, 2**64 - 1),
+}
+
+
+def mutate(file: bytes, random: np.random.Generator) -> bytes:
+    """A file with bytes changed, cut out, repeated or swapped with another file's."""
+    content = bytearray(file)
+    for _ in range(random.integers(1, 8)):
+        place = int(random.integers(len(content) + 1))
+        length = int(random.integers(1, 64))
+        match random.integers(5):
+            case 0:
+                content[place : place + 1] = random.bytes(1)
+            case 1:
+                del content[place : place + length]
+            case 2:
+                content[place:place] = content[place : place + length] * int(random.integers(1, 20))
+            case 3:
+                other = FILES[random.integers(len(FILES))]
+                content[place : place + length] = other[place : place + length]
+            case _:
+                content[place : place + 4] = b"\xff\xff\xff\xff"
+    return bytes(content)
+
+
+def test_mutated_images_are_decoded_or_refused_quickly() -> None:
+    random = np.random.default_rng(1)
+    preprocessing = ImagePreprocessing(height=32, width=32, channels=3, resample="box")
+    limits = Limits(image_pixels=1_000_000)
+    slowest = 0.0
+
+    async def decode_all() -> None:
+        nonlocal slowest
+        for case in range(CASES):
+            file = mutate(FILES[case % len(FILES)], random)
+            started = time.process_time()
+            fields = []
+            try:
+                array = await images.decode_images([file], preprocessing, limits)
+                assert array.shape == (1, 32, 32, 3)
+            except InvalidArgument as error:
+                fields = [field for field, _ in error.violations]
+            assert fields in ([], ["images[0]"])
+            slowest = max(slowest, time.process_time() - started)
+
+    asyncio.run(decode_all())
+    assert slowest < LONGEST_SECONDS
+
+
+def values(field: FieldDescriptor, depth: int) -> st.SearchStrategy[Any]:
+    """Values of one field, plausible ones among them."""
+    if field.type == FieldDescriptor.TYPE_BYTES:
+        return st.sampled_from(FILES) | st.binary(max_size=200)
+    match field.cpp_type:
+        case FieldDescriptor.CPPTYPE_STRING:
+            return st.sampled_from(WORDS) | st.text(max_size=20)
+        case FieldDescriptor.CPPTYPE_MESSAGE:
+            return messages(field.message_type, depth - 1)
+        case FieldDescriptor.CPPTYPE_BOOL:
+            return st.booleans()
+        case FieldDescriptor.CPPTYPE_ENUM:
+            return st.sampled_from([v.number for v in field.enum_type.values] + [99])
+        case FieldDescriptor.CPPTYPE_FLOAT:
+            return st.floats(width=32)
+        case FieldDescriptor.CPPTYPE_DOUBLE:
+            return st.floats()
+    low, high = INTEGERS[field.cpp_type]
+    return st.integers(0, 33) | st.integers(low, high)
+
+
+@st.composite
+def messages(draw: st.DrawFn, descriptor: Descriptor, depth: int = 3) -> Message:
+    """Messages of a type with any of its fields set."""
+    message = GetMessageClass(descriptor)()
+    for field in descriptor.fields:
+        if not draw(st.booleans()) or (field.message_type and depth == 0):
+            continue
+        if field.message_type and field.message_type.GetOptions().map_entry:
+            continue
+        if field.is_repeated:
+            items = draw(st.lists(values(field, depth), max_size=4))
+            getattr(message, field.name).extend(items)
+        elif field.message_type:
+            getattr(message, field.name).CopyFrom(draw(values(field, depth)))
+        else:
+            setattr(message, field.name, draw(values(field, depth)))
+    return message
+
+
+def code_of(channel: grpc.Channel, method: MethodDescriptor, request: bytes) -> grpc.StatusCode:
+    """How the server ends an RPC that gets these bytes, once or, if it takes a stream, twice."""
+    path = f"/{method.containing_service.full_name}/{method.name}"
+    if method.client_streaming:
+        call = channel.stream_stream(path)(iter([request, request]), timeout=ANSWER_SECONDS)
+    else:
+        call = channel.unary_stream(path)(request, timeout=ANSWER_SECONDS)
+    try:
+        for _ in call:
+            pass
+    except grpc.RpcError:
+        pass
+    return call.code()
+
+
+@pytest.fixture(scope="module")
+def fuzzed(server: Server) -> Iterator[tuple[Server, grpc.Channel]]:
+    with grpc.insecure_channel(server.target) as channel:
+        yield server, channel
+    with Client(server.target) as client:
+        assert client.classify_image(FILES[0]).results
+    assert not [r for r in server.log_records() if r["level"] == "ERROR"]
+
+
+@pytest.mark.parametrize("method", METHODS, ids=lambda m: f"{m.containing_service.name}.{m.name}")
+def test_any_message_gets_a_code_that_blames_the_caller(
+    fuzzed: tuple[Server, grpc.Channel], method: MethodDescriptor
+) -> None:
+    @settings(
+        max_examples=MESSAGES_PER_METHOD, deadline=None, suppress_health_check=list(HealthCheck), derandomize=True
+    )
+    @given(messages(method.input_type))
+    def check(message: Message) -> None:
+        assert code_of(fuzzed[1], method, message.SerializeToString()) not in OURS
+
+    check()
+
+
+@pytest.mark.parametrize("method", METHODS, ids=lambda m: f"{m.containing_service.name}.{m.name}")
+def test_any_bytes_get_a_code_that_blames_the_caller(
+    fuzzed: tuple[Server, grpc.Channel], method: MethodDescriptor
+) -> None:
+    random = np.random.default_rng(2)
+    for _ in range(MESSAGES_PER_METHOD):
+        assert code_of(fuzzed[1], method, random.bytes(int(random.integers(1, 300)))) not in OURS

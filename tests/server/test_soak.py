@@ -1,0 +1,124 @@
+"""Hours in small: mixed calls, bad input, cancellations and reloads, and in the end nothing leaked or went unanswered.
+
+30 seconds in a test run; `make soak` takes SOAK_SECONDS=900 and prints what it saw.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import random
+import shutil
+import time
+from collections import Counter
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+
+import numpy as np
+import psutil
+
+from lectern import LecternError
+from lectern.aio import Client
+from tests.conftest import Server, encode, serving
+from tests.runtime.test_lifecycle import MODEL, add_version
+from tests.server.test_server import get, sample
+
+SECONDS = float(os.environ.get("SOAK_SECONDS", "30"))
+CALLERS = 8
+RELOAD_SECONDS = 3.0
+PAUSE_SECONDS = 0.02
+CALL_SECONDS = 30.0
+SETTLED = 1 / 3  # of the time, after which memory must not grow
+GROWTH = 0.15
+FEATURES = 116
+
+Action = Callable[[Client], Awaitable[object]]
+
+
+def test_a_long_mixed_load_leaks_nothing(tmp_path: Path, repository: Path, photos: np.ndarray) -> None:
+    with serving(tmp_path, repository=repository, LECTERN_WATCH_SECONDS="0.2") as server:
+        ended, memory = asyncio.run(soak(server, repository, [encode(photo) for photo in photos[:20]]))
+        metrics = get(f"{server.metrics_url}/metrics")
+        errors = [r for r in server.log_records() if r["level"] == "ERROR"]
+    tenths = [min(part[:, 1]) for part in np.array_split(np.array(memory), 10)]
+    print(f"{ended.total()} calls: {dict(ended)}")  # noqa: T201
+    print(f"least memory in each tenth of the time, MB: {' '.join(f'{m:.0f}' for m in tenths)}")  # noqa: T201
+    assert set(ended) == {"OK", "INVALID_ARGUMENT", "NOT_FOUND", "CANCELLED"}
+    assert not errors
+    assert sample(metrics, "lectern_queue_depth", model="covid_regressor", version="1") == 0
+    settled = [megabytes for moment, megabytes in memory if moment > SETTLED * SECONDS]
+    half = len(settled) // 2
+    # Decoded photos come and go by the hundred MB, so the low-water marks are compared.
+    assert min(settled[half:]) < (1 + GROWTH) * min(settled[:half])
+
+
+async def soak(server: Server, repository: Path, images: list[bytes]) -> tuple[Counter[str], list[tuple[float, float]]]:
+    """How many calls ended with which code, and resident memory in MB over the seconds."""
+    started = time.monotonic()
+    ended: Counter[str] = Counter()
+    memory: list[tuple[float, float]] = []
+    actions = actions_of(images)
+
+    def running() -> bool:
+        return time.monotonic() < started + SECONDS
+
+    async def caller(seed: int) -> None:
+        choose = random.Random(seed)  # noqa: S311
+        async with Client(server.target) as client:
+            while running():
+                await asyncio.sleep(PAUSE_SECONDS)
+                try:
+                    await choose.choice(actions)(client)
+                    ended["OK"] += 1
+                except LecternError as error:
+                    ended[error.code().name] += 1
+                except asyncio.CancelledError:
+                    ended["CANCELLED"] += 1
+
+    async def reloader() -> None:
+        number = 2
+        while running():
+            await asyncio.to_thread(add_version, repository, number)
+            await asyncio.sleep(RELOAD_SECONDS)
+            if number > 2:  # the first stays: versions are copies of it
+                await asyncio.to_thread(shutil.rmtree, repository / MODEL / str(number - 1))
+            number += 1
+
+    async def sampler() -> None:
+        process = psutil.Process(server.pid)
+        while running():
+            memory.append((time.monotonic() - started, process.memory_info().rss / 1e6))
+            await asyncio.sleep(1)
+
+    await asyncio.gather(*(caller(i) for i in range(CALLERS)), reloader(), sampler())
+    return ended, memory
+
+
+def actions_of(images: list[bytes]) -> list[Action]:
+    """What callers do, good and bad."""
+    row = [0.5] * FEATURES
+
+    async def cancelled(client: Client) -> None:
+        task = asyncio.ensure_future(client.classify_image(images * 12, timeout=CALL_SECONDS))
+        await asyncio.sleep(0.02)
+        task.cancel()
+        await task
+
+    async def stream(client: Client) -> None:
+        count = 0
+        async for response in client.stream_classify_image([[image] for image in images[:5]], timeout=CALL_SECONDS):
+            count += len(response.results)
+        assert count == 5
+
+    return [
+        lambda client: client.classify_image(images[0], timeout=CALL_SECONDS),
+        lambda client: client.classify_image(images, timeout=CALL_SECONDS),
+        lambda client: client.predict([row, row], timeout=CALL_SECONDS),
+        lambda client: client.list_models(timeout=CALL_SECONDS),
+        lambda client: client.classify_image(b"not an image", timeout=CALL_SECONDS),
+        lambda client: client.classify_image(images[0][:100], timeout=CALL_SECONDS),
+        lambda client: client.classify_image(images[0], model="nobody", timeout=CALL_SECONDS),
+        lambda client: client.predict([[float("nan")] * FEATURES], timeout=CALL_SECONDS),
+        stream,
+        cancelled,
+    ]
