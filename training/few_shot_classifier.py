@@ -42,6 +42,7 @@ from training.run import Run, device_name
 TARGETS = {"accuracy": 0.95, "accuracy_omniglot": 0.85}
 WAYS, OMNIGLOT_WAYS = 5, 20
 EPISODES, FAST_EPISODES, VALIDATION_EPISODES, VALIDATION_RUNS = 1000, 20, 100, 5
+MOST_STEPS = 100  # so that no input of the raw graph keeps a server busy for ever
 METHODS: tuple[FewShotMethod, ...] = ("prototypes", "maml", "first_order_maml")
 State = tuple[Tensor, ...]
 Answer = Callable[[Episode], NDArray[np.int64]]
@@ -64,8 +65,8 @@ class Settings:
     queries: int = 2
     learning_rate: float = 4e-3
     weight_decay: float = 1e-2
-    meta_epochs: int = 4
-    meta_episodes: int = 50
+    meta_epochs: int = 3
+    meta_episodes: int = 40
     meta_ways: tuple[int, int] = (5, 5)
     meta_learning_rate: float = 1e-4
     inner_rate: float = 0.02
@@ -147,7 +148,7 @@ class Maml(nn.Module):
         if torch.compiler.is_exporting():
             state = self._export_loop(strokes, labels, state, steps)
         else:
-            for _ in range(int(steps)):
+            for _ in range(min(int(steps), MOST_STEPS)):
                 state = self.step(strokes, labels, *state)
         return self.answer(ink(queries), state)
 
@@ -191,8 +192,10 @@ class Maml(nn.Module):
         step = self.traced_step
         assert step is not None
 
+        most = steps[0].clamp(max=MOST_STEPS)
+
         def go_on(i: Tensor, *_: Tensor) -> Tensor:
-            return i < steps[0]
+            return i < most
 
         def body(i: Tensor, *state: Tensor) -> State:
             return i + 1, *(_packed(value) for value in step(strokes, labels, *state))

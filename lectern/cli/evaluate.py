@@ -58,7 +58,8 @@ def evaluate(
         for row in rows:
             names = sorted(row["baselines"].items(), key=lambda item: abs(item[1] - row["value"]))
             best = f"{names[0][1]:.4f} {names[0][0]}" if names else ""
-            values = (f"{row['value']:.4f}", f"{row['target']:g}", str(row["n"]))
+            target = "" if row["target"] is None else f"{row['target']:g}"
+            values = (f"{row['value']:.4f}", target, str(row["n"]))
             table.add_row(row["model"], row["name"], *values, best)
         show(table)
     missed = [r["model"] for r in rows if not _met(r["name"], r["value"], r["target"])]
@@ -73,7 +74,9 @@ def _track(model: str, items: Iterable[Any], total: int) -> Iterable[Any]:
     return track(items, model, total, console=Console(stderr=True), transient=True)
 
 
-def _met(metric: str, value: float, target: float) -> bool:
+def _met(metric: str, value: float, target: float | None) -> bool:
     """Errors are better when smaller, everything else when larger."""
+    if target is None:
+        return True
     smaller_is_better = metric.startswith(("mse", "perplexity", "fid", "equal_error_rate"))
     return value <= target if smaller_is_better else value >= target

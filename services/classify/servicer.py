@@ -53,7 +53,7 @@ class ClassifyServicer:
         }
         if steps:
             inputs["steps"] = np.array([steps])
-        outputs = await model.graphs[ROLES[method]].infer(inputs, call.deadline)
+        outputs = await model.graphs[ROLES[method]].infer(inputs, call.deadline, call.priority)
         results = classifications(outputs["logits"], classes, request.top_k)
         return pb.ClassifyFewShotResponse(
             model=model.card.name, version=model.card.version, results=results, method=method

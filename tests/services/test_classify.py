@@ -222,7 +222,6 @@ def test_rpcs_without_a_model_say_so(stub: ClassifyServiceStub) -> None:
     for call in (
         lambda: stub.ClassifyText(pb.ClassifyTextRequest(texts=["hello"]), timeout=DEADLINE),
         lambda: stub.ClassifyAudio(pb.ClassifyAudioRequest(), timeout=DEADLINE),
-        lambda: stub.ClassifyFewShot(pb.ClassifyFewShotRequest(), timeout=DEADLINE),
     ):
         code, message, _ = failure(call)
         assert code is grpc.StatusCode.UNIMPLEMENTED
