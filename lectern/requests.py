@@ -84,7 +84,7 @@ def classify_few_shot(
 
 def few_shot_method(name: str) -> classify_pb2.FewShotMethod:
     """The enum's value for `prototypes`, `maml`, `first_order_maml`, or nothing."""
-    return classify_pb2.FewShotMethod.Value(f"FEW_SHOT_METHOD_{name.upper() or 'UNSPECIFIED'}")
+    return classify_pb2.FewShotMethod.Value(f"FEW_SHOT_METHOD_{name.upper() or 'UNSPECIFIED'}")  # type: ignore[return-value]
 
 
 def predict(rows: ArrayLike, model: str, version: int) -> predict_pb2.PredictRequest:

@@ -73,7 +73,7 @@ class EWC(Regulariser):
 
     def importance_of(self, images: Tensor, labels: Tensor) -> list[Tensor]:
         with torch.no_grad():
-            drawn = torch.distributions.Categorical(logits=self.network(images)).sample()
+            drawn = torch.multinomial(self.network(images).softmax(1), 1)[:, 0]
         return per_example(self.network, images, drawn, F.cross_entropy, torch.square)
 
 
@@ -172,7 +172,7 @@ def per_example(
 
     gradients = vmap(grad(of_one), in_dims=(None, 0, 0))
     totals = [torch.zeros_like(p) for p in parameters.values()]
-    for some, their in zip(images.split(EXAMPLES_AT_ONCE), labels.split(EXAMPLES_AT_ONCE), strict=True):
+    for some, their in zip(*(torch.split(x, EXAMPLES_AT_ONCE) for x in (images, labels)), strict=True):
         for total, gradient in zip(totals, gradients(parameters, some, their).values(), strict=True):
             total += measure(gradient).sum(0) / len(images)
     return totals

@@ -76,14 +76,13 @@ def vary(drawings: Tensor, random: torch.Generator) -> Tensor:
     count, each, height, width = drawings.shape
     character = _affine(count, math.pi, 0.15, 0.2, 0.0, random)
     character[:, 0] *= torch.where(torch.rand(count, 1, generator=random) < 0.5, -1.0, 1.0)
-    writer = _affine(count * each, 0.25, 0.18, 0.2, 0.1, random).unflatten(0, (count, each))
+    writer = _affine(count * each, 0.25, 0.18, 0.2, 0.1, random).reshape(count, each, 3, 3)
     matrix = (character[:, None] @ writer)[..., :2, :]
     grid = F.affine_grid(matrix.flatten(0, 1), [count * each, 1, height, width], align_corners=False)
-    grid = grid.unflatten(0, (count, each))
-    grid = grid + _bend(count, 0.08, height, width, random)[:, None]
+    grid = grid.reshape(count, each, height, width, 2) + _bend(count, 0.08, height, width, random)[:, None]
     grid = grid.flatten(0, 1) + _bend(count * each, 0.05, height, width, random)
     varied = F.grid_sample(_change_strokes(drawings.flatten(0, 1)[:, None], random), grid, align_corners=False)
-    return varied[:, 0].unflatten(0, (count, each))
+    return varied.reshape(drawings.shape)
 
 
 def _affine(count: int, turn: float, stretch: float, shear: float, shift: float, random: torch.Generator) -> Tensor:

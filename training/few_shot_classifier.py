@@ -111,7 +111,7 @@ class Embedding(nn.Module):
     def fold_norms(self) -> Embedding:
         """Fold each batch norm into the convolution before it, so that no answer depends on its neighbours."""
         layers = list(self.layers.eval())
-        folded = []
+        folded: list[nn.Module] = []
         for layer, after in zip(layers, [*layers[1:], nn.Identity()], strict=True):
             if isinstance(after, nn.BatchNorm2d):
                 folded.append(nn.utils.fusion.fuse_conv_bn_eval(cast(nn.Conv2d, layer), after))
@@ -201,7 +201,7 @@ class Maml(nn.Module):
             return i + 1, *(_packed(value) for value in step(strokes, labels, *state))
 
         start = (torch.zeros((), dtype=torch.int64), *(_packed(value.detach()) for value in state))
-        return cast(State, torch.while_loop(go_on, body, start))[1:]
+        return cast(State, torch.while_loop(go_on, body, start))[1:]  # type: ignore[no-untyped-call]
 
 
 def ink(drawings: Tensor) -> Tensor:
@@ -341,7 +341,7 @@ def fit_embedding(run: Run, settings: Settings, data: Data) -> tuple[Embedding, 
         total = 0.0
         for _ in run.track(range(settings.episodes), f"{run.name} epoch {epoch + 1}/{settings.epochs}"):
             strokes = fabric.to_device(255 - sample().flatten(0, 1)[..., None])
-            embedded = model(strokes).float().unflatten(0, (ways, drawings))
+            embedded = model(strokes).float().reshape(ways, drawings, -1)
             found = logits(embedded[:, 1:].flatten(0, 1), *prototype_head(embedded[:, 0], labels))
             loss = F.cross_entropy(found, answers)
             optimizer.zero_grad(set_to_none=True)
@@ -368,13 +368,14 @@ def meta_train(
         sample = EpisodeSampler(data.train, settings.meta_ways, drawings, run.seed * 1_000_003 + epoch)
         total = 0.0
         for _ in run.track(range(settings.meta_episodes), f"{run.name} {method} {epoch + 1}/{settings.meta_epochs}"):
-            strokes = ink(fabric.to_device(255 - sample()[..., None]).flatten(0, 1)).unflatten(0, (ways, drawings))
+            strokes = ink(fabric.to_device(255 - sample()[..., None]).flatten(0, 1))
+            strokes = strokes.reshape(ways, drawings, *strokes.shape[1:])
             inner = net.start(strokes[:, 0], labels)
             for _ in range(settings.inner_steps):
                 inner = net.step(strokes[:, 0], labels, *inner, first_order=method == "first_order_maml")
             loss = F.cross_entropy(net.answer(strokes[:, 1:].flatten(0, 1), inner), answers)
             optimizer.zero_grad(set_to_none=True)
-            loss.backward()
+            fabric.backward(loss)
             optimizer.step()
             total += float(loss.detach())
         steps = torch.tensor([settings.inner_steps])
@@ -421,7 +422,8 @@ def nearest_pixels(episode: Episode) -> NDArray[np.int64]:
             for y in (episode.queries.astype(np.float64), episode.support.astype(np.float64))
         )
     )
-    return episode.labels[(queries @ support.T).argmax(1)]
+    nearest: NDArray[np.int64] = episode.labels[(queries @ support.T).argmax(1)]
+    return nearest
 
 
 def accuracy(episodes: Iterable[Episode], answer: Answer) -> float:

@@ -142,8 +142,8 @@ class DigitClassifier(nn.Module):
 
 def turned(images: NDArray[np.uint8], task: int) -> NDArray[np.uint8]:
     """Turned counterclockwise by 36 degrees times the task's number."""
-    turn = lambda image: Image.fromarray(image).rotate(ANGLE * task, Image.Resampling.BILINEAR)  # noqa: E731
-    return np.stack([np.asarray(turn(image)) for image in images])
+    pictures = (Image.fromarray(image) for image in images)
+    return np.stack([np.asarray(p.rotate(ANGLE * task, Image.Resampling.BILINEAR)) for p in pictures])
 
 
 def shuffled(images: NDArray[np.uint8], task: int) -> NDArray[np.uint8]:
@@ -235,7 +235,7 @@ def learn(run: Run, fabric: Fabric, settings: Settings, data: Mnist, sequence: S
     )
     tasks = [sequence.task(data.train, number) for number in range(TASKS)]
     if method == JOINT:
-        tasks = [tuple(torch.cat(parts) for parts in zip(*tasks, strict=True))]  # type: ignore[misc]
+        tasks = [(torch.cat([images for images, _ in tasks]), torch.cat([labels for _, labels in tasks]))]
     tests = [sequence.task(data.test, number) for number in range(TASKS)]
     accuracies = []
     for number, (images, labels) in enumerate(tasks):
@@ -269,12 +269,12 @@ def fit(
         before = [p.detach().clone() for p in parameters]
         loss = F.cross_entropy(net(fabric.to_device(images[batch])), fabric.to_device(labels[batch]))
         optimizer.zero_grad(set_to_none=True)
-        loss.backward()
+        fabric.backward(loss)
         optimizer.step()
         gradients = [p.grad for p in parameters if p.grad is not None]
         regulariser.observe(gradients, [p.detach() - b for p, b in zip(parameters, before, strict=True)])
         # Momentum makes of each gradient 1 / (1 - momentum) steps.
-        regulariser.pull(schedule.get_last_lr()[0] / (1 - settings.momentum))
+        regulariser.pull(float(schedule.get_last_lr()[0]) / (1 - settings.momentum))
         schedule.step()
 
 
@@ -282,7 +282,7 @@ def fit(
 def accuracy(net: nn.Module, images: Tensor, labels: Tensor) -> float:
     """Share of images whose largest logit is the label's."""
     device = next(net.parameters()).device
-    found = torch.cat([net(batch.to(device)).argmax(1).cpu() for batch in images.split(1000)])
+    found = torch.cat([net(batch.to(device)).argmax(1).cpu() for batch in torch.split(images, 1000)])
     return float((found == labels).float().mean())
 
 
@@ -346,7 +346,7 @@ def plot(found: dict[tuple[str, str], Learned]) -> bytes:
 def _batches(count: int, settings: Settings) -> Iterator[Tensor]:
     for _ in range(settings.epochs):
         order = torch.randperm(count)
-        yield from order[: count - count % settings.batch_size].split(settings.batch_size)
+        yield from torch.split(order[: count - count % settings.batch_size], settings.batch_size)
 
 
 def _png(image: NDArray[np.uint8]) -> bytes:

@@ -60,7 +60,7 @@ def classify_few_shot(
         images = {label: [read(path) for path in paths] for label, paths in examples.items()}
         queries = [read(path) for path in files]
         try:
-            response = client.classify_few_shot(images, queries, model, version, top_k, method.name, steps)
+            response = client.classify_few_shot(images, queries, model, version, top_k, method.name, steps)  # type: ignore[arg-type]
         except LecternError as error:
             name_files(error, {"queries": files, "support": [p for paths in examples.values() for p in paths]})
             raise

@@ -14,7 +14,7 @@ from services.limits import Limits
 
 FEWEST_CLASSES = 2
 # Role of the graph that answers, by method.
-ROLES: dict[int, str] = {
+ROLES = {
     pb.FEW_SHOT_METHOD_PROTOTYPES: "forward",
     pb.FEW_SHOT_METHOD_MAML: "maml",
     pb.FEW_SHOT_METHOD_FIRST_ORDER_MAML: "first_order_maml",
@@ -47,7 +47,9 @@ def one_hot(labels: Iterable[str], classes: Sequence[str]) -> NDArray[np.float32
     return np.eye(len(classes), dtype=np.float32)[[position[label] for label in labels]]
 
 
-def method_and_steps(request: pb.ClassifyFewShotRequest, own_steps: int, limits: Limits) -> tuple[int, int]:
+def method_and_steps(
+    request: pb.ClassifyFewShotRequest, own_steps: int, limits: Limits
+) -> tuple[pb.FewShotMethod, int]:
     """The method that answers, a key of `ROLES`, and how many gradient steps it takes; 0 = it takes none.
 
     Args:

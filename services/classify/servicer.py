@@ -46,7 +46,7 @@ class ClassifyServicer:
         classes = classes_of(request.support, self._limits)
         method, steps = method_and_steps(request, int(model.card.decision["steps"]), self._limits)
         examples = {f"support[{i}].image": example.image for i, example in enumerate(request.support)}
-        inputs = {
+        inputs: dict[str, NDArray[Any]] = {
             "support": await decode_named(examples, preprocessing, self._limits),
             "labels": one_hot((example.label for example in request.support), classes),
             "queries": await decode_images(request.queries, preprocessing, self._limits, "queries"),

@@ -146,9 +146,12 @@ def _strip(model: onnx.ModelProto) -> None:
 def _strip_graph(graph: onnx.GraphProto) -> None:
     del graph.metadata_props[:], graph.value_info[:]
     graph.doc_string = ""
-    for value in (*graph.input, *graph.output, *graph.initializer):
+    for value in (*graph.input, *graph.output):
         del value.metadata_props[:]
         value.doc_string = ""
+    for tensor in graph.initializer:
+        del tensor.metadata_props[:]
+        tensor.doc_string = ""
     _strip_nodes(graph.node)
 
 
