@@ -10,8 +10,8 @@ from __future__ import annotations
 
 import io
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import asdict, dataclass
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -47,33 +47,34 @@ class Settings:
     """Hyper-parameters, chosen on the validation split.
 
     Args:
-        hidden, active: units of the hidden layer, and how many of them answer an image.
+        filters, active: kinds of features, and how many features answer an image.
         epochs: of each task.
         examples: of a task, from which EWC, MAS and SCP estimate what is important.
         strengths: of each method's penalty, on rotations and on permutations.
     """
 
-    hidden: int = 2000
+    filters: int = 200
     active: int = 100
-    epochs: int = 3
+    epochs: int = 2
     batch_size: int = 64
-    learning_rate: float = 0.05
-    momentum: float = 0.9
-    examples: int = 1000
-    strengths: dict[str, tuple[float, float]] = field(
-        default_factory=lambda: {
-            "EWC": (100.0, 100.0),
-            "MAS": (1.0, 1.0),
-            "SI": (1.0, 1.0),
-            "RWalk": (1.0, 1.0),
-            "SCP": (1.0, 1.0),
-            "naive": (0.0, 0.0),
-        }
+    learning_rate: float = 50.0
+    examples: int = 2000
+    strengths: tuple[tuple[str, float, float], ...] = (
+        ("EWC", 30.0, 30.0),
+        ("MAS", 1.0, 1.0),
+        ("SI", 1.0, 1.0),
+        ("RWalk", 1.0, 1.0),
+        ("SCP", 30.0, 30.0),
     )
+
+    def strength(self, method: str, sequence: Sequence) -> float:
+        """Of a method's penalty on a sequence; 0 for those without one."""
+        found = {name: values for name, *values in self.strengths}.get(method, (0.0, 0.0))
+        return found[SEQUENCES.index(sequence)]
 
 
 FULL = Settings()
-FAST = Settings(hidden=50, active=10, epochs=1, examples=20)
+FAST = Settings(filters=10, active=20, epochs=1, examples=20)
 
 
 @dataclass(frozen=True)
@@ -93,6 +94,39 @@ class Sequence:
         return images, torch.from_numpy(split.labels.astype(np.int64))
 
 
+@dataclass(frozen=True)
+class Features:
+    """Of images, in sparse form: positions int16 [N, A], values float32 [N, A], labels int64 [N]; `size` positions."""
+
+    where: Tensor
+    values: Tensor
+    labels: Tensor
+    size: int
+
+    def dense(self, rows: Tensor) -> tuple[Tensor, Tensor]:
+        """Features float32 [len(rows), size] and labels of some images."""
+        empty = torch.zeros(len(rows), self.size, device=self.values.device)
+        return empty.scatter(1, self.where[rows].long(), self.values[rows]), self.labels[rows]
+
+    def batches(self, batch_size: int, shuffle: bool = False) -> Iterator[tuple[Tensor, Tensor]]:
+        """All of it, as `dense`; with `shuffle` in random order, without what does not fill a batch."""
+        order, count = torch.arange(len(self.labels)), len(self.labels)
+        if shuffle:
+            order, count = torch.randperm(count), count - count % batch_size
+        return (self.dense(rows) for rows in torch.split(order[:count], batch_size))
+
+    def __add__(self, other: Features) -> Features:
+        pairs = ((self.where, other.where), (self.values, other.values), (self.labels, other.labels))
+        return Features(*(torch.cat(pair) for pair in pairs), size=self.size)
+
+
+@dataclass(frozen=True)
+class Task:
+    train: Features
+    validation: Features
+    test: Features
+
+
 @dataclass
 class Learned:
     """What a method reached.
@@ -100,9 +134,10 @@ class Learned:
     Args:
         accuracies: on the test split, [task just learned, task asked].
         validation: mean accuracy over the validation split of all tasks, after the last.
+        weights: of the layer of logits.
     """
 
-    accuracies: NDArray[np.float64]
+    accuracies: Tensor
     validation: float
     weights: dict[str, Tensor]
 
@@ -115,29 +150,42 @@ class Learned:
     def forgetting(self) -> float:
         """Mean over earlier tasks of the best accuracy there ever was, less the last (Chaudhry et al. 2018)."""
         earlier = self.accuracies[:, :-1]
-        return float((earlier.max(axis=0) - earlier[-1]).mean())
+        return float((earlier.amax(0) - earlier[-1]).mean())
 
 
 class DigitClassifier(nn.Module):
     """Digits uint8 [N, 28, 28, 1] -> logits float32 [N, 10].
 
-    Of the hidden units only the most active answer (Srivastava et al., "Compete to Compute", 2013): tasks then share
-    few weights, so that holding some leaves others free.
+    The first layer is fixed: random filters, of whose many answers only the strongest are kept, as in a fly's brain
+    (Shen, Dasgupta and Navlakha, "Reducing Catastrophic Forgetting with Associative Learning", 2023). Images of different
+    tasks then share few features. All learning is in the layer of logits.
     """
 
-    def __init__(self, hidden: int = FULL.hidden, active: int = FULL.active) -> None:
+    def __init__(self, filters: int = FULL.filters, active: int = FULL.active) -> None:
         super().__init__()
         self.active = active
-        self.hidden = nn.Linear(28 * 28, hidden)
-        self.head = nn.Linear(hidden, len(LABELS))
+        self.filters = nn.Conv2d(1, filters, 10, stride=3, bias=False).requires_grad_(False)
+        nn.init.normal_(self.filters.weight)
+        with torch.no_grad():
+            self.filters.weight -= self.filters.weight.mean((1, 2, 3), keepdim=True)  # even ground is no answer
+        self.head = nn.Linear(filters * 7 * 7, len(LABELS))
         nn.init.zeros_(self.head.weight)
+        nn.init.zeros_(self.head.bias)
 
     def forward(self, images: Tensor) -> Tensor:
-        x = (images.flatten(1).float() - 33.0) / 79.0  # mean and deviation of MNIST's pixels
-        activity = self.hidden(x)
-        least = activity.topk(self.active, dim=1).values[:, -1:]
-        logits: Tensor = self.head(torch.where(activity >= least, activity.relu(), 0.0))
+        logits: Tensor = self.head(self.features(images))
         return logits
+
+    def features(self, images: Tensor) -> Tensor:
+        """Features float32 [N, F], of length 1."""
+        where, values = self.strongest(images)
+        return torch.zeros(len(images), self.head.in_features, device=values.device).scatter(1, where, values)
+
+    def strongest(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Positions int64 [N, A] of the features that are kept, and their values."""
+        answers = self.filters(images.permute(0, 3, 1, 2).float()).flatten(1)
+        values, where = answers.relu().topk(self.active, dim=1)
+        return where, F.normalize(values, dim=1)
 
 
 def turned(images: NDArray[np.uint8], task: int) -> NDArray[np.uint8]:
@@ -152,7 +200,7 @@ def shuffled(images: NDArray[np.uint8], task: int) -> NDArray[np.uint8]:
     return images.reshape(len(images), -1)[:, order].reshape(images.shape)
 
 
-ROTATIONS, PERMUTATIONS = Sequence("rotations", turned), Sequence("permutations", shuffled)
+ROTATIONS, PERMUTATIONS = SEQUENCES = Sequence("rotations", turned), Sequence("permutations", shuffled)
 
 
 def train(run: Run) -> Trained:
@@ -160,20 +208,12 @@ def train(run: Run) -> Trained:
     settings = FAST if run.fast else FULL
     data = load_sliver(run) if run.fast else mnist.load()
     fabric = run.fabric()
-    work = [(sequence, method) for sequence in (ROTATIONS, PERMUTATIONS) for method in (*METHODS, JOINT)]
-    state: dict[str, Any] = {"learned": {}}
-    for i in run.epochs(fabric, len(work), state, settings):
-        sequence, method = work[i]
-        learned = learn(run, fabric, settings, data, sequence, method)
-        state["learned"][sequence.name, method] = learned
-        run.console.print(
-            f"{sequence.name} {method}: accuracy {learned.accuracy:.4f}, forgetting {learned.forgetting:.4f}"
-        )
-    found: dict[tuple[str, str], Learned] = state["learned"]
-    best = max(AGAINST_FORGETTING, key=lambda method: found[ROTATIONS.name, method].validation)
-    shipped = found[ROTATIONS.name, best]
-    net = DigitClassifier(settings.hidden, settings.active)
-    net.load_state_dict(shipped.weights)
+    found: dict[str, Learned] = {}
+    for sequence in SEQUENCES:
+        found |= learn_all(run, fabric, settings, data, sequence)
+    best = max(AGAINST_FORGETTING, key=lambda method: found[f"{ROTATIONS.name} {method}"].validation)
+    net = new_network(run, settings)
+    net.head.load_state_dict(found[f"{ROTATIONS.name} {best}"].weights)
     return Trained(
         title="Lifelong digit classifier",
         lecture="HW14",
@@ -188,7 +228,7 @@ def train(run: Run) -> Trained:
         labels=LABELS,
         metrics=metrics(found, best, len(data.test), len(data.validation)),
         baselines=tuple(
-            Baseline(name=method, metric=f"accuracy{suffix}", value=found[sequence.name, method].accuracy)
+            Baseline(name=method, metric=f"accuracy{suffix}", value=found[f"{sequence.name} {method}"].accuracy)
             for sequence, suffix in ((ROTATIONS, ""), (PERMUTATIONS, "_permutations"))
             for method in ("naive", JOINT)
         ),
@@ -225,70 +265,91 @@ def load_sliver(run: Run) -> Mnist:
     return Mnist(*(Split(images[cut], labels[cut]) for cut in cuts))
 
 
-def learn(run: Run, fabric: Fabric, settings: Settings, data: Mnist, sequence: Sequence, method: str) -> Learned:
+def learn_all(run: Run, fabric: Fabric, settings: Settings, data: Mnist, sequence: Sequence) -> dict[str, Learned]:
+    """Learn a sequence by every method, each from the same start."""
+    methods = (*METHODS, JOINT)
+    state: dict[str, Any] = {"learned": {}}
+    tasks: list[Task] = []
+    for i in run.epochs(fabric, len(methods), state, (settings, sequence.name)):
+        tasks = tasks or tasks_of(run, fabric, settings, data, sequence)
+        learned = learn(run, fabric, settings, tasks, sequence, methods[i])
+        name = f"{sequence.name} {methods[i]}"
+        state["learned"][name] = asdict(learned)
+        run.console.print(
+            f"{name}: accuracy {learned.accuracy:.4f}, forgetting {learned.forgetting:.4f}, "
+            f"validation {learned.validation:.4f}",
+            highlight=False,
+        )
+    return {name: Learned(**fields) for name, fields in state["learned"].items()}
+
+
+def tasks_of(run: Run, fabric: Fabric, settings: Settings, data: Mnist, sequence: Sequence) -> list[Task]:
+    """The features of a sequence's images, which are the same for every method."""
+    net = fabric.to_device(new_network(run, settings))
+
+    @torch.no_grad()
+    def features(split: Split, number: int) -> Features:
+        images, labels = sequence.task(split, number)
+        found = [net.strongest(fabric.to_device(batch)) for batch in torch.split(images, 500)]
+        where, values = (torch.cat(parts) for parts in zip(*found, strict=True))
+        return Features(where.short(), values, fabric.to_device(labels), net.head.in_features)
+
+    numbers = run.track(range(TASKS), f"{run.name} {sequence.name} features", TASKS)
+    return [Task(*(features(split, n) for split in (data.train, data.validation, data.test))) for n in numbers]
+
+
+def learn(run: Run, fabric: Fabric, settings: Settings, tasks: list[Task], sequence: Sequence, method: str) -> Learned:
     """Learn the five tasks of a sequence one after the other, or together with the method `joint`."""
-    torch.manual_seed(run.seed)
-    net = fabric.to_device(DigitClassifier(settings.hidden, settings.active))
-    which = (ROTATIONS, PERMUTATIONS).index(sequence)
-    regulariser = (
-        METHODS["naive"](net, 0.0) if method == JOINT else METHODS[method](net, settings.strengths[method][which])
-    )
-    tasks = [sequence.task(data.train, number) for number in range(TASKS)]
+    head = fabric.to_device(new_network(run, settings).head)
+    regulariser = METHODS["naive" if method == JOINT else method](head, settings.strength(method, sequence))
+    stages = [task.train for task in tasks]
     if method == JOINT:
-        tasks = [(torch.cat([images for images, _ in tasks]), torch.cat([labels for _, labels in tasks]))]
-    tests = [sequence.task(data.test, number) for number in range(TASKS)]
+        stages = [sum(stages[1:], start=stages[0])]
     accuracies = []
-    for number, (images, labels) in enumerate(tasks):
-        description = f"{run.name} {sequence.name} {method} {number + 1}/{len(tasks)}"
-        fit(run, fabric, settings, regulariser, images, labels, description)
-        few = torch.randperm(len(images))[: settings.examples]
-        regulariser.remember(fabric.to_device(images[few]), fabric.to_device(labels[few]))
-        if number == len(tasks) - 1:
-            round_to_half(net)  # what is measured last is what is stored
-        accuracies.append([accuracy(net, *test) for test in tests])
-    validation = [accuracy(net, *sequence.task(data.validation, number)) for number in range(TASKS)]
-    weights = {name: value.cpu() for name, value in net.state_dict().items()}
-    return Learned(np.array(accuracies), float(np.mean(validation)), weights)
+    for number, stage in enumerate(stages):
+        fit(run, settings, regulariser, stage, f"{run.name} {sequence.name} {method} {number + 1}/{len(stages)}")
+        regulariser.remember(*stage.dense(torch.randperm(len(stage.labels))[: settings.examples]))
+        if number == len(stages) - 1:
+            round_to_half(head)  # what is measured last is what is stored
+        accuracies.append([accuracy(head, task.test) for task in tasks])
+    validation = sum(accuracy(head, task.validation) for task in tasks) / TASKS
+    weights = {name: value.cpu() for name, value in head.state_dict().items()}
+    return Learned(torch.tensor(accuracies, dtype=torch.float64), validation, weights)
 
 
-def fit(
-    run: Run,
-    fabric: Fabric,
-    settings: Settings,
-    regulariser: Regulariser,
-    images: Tensor,
-    labels: Tensor,
-    description: str,
-) -> None:
-    """Learn one task by SGD with momentum and a falling rate, held back by the regulariser."""
-    net, parameters = regulariser.network, regulariser.parameters
-    optimizer = torch.optim.SGD(parameters, settings.learning_rate, settings.momentum)
-    steps = len(images) // settings.batch_size * settings.epochs
-    schedule = torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, 0.1, max(1, steps))
-    for batch in run.track(_batches(len(images), settings), description, steps):
-        before = [p.detach().clone() for p in parameters]
-        loss = F.cross_entropy(net(fabric.to_device(images[batch])), fabric.to_device(labels[batch]))
-        optimizer.zero_grad(set_to_none=True)
-        fabric.backward(loss)
-        optimizer.step()
-        gradients = [p.grad for p in parameters if p.grad is not None]
-        regulariser.observe(gradients, [p.detach() - b for p, b in zip(parameters, before, strict=True)])
-        # Momentum makes of each gradient 1 / (1 - momentum) steps.
-        regulariser.pull(float(schedule.get_last_lr()[0]) / (1 - settings.momentum))
-        schedule.step()
+def fit(run: Run, settings: Settings, regulariser: Regulariser, stage: Features, description: str) -> None:
+    """Learn one task by gradient descent with a falling rate, held back by the regulariser."""
+    network, parameters = regulariser.network, regulariser.parameters
+    steps = len(stage.labels) // settings.batch_size * settings.epochs
+    batches = (batch for _ in range(settings.epochs) for batch in stage.batches(settings.batch_size, shuffle=True))
+    for step, (features, labels) in enumerate(run.track(batches, description, steps)):
+        rate = settings.learning_rate * (1 - step / steps)
+        loss = F.cross_entropy(network(features), labels)
+        gradients = list(torch.autograd.grad(loss, parameters))
+        moves = [-rate * gradient for gradient in gradients]
+        with torch.no_grad():
+            for parameter, move in zip(parameters, moves, strict=True):
+                parameter += move
+        regulariser.observe(gradients, moves)
+        regulariser.pull(rate)
+
+
+def new_network(run: Run, settings: Settings) -> DigitClassifier:
+    """Before any task; the same for every method."""
+    torch.manual_seed(run.seed)
+    return cast(DigitClassifier, round_to_half(DigitClassifier(settings.filters, settings.active)))
 
 
 @torch.no_grad()
-def accuracy(net: nn.Module, images: Tensor, labels: Tensor) -> float:
+def accuracy(head: nn.Module, features: Features) -> float:
     """Share of images whose largest logit is the label's."""
-    device = next(net.parameters()).device
-    found = torch.cat([net(batch.to(device)).argmax(1).cpu() for batch in torch.split(images, 1000)])
-    return float((found == labels).float().mean())
+    right = [head(some).argmax(1) == labels for some, labels in features.batches(1000)]
+    return float(torch.cat(right).float().mean())
 
 
-def metrics(found: dict[tuple[str, str], Learned], best: str, test: int, validation: int) -> tuple[Metric, ...]:
+def metrics(found: dict[str, Learned], best: str, test: int, validation: int) -> tuple[Metric, ...]:
     """Of the method that is shipped."""
-    rotations, permutations = (found[sequence.name, best] for sequence in (ROTATIONS, PERMUTATIONS))
+    rotations, permutations = (found[f"{sequence.name} {best}"] for sequence in SEQUENCES)
     n = TASKS * test
     return (
         Metric(name="accuracy", value=rotations.accuracy, split="test", n=n, target=TARGET),
@@ -299,54 +360,50 @@ def metrics(found: dict[tuple[str, str], Learned], best: str, test: int, validat
     )
 
 
-def tables(found: dict[tuple[str, str], Learned], best: str) -> tuple[Table, ...]:
+def tables(found: dict[str, Learned], best: str) -> tuple[Table, ...]:
     """Every method beside the others; and how the shipped one fared from task to task."""
     rows = []
     for method in (*METHODS, JOINT):
         row: list[float | str] = [method]
-        for sequence in (ROTATIONS, PERMUTATIONS):
-            learned = found[sequence.name, method]
+        for sequence in SEQUENCES:
+            learned = found[f"{sequence.name} {method}"]
             row += [round(learned.accuracy, 4), "" if method == JOINT else round(learned.forgetting, 4)]
         rows.append(tuple(row))
     columns = (
         "method",
-        *(f"{s.name}: {what}" for s in (ROTATIONS, PERMUTATIONS) for what in ("accuracy", "forgetting")),
+        *(f"{s.name}: {what}" for s in SEQUENCES for what in ("accuracy", "forgetting")),
     )
-    matrix = found[ROTATIONS.name, best].accuracies
+    matrix = found[f"{ROTATIONS.name} {best}"].accuracies
     angles = tuple(f"{ANGLE * task} degrees" for task in range(TASKS))
     return (
         Table(title="After the fifth task, on the test split of all five", columns=columns, rows=tuple(rows)),
         Table(
             title=f"{best} on rotations: accuracy after each task",
             columns=("learned up to", *angles),
-            rows=tuple((angle, *np.round(row, 4).tolist()) for angle, row in zip(angles, matrix, strict=True)),
+            rows=tuple(
+                (angle, *(round(value, 4) for value in row)) for angle, row in zip(angles, matrix.tolist(), strict=True)
+            ),
         ),
     )
 
 
-def plot(found: dict[tuple[str, str], Learned]) -> bytes:
+def plot(found: dict[str, Learned]) -> bytes:
     """Mean accuracy over the tasks seen so far, as a PNG file."""
     picture = Plot(figsize=(9, 3.6), layout="constrained")
     panels = picture.subplots(1, 2, sharey=True)
-    for panel, sequence in zip(panels, (ROTATIONS, PERMUTATIONS), strict=True):
+    for panel, sequence in zip(panels, SEQUENCES, strict=True):
         for method in METHODS:
-            matrix = found[sequence.name, method].accuracies
-            so_far = [matrix[task, : task + 1].mean() for task in range(TASKS)]
+            matrix = found[f"{sequence.name} {method}"].accuracies
+            so_far = [float(matrix[task, : task + 1].mean()) for task in range(TASKS)]
             style = {"color": "black", "linestyle": "--"} if method == "naive" else {}
             panel.plot(range(1, TASKS + 1), so_far, marker="o", markersize=3, label=method, **style)
-        panel.axhline(found[sequence.name, JOINT].accuracy, color="grey", linestyle=":", label="joint training")
+        panel.axhline(found[f"{sequence.name} {JOINT}"].accuracy, color="grey", linestyle=":", label="joint training")
         panel.set(title=sequence.name, xlabel="tasks learned", xticks=range(1, TASKS + 1))
     panels[0].set_ylabel("mean test accuracy")
     panels[1].legend(fontsize=8)
     buffer = io.BytesIO()
     picture.savefig(buffer, format="png", dpi=110)
     return buffer.getvalue()
-
-
-def _batches(count: int, settings: Settings) -> Iterator[Tensor]:
-    for _ in range(settings.epochs):
-        order = torch.randperm(count)
-        yield from torch.split(order[: count - count % settings.batch_size], settings.batch_size)
 
 
 def _png(image: NDArray[np.uint8]) -> bytes:
