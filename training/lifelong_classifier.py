@@ -157,8 +157,8 @@ class DigitClassifier(nn.Module):
     """Digits uint8 [N, 28, 28, 1] -> logits float32 [N, 10].
 
     The first layer is fixed: random filters, of whose many answers only the strongest are kept, as in a fly's brain
-    (Shen, Dasgupta and Navlakha, "Reducing Catastrophic Forgetting with Associative Learning", 2023). Images of different
-    tasks then share few features. All learning is in the layer of logits.
+    (Shen, Dasgupta and Navlakha, "Reducing Catastrophic Forgetting with Associative Learning", 2023). Images of
+    different tasks then share few features. All learning is in the layer of logits.
     """
 
     def __init__(self, filters: int = FULL.filters, active: int = FULL.active) -> None:
