@@ -431,7 +431,7 @@ def episodes_of(glyphs: Glyphs, runs: Iterable[OneShotRun], count: int) -> dict[
 
 
 def measure(method: FewShotMethod, tests: dict[str, list[Episode]], track: Track, answer: Answer) -> list[Metric]:
-    """One method's accuracies; the targets are for the best, the prototypes, and the slower ones take fewer episodes."""
+    """One method's accuracies; the targets are for the best, the prototypes; the slower ones take fewer episodes."""
     best = method == "prototypes"
     metrics = []
     for name, episodes in tests.items():

@@ -9,7 +9,7 @@ is the best method's network after all five rotations.
 from __future__ import annotations
 
 import io
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any, cast
 
@@ -103,17 +103,20 @@ class Features:
     labels: Tensor
     size: int
 
-    def dense(self, rows: Tensor) -> tuple[Tensor, Tensor]:
-        """Features float32 [len(rows), size] and labels of some images."""
-        empty = torch.zeros(len(rows), self.size, device=self.values.device)
-        return empty.scatter(1, self.where[rows].long(), self.values[rows]), self.labels[rows]
+    def __len__(self) -> int:
+        return len(self.labels)
 
-    def batches(self, batch_size: int, shuffle: bool = False) -> Iterator[tuple[Tensor, Tensor]]:
-        """All of it, as `dense`; with `shuffle` in random order, without what does not fill a batch."""
-        order, count = torch.arange(len(self.labels)), len(self.labels)
-        if shuffle:
-            order, count = torch.randperm(count), count - count % batch_size
-        return (self.dense(rows) for rows in torch.split(order[:count], batch_size))
+    def __getitem__(self, rows: Tensor) -> Features:
+        return Features(self.where[rows], self.values[rows], self.labels[rows], self.size)
+
+    def dense(self) -> Tensor:
+        """The features float32 [N, size]."""
+        return torch.zeros(len(self), self.size, device=self.values.device).scatter(1, self.where.long(), self.values)
+
+    def logits(self, head: nn.Linear) -> Tensor:
+        """What a layer gives for them, without the work for all the zeros."""
+        summed = F.embedding_bag(self.where.long(), head.weight.T, per_sample_weights=self.values, mode="sum")
+        return summed + head.bias
 
     def __add__(self, other: Features) -> Features:
         pairs = ((self.where, other.where), (self.values, other.values), (self.labels, other.labels))
@@ -307,8 +310,9 @@ def learn(run: Run, fabric: Fabric, settings: Settings, tasks: list[Task], seque
         stages = [sum(stages[1:], start=stages[0])]
     accuracies = []
     for number, stage in enumerate(stages):
-        fit(run, settings, regulariser, stage, f"{run.name} {sequence.name} {method} {number + 1}/{len(stages)}")
-        regulariser.remember(*stage.dense(torch.randperm(len(stage.labels))[: settings.examples]))
+        fit(run, settings, head, regulariser, stage, f"{run.name} {sequence.name} {method} {number + 1}/{len(stages)}")
+        few = stage[torch.randperm(len(stage))[: settings.examples]]
+        regulariser.remember(few.dense(), few.labels)
         if number == len(stages) - 1:
             round_to_half(head)  # what is measured last is what is stored
         accuracies.append([accuracy(head, task.test) for task in tasks])
@@ -317,18 +321,23 @@ def learn(run: Run, fabric: Fabric, settings: Settings, tasks: list[Task], seque
     return Learned(torch.tensor(accuracies, dtype=torch.float64), validation, weights)
 
 
-def fit(run: Run, settings: Settings, regulariser: Regulariser, stage: Features, description: str) -> None:
+def fit(
+    run: Run, settings: Settings, head: nn.Linear, regulariser: Regulariser, stage: Features, description: str
+) -> None:
     """Learn one task by gradient descent with a falling rate, held back by the regulariser."""
-    network, parameters = regulariser.network, regulariser.parameters
-    steps = len(stage.labels) // settings.batch_size * settings.epochs
-    batches = (batch for _ in range(settings.epochs) for batch in stage.batches(settings.batch_size, shuffle=True))
-    for step, (features, labels) in enumerate(run.track(batches, description, steps)):
+    per_epoch = len(stage) // settings.batch_size
+    steps = per_epoch * settings.epochs
+    for step in run.track(range(steps), description, steps):
+        if step % per_epoch == 0:
+            order = torch.randperm(len(stage)).to(stage.labels.device)
+        start = step % per_epoch * settings.batch_size
+        batch = stage[order[start : start + settings.batch_size]]
         rate = settings.learning_rate * (1 - step / steps)
-        loss = F.cross_entropy(network(features), labels)
-        gradients = list(torch.autograd.grad(loss, parameters))
+        loss = F.cross_entropy(batch.logits(head), batch.labels)
+        gradients = list(torch.autograd.grad(loss, regulariser.parameters))
         moves = [-rate * gradient for gradient in gradients]
         with torch.no_grad():
-            for parameter, move in zip(parameters, moves, strict=True):
+            for parameter, move in zip(regulariser.parameters, moves, strict=True):
                 parameter += move
         regulariser.observe(gradients, moves)
         regulariser.pull(rate)
@@ -341,10 +350,9 @@ def new_network(run: Run, settings: Settings) -> DigitClassifier:
 
 
 @torch.no_grad()
-def accuracy(head: nn.Module, features: Features) -> float:
+def accuracy(head: nn.Linear, features: Features) -> float:
     """Share of images whose largest logit is the label's."""
-    right = [head(some).argmax(1) == labels for some, labels in features.batches(1000)]
-    return float(torch.cat(right).float().mean())
+    return float((features.logits(head).argmax(1) == features.labels).float().mean())
 
 
 def metrics(found: dict[str, Learned], best: str, test: int, validation: int) -> tuple[Metric, ...]:
