@@ -44,13 +44,14 @@ AGAINST_FORGETTING = tuple(name for name in METHODS if name != "naive")
 
 @dataclass(frozen=True)
 class Settings:
-    """Hyper-parameters, chosen on the validation split.
+    """Hyper-parameters.
 
     Args:
         filters, active: kinds of features, and how many features answer an image.
         epochs: of each task.
         examples: of a task, from which EWC, MAS and SCP estimate what is important.
-        strengths: of each method's penalty, on rotations and on permutations.
+        strengths: of each method's penalty, about; each sequence takes the one of their multiples by `factors` that is
+            best on the validation split, after learning `trial` images of each task.
     """
 
     filters: int = 200
@@ -58,23 +59,20 @@ class Settings:
     epochs: int = 2
     batch_size: int = 64
     learning_rate: float = 50.0
-    examples: int = 2000
-    strengths: tuple[tuple[str, float, float], ...] = (
-        ("EWC", 30.0, 30.0),
-        ("MAS", 1.0, 1.0),
-        ("SI", 1.0, 1.0),
-        ("RWalk", 1.0, 1.0),
-        ("SCP", 30.0, 30.0),
+    examples: int = 1000
+    strengths: tuple[tuple[str, float], ...] = (
+        ("EWC", 20.0),
+        ("MAS", 0.012),
+        ("SI", 0.02),
+        ("RWalk", 0.12),
+        ("SCP", 70.0),
     )
-
-    def strength(self, method: str, sequence: Sequence) -> float:
-        """Of a method's penalty on a sequence; 0 for those without one."""
-        found = {name: values for name, *values in self.strengths}.get(method, (0.0, 0.0))
-        return found[SEQUENCES.index(sequence)]
+    factors: tuple[float, ...] = (0.4, 1.0, 2.5)
+    trial: int = 15_000
 
 
 FULL = Settings()
-FAST = Settings(filters=10, active=20, epochs=1, examples=20)
+FAST = Settings(filters=10, active=20, epochs=1, examples=20, factors=(1.0,), trial=100)
 
 
 @dataclass(frozen=True)
@@ -137,11 +135,13 @@ class Learned:
     Args:
         accuracies: on the test split, [task just learned, task asked].
         validation: mean accuracy over the validation split of all tasks, after the last.
+        strength: of the penalty.
         weights: of the layer of logits.
     """
 
     accuracies: Tensor
     validation: float
+    strength: float
     weights: dict[str, Tensor]
 
     @property
@@ -275,15 +275,31 @@ def learn_all(run: Run, fabric: Fabric, settings: Settings, data: Mnist, sequenc
     tasks: list[Task] = []
     for i in run.epochs(fabric, len(methods), state, (settings, sequence.name)):
         tasks = tasks or tasks_of(run, fabric, settings, data, sequence)
-        learned = learn(run, fabric, settings, tasks, sequence, methods[i])
         name = f"{sequence.name} {methods[i]}"
+        strength = choose_strength(run, fabric, settings, tasks, methods[i], name)
+        learned = learn(run, fabric, settings, tasks, methods[i], strength, name)
         state["learned"][name] = asdict(learned)
         run.console.print(
             f"{name}: accuracy {learned.accuracy:.4f}, forgetting {learned.forgetting:.4f}, "
-            f"validation {learned.validation:.4f}",
+            f"validation {learned.validation:.4f}, strength {strength:g}",
             highlight=False,
         )
     return {name: Learned(**fields) for name, fields in state["learned"].items()}
+
+
+def choose_strength(run: Run, fabric: Fabric, settings: Settings, tasks: list[Task], method: str, name: str) -> float:
+    """The strength of a method's penalty that does best on the validation split, after a trial on part of each task."""
+    about = dict(settings.strengths).get(method)
+    if about is None:
+        return 0.0
+    part = torch.arange(settings.trial)
+    trial = [Task(task.train[part], task.validation, task.validation) for task in tasks]
+    tried = {
+        factor * about: learn(run, fabric, settings, trial, method, factor * about, f"{name} {factor:g}").validation
+        for factor in settings.factors
+    }
+    run.console.print(f"{name}: {', '.join(f'{s:g}: {v:.4f}' for s, v in tried.items())}", highlight=False)
+    return max(tried, key=lambda strength: tried[strength])
 
 
 def tasks_of(run: Run, fabric: Fabric, settings: Settings, data: Mnist, sequence: Sequence) -> list[Task]:
@@ -301,16 +317,18 @@ def tasks_of(run: Run, fabric: Fabric, settings: Settings, data: Mnist, sequence
     return [Task(*(features(split, n) for split in (data.train, data.validation, data.test))) for n in numbers]
 
 
-def learn(run: Run, fabric: Fabric, settings: Settings, tasks: list[Task], sequence: Sequence, method: str) -> Learned:
-    """Learn the five tasks of a sequence one after the other, or together with the method `joint`."""
+def learn(
+    run: Run, fabric: Fabric, settings: Settings, tasks: list[Task], method: str, strength: float, name: str
+) -> Learned:
+    """Learn tasks one after the other, or together with the method `joint`."""
     head = fabric.to_device(new_network(run, settings).head)
-    regulariser = METHODS["naive" if method == JOINT else method](head, settings.strength(method, sequence))
+    regulariser = METHODS["naive" if method == JOINT else method](head, strength)
     stages = [task.train for task in tasks]
     if method == JOINT:
         stages = [sum(stages[1:], start=stages[0])]
     accuracies = []
     for number, stage in enumerate(stages):
-        fit(run, settings, head, regulariser, stage, f"{run.name} {sequence.name} {method} {number + 1}/{len(stages)}")
+        fit(run, settings, head, regulariser, stage, f"{run.name} {name} {number + 1}/{len(stages)}")
         few = stage[torch.randperm(len(stage))[: settings.examples]]
         regulariser.remember(few.dense(), few.labels)
         if number == len(stages) - 1:
@@ -318,7 +336,7 @@ def learn(run: Run, fabric: Fabric, settings: Settings, tasks: list[Task], seque
         accuracies.append([accuracy(head, task.test) for task in tasks])
     validation = sum(accuracy(head, task.validation) for task in tasks) / TASKS
     weights = {name: value.cpu() for name, value in head.state_dict().items()}
-    return Learned(torch.tensor(accuracies, dtype=torch.float64), validation, weights)
+    return Learned(torch.tensor(accuracies, dtype=torch.float64), validation, strength, weights)
 
 
 def fit(
@@ -375,12 +393,14 @@ def tables(found: dict[str, Learned], best: str) -> tuple[Table, ...]:
         row: list[float | str] = [method]
         for sequence in SEQUENCES:
             learned = found[f"{sequence.name} {method}"]
-            row += [round(learned.accuracy, 4), "" if method == JOINT else round(learned.forgetting, 4)]
+            row += [
+                round(learned.accuracy, 4),
+                "" if method == JOINT else round(learned.forgetting, 4),
+                learned.strength,
+            ]
         rows.append(tuple(row))
-    columns = (
-        "method",
-        *(f"{s.name}: {what}" for s in SEQUENCES for what in ("accuracy", "forgetting")),
-    )
+    figures = ("accuracy", "forgetting", "strength")
+    columns = ("method", *(f"{s.name}: {figure}" for s in SEQUENCES for figure in figures))
     matrix = found[f"{ROTATIONS.name} {best}"].accuracies
     angles = tuple(f"{ANGLE * task} degrees" for task in range(TASKS))
     return (
