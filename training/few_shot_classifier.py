@@ -459,7 +459,7 @@ def graphs_of(models: dict[FewShotMethod, nn.Module], steps: int) -> dict[str, G
 
     first, *further = (example(10, 5, 7), example(2, 2, 1), example(60, 20, 30))
     traced_step = None
-    graphs = {}
+    graphs: dict[str, Graph] = {}
     for method, model in models.items():
         inner = {}
         if isinstance(model, Maml):

@@ -114,11 +114,15 @@ class Features:
     def logits(self, head: nn.Linear) -> Tensor:
         """What a layer gives for them, without the work for all the zeros."""
         summed = F.embedding_bag(self.where.long(), head.weight.T, per_sample_weights=self.values, mode="sum")
-        return summed + head.bias
+        logits: Tensor = summed + head.bias
+        return logits
 
     def __add__(self, other: Features) -> Features:
-        pairs = ((self.where, other.where), (self.values, other.values), (self.labels, other.labels))
-        return Features(*(torch.cat(pair) for pair in pairs), size=self.size)
+        where, values, labels = (
+            torch.cat(pair)
+            for pair in ((self.where, other.where), (self.values, other.values), (self.labels, other.labels))
+        )
+        return Features(where, values, labels, self.size)
 
 
 @dataclass(frozen=True)
@@ -304,7 +308,7 @@ def choose_strength(run: Run, fabric: Fabric, settings: Settings, tasks: list[Ta
 
 def tasks_of(run: Run, fabric: Fabric, settings: Settings, data: Mnist, sequence: Sequence) -> list[Task]:
     """The features of a sequence's images, which are the same for every method."""
-    net = fabric.to_device(new_network(run, settings))
+    net = cast(DigitClassifier, fabric.to_device(new_network(run, settings)))
 
     @torch.no_grad()
     def features(split: Split, number: int) -> Features:
@@ -321,7 +325,7 @@ def learn(
     run: Run, fabric: Fabric, settings: Settings, tasks: list[Task], method: str, strength: float, name: str
 ) -> Learned:
     """Learn tasks one after the other, or together with the method `joint`."""
-    head = fabric.to_device(new_network(run, settings).head)
+    head = cast(nn.Linear, fabric.to_device(new_network(run, settings).head))
     regulariser = METHODS["naive" if method == JOINT else method](head, strength)
     stages = [task.train for task in tasks]
     if method == JOINT:
@@ -334,7 +338,7 @@ def learn(
         if number == len(stages) - 1:
             round_to_half(head)  # what is measured last is what is stored
         accuracies.append([accuracy(head, task.test) for task in tasks])
-    validation = sum(accuracy(head, task.validation) for task in tasks) / TASKS
+    validation = float(np.mean([accuracy(head, task.validation) for task in tasks]))
     weights = {name: value.cpu() for name, value in head.state_dict().items()}
     return Learned(torch.tensor(accuracies, dtype=torch.float64), validation, strength, weights)
 
@@ -356,7 +360,7 @@ def fit(
         moves = [-rate * gradient for gradient in gradients]
         with torch.no_grad():
             for parameter, move in zip(regulariser.parameters, moves, strict=True):
-                parameter += move
+                parameter.add_(move)
         regulariser.observe(gradients, moves)
         regulariser.pull(rate)
 
