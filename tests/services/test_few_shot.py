@@ -8,6 +8,8 @@ from typing import get_args
 import grpc
 import numpy as np
 import pytest
+import tritonclient.grpc as triton
+from tritonclient.utils import InferenceServerException, np_to_triton_dtype
 
 from lectern import Client, LecternError
 from lectern.requests import FewShotMethod
@@ -170,3 +172,38 @@ def test_empty_images_have_an_answer(client: Client, drawings: list[list[bytes]]
     blank = encode(np.zeros((28, 28), np.uint8))
     (result,) = client.classify_few_shot(shown(drawings, 3, 1), blank).results
     assert np.isfinite(probabilities(result)).all()
+
+
+@pytest.mark.parametrize(
+    ("support", "labels", "queries", "steps", "says"),
+    [
+        (5, (5, 2), 3, 2, ""),
+        (5, (4, 2), 3, 2, "do not fit together"),
+        (0, (0, 2), 3, 2, "support"),
+        (5, (5, 0), 3, 2, "labels"),
+        (5, (5, 2), 0, 2, "queries"),
+        (5, (5, 2), 1, 10**15, ""),
+    ],
+    ids=["good", "unequal", "no support", "no classes", "no queries", "endless"],
+)
+def test_the_raw_graph_refuses_what_does_not_fit_and_always_ends(
+    server: Server, support: int, labels: tuple[int, int], queries: int, steps: int, says: str
+) -> None:
+    arrays = {
+        "support": np.zeros((support, 28, 28, 1), np.uint8),
+        "labels": np.ones(labels, np.float32),
+        "queries": np.zeros((queries, 28, 28, 1), np.uint8),
+        "steps": np.array([steps]),
+    }
+    inputs = []
+    for name, array in arrays.items():
+        inputs.append(triton.InferInput(name, array.shape, np_to_triton_dtype(array.dtype)))
+        inputs[-1].set_data_from_numpy(array)
+    with triton.InferenceServerClient(server.target) as client:
+        if says:
+            with pytest.raises(InferenceServerException, match=says) as caught:
+                client.infer("few_shot_classifier_maml", inputs, client_timeout=DEADLINE)
+            assert caught.value.status() == "StatusCode.INVALID_ARGUMENT"
+        else:
+            answer = client.infer("few_shot_classifier_maml", inputs, client_timeout=DEADLINE)
+            assert answer.as_numpy("logits").shape == (queries, 2)
