@@ -65,6 +65,7 @@ def options(
     lectern serve                      start a server on this machine
     lectern models                     what it serves, and how good each model is
     lectern classify cat.png dog.jpg   what is on these pictures
+    lectern classify-few-shot --help   which of some new classes, from a few examples of each
     lectern predict rows.csv           a number for each row of a table
     """
 
