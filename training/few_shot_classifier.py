@@ -64,13 +64,13 @@ class Settings:
     """
 
     channels: tuple[int, ...] = (64, 64, 128, 128, 128)
-    epochs: int = 30
+    epochs: int = 15
     episodes: int = 100
-    ways: tuple[int, int] = (32, 48)
+    ways: tuple[int, int] = (40, 32)
     queries: int = 2
     learning_rate: float = 4e-3
     weight_decay: float = 1e-2
-    meta_epochs: int = 4
+    meta_epochs: int = 3
     meta_episodes: int = 40
     meta_ways: tuple[int, int] = (5, 5)
     meta_learning_rate: float = 1e-4
