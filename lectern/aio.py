@@ -19,7 +19,7 @@ from numpy.typing import ArrayLike
 from lectern import requests
 from lectern.channel import DEFAULT_TARGET, DEFAULT_TIMEOUT, TLS, call_metadata, channel_options
 from lectern.errors import LecternError
-from lectern.requests import Clips, File, Files
+from lectern.requests import Clips, FewShotMethod, File, Files
 from lectern.v1 import (
     act_pb2,
     act_pb2_grpc,
@@ -133,11 +133,15 @@ class Client:
         model: str = "",
         version: int = 0,
         top_k: int = 0,
+        method: FewShotMethod = "",
+        steps: int = 0,
         *,
         timeout: float | None = None,
     ) -> classify_pb2.ClassifyFewShotResponse:
         """As `lectern.Client.classify_few_shot`."""
-        request = await asyncio.to_thread(requests.classify_few_shot, support, queries, model, version, top_k)
+        request = await asyncio.to_thread(
+            requests.classify_few_shot, support, queries, model, version, top_k, method, steps
+        )
         return await self._call(self._classify.ClassifyFewShot, request, timeout)
 
     async def generate_images(

@@ -16,7 +16,7 @@ from numpy.typing import ArrayLike
 from lectern import requests
 from lectern.channel import DEFAULT_TARGET, DEFAULT_TIMEOUT, TLS, call_metadata, channel_options
 from lectern.errors import LecternError
-from lectern.requests import Clips, File, Files
+from lectern.requests import Clips, FewShotMethod, File, Files
 from lectern.v1 import (
     act_pb2,
     act_pb2_grpc,
@@ -149,11 +149,17 @@ class Client:
         model: str = "",
         version: int = 0,
         top_k: int = 0,
+        method: FewShotMethod = "",
+        steps: int = 0,
         *,
         timeout: float | None = None,
     ) -> classify_pb2.ClassifyFewShotResponse:
-        """Classify `queries` into the classes that `support` shows: example images by label."""
-        request = requests.classify_few_shot(support, queries, model, version, top_k)
+        """Classify `queries` into the classes that `support` shows: example images by label.
+
+        `method` is `prototypes`, `maml` or `first_order_maml`, empty = the best; `steps` are the gradient steps of the
+        latter two, 0 = the model's own. `results` has one per query.
+        """
+        request = requests.classify_few_shot(support, queries, model, version, top_k, method, steps)
         return self._call(self._classify.ClassifyFewShot, request, timeout)
 
     def generate_images(

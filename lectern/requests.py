@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -29,6 +29,7 @@ Clips: TypeAlias = Clip | Sequence[Clip]
 
 DEFAULT_STEPS = 8
 """How many images lie on the path between two seeds."""
+FewShotMethod: TypeAlias = Literal["", "prototypes", "maml", "first_order_maml"]
 
 
 def read_files(files: Files) -> list[bytes]:
@@ -59,7 +60,13 @@ def classify_audio(clips: Clips, model: str, version: int, top_k: int) -> classi
 
 
 def classify_few_shot(
-    support: Mapping[str, Files], queries: Files, model: str, version: int, top_k: int
+    support: Mapping[str, Files],
+    queries: Files,
+    model: str,
+    version: int,
+    top_k: int,
+    method: FewShotMethod,
+    steps: int,
 ) -> classify_pb2.ClassifyFewShotRequest:
     examples = [
         classify_pb2.LabelledImage(label=label, image=image)
@@ -67,8 +74,19 @@ def classify_few_shot(
         for image in read_files(images)
     ]
     return classify_pb2.ClassifyFewShotRequest(
-        model=model, version=version, support=examples, queries=read_files(queries), top_k=top_k
+        model=model,
+        version=version,
+        support=examples,
+        queries=read_files(queries),
+        top_k=top_k,
+        method=few_shot_method(method),
+        steps=steps,
     )
+
+
+def few_shot_method(name: str) -> classify_pb2.FewShotMethod:
+    """The enum's value for `prototypes`, `maml`, `first_order_maml`, or nothing."""
+    return classify_pb2.FewShotMethod.Value(f"FEW_SHOT_METHOD_{name.upper() or 'UNSPECIFIED'}")  # type: ignore[return-value]
 
 
 def predict(rows: ArrayLike, model: str, version: int) -> predict_pb2.PredictRequest:

@@ -19,6 +19,9 @@ class Limits(BaseModel):
     episodes: PositiveInt = Field(8, description="Episodes that one process plays at once.")
     episode_steps: PositiveInt = Field(1000, description="Steps of one episode.")
     generated_images: PositiveInt = Field(64, description="Images that one request may have generated.")
+    few_shot_classes: PositiveInt = Field(50, description="Classes that the examples of one few-shot request show.")
+    few_shot_examples: PositiveInt = Field(20, description="Examples of one class in a few-shot request.")
+    few_shot_steps: PositiveInt = Field(20, description="Gradient steps that a few-shot request may ask for.")
     stream_window: PositiveInt = Field(16, description="Requests of one stream that are worked on at once.")
 
 

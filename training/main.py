@@ -22,8 +22,10 @@ RECIPES = (
     "covid_regressor",
     "drawing_classifier",
     "face_generator",
+    "few_shot_classifier",
     "garment_generator",
     "image_classifier",
+    "lifelong_classifier",
     "lunar_lander",
     "style_translator",
 )

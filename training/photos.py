@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Iterator
 from typing import NamedTuple
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from lectern.client import Client
 from training.data.cifar10 import Split
-from training.evaluate import Track
+from training.evaluate import Track, png
 
 SERVED_BATCH = 100
 EVALUATION_SECONDS = 600
@@ -84,13 +82,7 @@ def served_accuracy(
 ) -> float:
     """Accuracy of a served model on images, sent as PNG files over one stream; version 0 = latest."""
     batches = range(0, len(images), SERVED_BATCH)
-    files = ([_png(image) for image in images[start : start + SERVED_BATCH]] for start in batches)
+    files = ([png(image) for image in images[start : start + SERVED_BATCH]] for start in batches)
     answers = client.stream_classify_image(files, model=model, version=version, top_k=1, timeout=EVALUATION_SECONDS)
     found = [result.classes[0].index for answer in track(answers, len(batches)) for result in answer.results]
     return float(np.mean(np.array(found) == labels))
-
-
-def _png(image: NDArray[np.uint8]) -> bytes:
-    buffer = io.BytesIO()
-    Image.fromarray(image).save(buffer, "PNG")
-    return buffer.getvalue()

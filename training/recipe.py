@@ -18,7 +18,9 @@ class Graph:
         inputs: example inputs by name, each with the batch as its first axis (2 or more items).
         outputs: names of the outputs, batch first.
         dynamic_axes: by input, the axes beside the batch whose length may vary.
-        max_batch_size: most items the server runs at once.
+        max_batch_size: most items the server runs at once; 0 = the graph has no batch, so the inputs differ in their
+            first axes, and `dynamic_axes` names every axis that varies.
+        further_inputs: examples of other sizes to compare with torch on, for a graph without a batch.
         tolerance: largest difference from torch that is accepted, on any output.
         onnx: the content of a finished ONNX file, e.g. a quantised one, to write instead of exporting `module`.
     """
@@ -28,6 +30,7 @@ class Graph:
     outputs: tuple[str, ...]
     dynamic_axes: dict[str, tuple[int, ...]] = field(default_factory=dict)
     max_batch_size: int = 64
+    further_inputs: tuple[dict[str, Tensor], ...] = ()
     tolerance: float = 1e-4
     onnx: bytes | None = None
 

@@ -13,6 +13,7 @@ import typer
 
 from lectern.cli.act import act
 from lectern.cli.classify import classify
+from lectern.cli.classify_few_shot import classify_few_shot
 from lectern.cli.connection import takes_connection
 from lectern.cli.console import console
 from lectern.cli.detect_anomaly import detect_anomaly
@@ -38,6 +39,7 @@ app = typer.Typer(
 app.command()(serve)
 app.command()(takes_connection(models))
 app.command()(takes_connection(classify))
+app.command()(takes_connection(classify_few_shot))
 app.command()(takes_connection(predict))
 app.command()(takes_connection(detect_anomaly))
 app.command(context_settings={"ignore_unknown_options": True})(takes_connection(act))  # numbers may begin with a minus
@@ -69,6 +71,7 @@ def options(
     lectern serve                      start a server on this machine
     lectern models                     what it serves, and how good each model is
     lectern classify cat.png dog.jpg   what is on these pictures
+    lectern classify-few-shot --help   which of some new classes, from a few examples of each
     lectern predict rows.csv           a number for each row of a table
     lectern detect-anomaly shoe.png    whether it looks unlike the training pictures
     lectern episode --out landing.gif  a flight to the moon, as an animation

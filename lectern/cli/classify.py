@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -18,6 +18,7 @@ from lectern.cli.output import check_files, fail, print_json, read, show
 
 if TYPE_CHECKING:
     from lectern.errors import LecternError
+    from lectern.v1.classify_pb2 import Classification
 
 IMAGES_PER_REQUEST = 256
 BYTES_PER_REQUEST = MAX_MESSAGE_BYTES - 1024 * 1024  # the rest is for what surrounds the images
@@ -55,21 +56,29 @@ def classify(
             try:
                 response = client.classify_image(images, model, version or answered_by.get("version", 0), top_k)
             except LecternError as error:
-                name_files(error, paths)
+                name_files(error, {"images": paths})
                 raise
             answered_by = {"model": response.model, "version": response.version}
-            answers += [
-                {
-                    "file": str(path),
-                    "classes": [
-                        {"label": c.label, "index": c.index, "probability": c.probability} for c in result.classes
-                    ],
-                }
-                for path, result in zip(paths, response.results, strict=True)
-            ]
+            answers += as_dicts(paths, response.results)
     if as_json:
         print_json({**answered_by, "results": answers})
         return
+    show_classes(answers)
+
+
+def as_dicts(paths: Sequence[Path], results: Sequence[Classification]) -> list[dict[str, Any]]:
+    """What JSON has of each file's classes."""
+    return [
+        {
+            "file": str(path),
+            "classes": [{"label": c.label, "index": c.index, "probability": c.probability} for c in result.classes],
+        }
+        for path, result in zip(paths, results, strict=True)
+    ]
+
+
+def show_classes(answers: list[dict[str, Any]]) -> None:
+    """Print a table for each file."""
     for answer in answers:
         show(Text(answer["file"], style="bold", no_wrap=True, overflow="ignore"))
         table = Table(box=None, show_header=False)
@@ -97,16 +106,19 @@ def batches(files: list[Path]) -> Iterator[tuple[list[Path], list[bytes]]]:
     yield paths, images
 
 
-def name_files(error: LecternError, paths: list[Path]) -> None:
+def name_files(error: LecternError, files: Mapping[str, Sequence[Path]]) -> None:
     """End with the names of the files that the server refused, if it refused any.
+
+    Args:
+        files: those that were sent, by the field of the request that held them.
 
     Raises:
         typer.Exit: it did.
     """
     refused = [
-        f"{paths[int(found[1])]}: {description}"
+        f"{files[found[1]][int(found[2])]}: {description}"
         for field, description in error.violations
-        if (found := re.match(r"images\[(\d+)\]", field))
+        if (found := re.match(r"(\w+)\[(\d+)\]", field)) and found[1] in files
     ]
     if refused:
         fail("\n  ".join(refused))

@@ -49,8 +49,8 @@ def check_shape(spec: TensorSpec, shape: Sequence[int], datatype: str, batched: 
             f"{field}.datatype", f"is {datatype or 'empty'!r}; {spec.name!r} takes {spec.datatype}"
         )
     wanted = (-1, *spec.shape) if batched else spec.shape
-    fits = len(shape) == len(wanted) and all(w in (-1, d) and d >= 0 for d, w in zip(shape, wanted, strict=True))
-    if not fits or (batched and shape[0] < 1):
+    # ONNX Runtime does not come back from some operators on an empty tensor, so none is let in.
+    if len(shape) != len(wanted) or not all(w in (-1, d) and d > 0 for d, w in zip(shape, wanted, strict=True)):
         raise InvalidArgument.field(f"{field}.shape", f"is {list(shape)}; {spec.name!r} takes {list(wanted)}")
 
 

@@ -23,11 +23,12 @@ class TritonPythonModel:
         self.session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
         self.inputs = [tensor["name"] for tensor in config["input"]]
         self.outputs = [tensor["name"] for tensor in config["output"]]
+        self.batches = config["max_batch_size"] > 0
 
     def execute(self, requests: list) -> list:  # type: ignore[type-arg]
         arrays = [[pb_utils.get_input_tensor_by_name(r, n).as_numpy() for n in self.inputs] for r in requests]
-        if len(arrays) == 1:
-            return [self._alone(arrays[0])]
+        if len(arrays) == 1 or not self.batches:
+            return [self._alone(a) for a in arrays]
         try:
             results = self._run([np.concatenate(column) for column in zip(*arrays, strict=True)])
         except Exception:  # one caller's input must not fail its neighbours

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from training.data import cifar10, covid, drawings, faces, fashion_mnist, fonts, mnist, printed_digits
+from training.data import cifar10, covid, drawings, faces, fashion_mnist, fonts, mnist, omniglot, printed_digits
 
 HERE = Path(__file__).parent
 PER_CLASS = 20
@@ -109,6 +109,31 @@ def drawing_classifier(each: int = 9) -> None:
     np.savez_compressed(HERE / "drawing_classifier.npz", images=images, labels=labels)
 
 
+def few_shot_classifier() -> None:
+    """60 training characters of the fonts, the same of the test fonts, 20 of Omniglot, and its first official run."""
+    drawn, written = fonts.load(lambda files, *_: files), omniglot.load()
+    arrays = {}
+    for name, glyphs, characters in (
+        ("fonts", drawn.train, 60),
+        ("test", drawn.test, 60),
+        ("omniglot", written.train, 20),
+    ):
+        few = glyphs.characters < characters
+        for part in ("images", "characters", "writers"):
+            arrays[f"{name}_{part}"] = getattr(glyphs, part)[few]
+    run = written.runs[0]
+    arrays |= {"support": run.support, "queries": run.queries, "answers": run.answers}
+    np.savez_compressed(HERE / "few_shot_classifier.npz", **arrays)
+
+
+def lifelong_classifier() -> None:
+    """300 training digits of MNIST."""
+    train = mnist.load().train
+    np.savez_compressed(
+        HERE / "lifelong_classifier.npz", images=train.images[:300], labels=train.labels[:300].astype(np.uint8)
+    )
+
+
 if __name__ == "__main__":
     anomaly_detector()
     image_classifier()
@@ -118,3 +143,5 @@ if __name__ == "__main__":
     garment_generator()
     style_translator()
     drawing_classifier()
+    few_shot_classifier()
+    lifelong_classifier()

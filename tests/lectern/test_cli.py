@@ -25,6 +25,10 @@ from lectern.cli.rows import RowsError, read_rows
 Run = Callable[..., subprocess.CompletedProcess[bytes]]
 FEATURES = ("AL", "cli", "ili", "cli.1")
 
+FEW_SHOT = pytest.mark.skipif(
+    not (EXPORTED / "few_shot_classifier").exists(), reason="few_shot_classifier is not trained yet"
+)
+
 
 def invoke(*arguments: object, stdin: bytes = b"", target: str = "127.0.0.1:1") -> subprocess.CompletedProcess[bytes]:
     command = [sys.executable, "-m", "lectern", *map(str, arguments)]
@@ -78,7 +82,19 @@ def test_help_loads_nothing_heavy() -> None:
 
 
 @pytest.mark.parametrize(
-    "command", ["serve", "models", "classify", "predict", "act", "episode", "console", "train", "token create"]
+    "command",
+    [
+        "serve",
+        "models",
+        "classify",
+        "classify-few-shot",
+        "predict",
+        "act",
+        "episode",
+        "console",
+        "train",
+        "token create",
+    ],
 )
 def test_each_command_explains_itself_by_example(command: str) -> None:
     done = invoke(*command.split(), "--help")
@@ -138,6 +154,39 @@ def test_a_file_that_is_no_image_is_named(run: Run, files: list[Path], tmp_path:
     text = tmp_path / "notes.txt"
     text.write_text("not an image")
     refused(run("classify", files[0], text), 1, f"error: {text}:")
+
+
+@pytest.fixture
+def letters(png: Callable[..., bytes], tmp_path: Path) -> tuple[Path, Path]:
+    """A folder with three examples of two classes, and another drawing of the second."""
+    bars = {"across": np.zeros((28, 28), np.uint8), "down": np.zeros((28, 28), np.uint8)}
+    bars["across"][12:15, 4:24], bars["down"][4:24, 12:15] = 255, 255
+    for label, drawing in bars.items():
+        (folder := tmp_path / "letters" / label).mkdir(parents=True)
+        for shift in range(3):
+            (folder / f"{shift}.png").write_bytes(png(np.roll(drawing, shift, (0, 1))))
+    (unknown := tmp_path / "unknown.png").write_bytes(png(255 - np.roll(bars["down"], -1, (0, 1))))
+    return tmp_path / "letters", unknown
+
+
+@FEW_SHOT
+@pytest.mark.parametrize("method", ["prototypes", "maml", "first-order-maml"])
+def test_new_classes_are_learned_from_folders(run: Run, letters: tuple[Path, Path], method: str) -> None:
+    support, unknown = letters
+    done = run("classify-few-shot", "--support", support, unknown, "--method", method, "--json")
+    assert done.returncode == 0, done.stderr
+    (result,) = json.loads(done.stdout)["results"]
+    assert (result["file"], result["classes"][0]["label"]) == (str(unknown), "down")
+
+
+@FEW_SHOT
+def test_examples_that_do_not_do_are_named(run: Run, letters: tuple[Path, Path], tmp_path: Path) -> None:
+    support, unknown = letters
+    refused(run("classify-few-shot", "--support", tmp_path / "none", unknown), 2, "none")
+    refused(run("classify-few-shot", "--support", support / "down", unknown), 2, "no folder of PNG")
+    refused(run("classify-few-shot", "--support", support, unknown, "--steps", 3), 1, "MAML methods only")
+    (bad := support / "down" / "9.png").write_text("not an image")
+    refused(run("classify-few-shot", "--support", support, unknown), 1, f"error: {bad}:")
 
 
 def test_a_missing_file_is_wrong_usage(run: Run, tmp_path: Path) -> None:

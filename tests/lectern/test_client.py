@@ -163,7 +163,7 @@ def test_clips_are_files_or_samples_with_a_rate() -> None:
 
 
 def test_support_is_examples_by_label() -> None:
-    request = requests.classify_few_shot({"cat": [b"1", b"2"], "dog": b"3"}, b"4", "", 0, 0)
+    request = requests.classify_few_shot({"cat": [b"1", b"2"], "dog": b"3"}, b"4", "", 0, 0, "maml", 3)
     assert [(example.label, example.image) for example in request.support] == [
         ("cat", b"1"),
         ("cat", b"2"),
@@ -182,7 +182,7 @@ def test_models_and_health(client: lectern.Client) -> None:
 
 def test_an_rpc_whose_models_are_to_come_is_unimplemented(client: lectern.Client) -> None:
     with pytest.raises(lectern.LecternError) as caught:
-        client.classify_few_shot({"a": b"1"}, b"2")
+        client.classify_text("a")
     assert caught.value.code() is grpc.StatusCode.UNIMPLEMENTED
 
 

@@ -19,7 +19,8 @@ from grpc_health.v1 import health_pb2
 from tritonclient.grpc import InferenceServerClient
 
 from lectern import Client, LecternError
-from tests.conftest import EXPORTED, Server, encode, serving
+from lectern.requests import FewShotMethod
+from tests.conftest import EXPORTED, ROOT, Server, encode, serving
 
 INSTALL_SECONDS = 300
 
@@ -95,6 +96,20 @@ def test_a_seed_draws_the_same_on_both(beside: Server, server: Server) -> None:
         assert [a.index for a in theirs] == [a.index for a in ours]
         flights = [[step.action.index for step in c.run_episode(5, max_steps=50)] for c in (remote, local)]
         assert flights[0] == flights[1]
+
+
+@pytest.mark.skipif(not (EXPORTED / "few_shot_classifier").exists(), reason="few_shot_classifier is not trained yet")
+@pytest.mark.parametrize("method", ["prototypes", "maml"])
+def test_graphs_without_a_batch_answer_alike(beside: Server, server: Server, method: FewShotMethod) -> None:
+    with np.load(ROOT / "tests" / "data" / "few_shot_classifier.npz") as file:
+        drawings = [encode(image) for image in file["test_images"][:200]]
+    support = {str(i): drawings[10 * i : 10 * i + i + 1] for i in range(6)}
+    answers = []
+    for target in (beside.target, server.target):
+        with Client(target) as client:
+            results = client.classify_few_shot(support, drawings[100:110], method=method).results
+        answers.append([[c.probability for c in sorted(r.classes, key=lambda c: c.index)] for r in results])
+    np.testing.assert_allclose(answers[0], answers[1], atol=1e-4)
 
 
 def test_streams_pass_through(beside: Server, photos: np.ndarray) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -110,7 +110,6 @@ def round_to_half(module: torch.nn.Module) -> torch.nn.Module:
 
 
 def _export(graph: Graph) -> onnx.ModelProto:
-    batch = torch.export.Dim.DYNAMIC
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -122,20 +121,29 @@ def _export(graph: Graph) -> onnx.ModelProto:
             input_names=list(graph.inputs),
             output_names=list(graph.outputs),
             dynamic_shapes=tuple(
-                {0: batch, **dict.fromkeys(graph.dynamic_axes.get(name, ()), batch)} for name in graph.inputs
+                dict.fromkeys(axes, torch.export.Dim.DYNAMIC) for axes in _varying_axes(graph).values()
             ),
             verbose=False,
         )
     assert program is not None
     model = program.model_proto
     _strip(model)
-    _name_batch_axes(model)
+    _check_varying_axes(model, graph)
     store_exact_halves(model)
     onnx.checker.check_model(model, full_check=True)
     return model
 
 
+def _varying_axes(graph: Graph) -> dict[str, tuple[int, ...]]:
+    """By input, the axes whose length may vary, the batch's included."""
+    batch = (0,) if graph.max_batch_size else ()
+    return {name: (*batch, *graph.dynamic_axes.get(name, ())) for name in graph.inputs}
+
+
 def _variations(graph: Graph) -> Iterator[dict[str, Tensor]]:
+    if not graph.max_batch_size:
+        yield from (graph.inputs, *graph.further_inputs)
+        return
     yield {name: value[:1] for name, value in graph.inputs.items()}
     yield graph.inputs
     yield {name: torch.cat([value.flip(0)] * LARGE_BATCH_FACTOR) for name, value in graph.inputs.items()}
@@ -149,22 +157,42 @@ def _variations(graph: Graph) -> Iterator[dict[str, Tensor]]:
 
 def _strip(model: onnx.ModelProto) -> None:
     """Drop the exporter's notes: they hold source paths and double the size of small graphs."""
-    del model.metadata_props[:], model.graph.metadata_props[:], model.graph.value_info[:]
-    model.doc_string = model.graph.doc_string = ""
-    for node in model.graph.node:
-        del node.metadata_props[:]
-        node.doc_string = ""
-    for value in (*model.graph.input, *model.graph.output):
+    del model.metadata_props[:]
+    model.doc_string = ""
+    for function in model.functions:
+        del function.metadata_props[:], function.value_info[:]
+        _strip_nodes(function.node)
+    _strip_graph(model.graph)
+
+
+def _strip_graph(graph: onnx.GraphProto) -> None:
+    del graph.metadata_props[:], graph.value_info[:]
+    graph.doc_string = ""
+    for value in (*graph.input, *graph.output):
         del value.metadata_props[:]
         value.doc_string = ""
-    for tensor in model.graph.initializer:
+    for tensor in graph.initializer:
         del tensor.metadata_props[:]
         tensor.doc_string = ""
+    _strip_nodes(graph.node)
 
 
-def _name_batch_axes(model: onnx.ModelProto) -> None:
+def _strip_nodes(nodes: Iterable[onnx.NodeProto]) -> None:
+    for node in nodes:
+        del node.metadata_props[:]
+        node.doc_string = ""
+        for attribute in node.attribute:
+            if attribute.HasField("g"):  # the body of a loop
+                _strip_graph(attribute.g)
+
+
+def _check_varying_axes(model: onnx.ModelProto, graph: Graph) -> None:
+    """See that no example's size is burned in, and call the batch axes `batch`."""
+    axes = _varying_axes(graph)
     for value in (*model.graph.input, *model.graph.output):
-        first = value.type.tensor_type.shape.dim[0]
-        if first.HasField("dim_value"):
-            raise ExportError(f"{value.name}: the example's batch size {first.dim_value} is burned into the graph")
-        first.dim_param = "batch"
+        dimensions = value.type.tensor_type.shape.dim
+        for axis in axes.get(value.name, (0,)):
+            if dimensions[axis].HasField("dim_value"):
+                raise ExportError(f"{value.name}: the example's {dimensions[axis].dim_value} is burned in, axis {axis}")
+        if graph.max_batch_size:
+            dimensions[0].dim_param = "batch"

@@ -99,7 +99,7 @@ def _stage(
 
 
 def triton_config(name: str, graph: Graph, path: Path, served: int = 1) -> model_config_pb2.ModelConfig:
-    """The Triton ModelConfig of an exported graph, with dynamic batching; the latest `served` versions answer."""
+    """The Triton ModelConfig of an exported graph; its latest `served` versions answer, batched if it has a batch."""
     model = onnx.load(path, load_external_data=False)
     config = model_config_pb2.ModelConfig(
         name=name,
@@ -112,9 +112,11 @@ def triton_config(name: str, graph: Graph, path: Path, served: int = 1) -> model
     if served > 1:
         config.version_policy.latest.num_versions = served
     for value in model.graph.input:
-        config.input.add(name=value.name, data_type=_triton_type(value), dims=_item_shape(value))
+        config.input.add(name=value.name, data_type=_triton_type(value), dims=_item_shape(value, graph))
     for value in model.graph.output:
-        config.output.add(name=value.name, data_type=_triton_type(value), dims=_item_shape(value))
+        config.output.add(name=value.name, data_type=_triton_type(value), dims=_item_shape(value, graph))
+    if not graph.max_batch_size:
+        return config
     # No queue policy: with one, Triton 2.51 leaves queued requests waiting for 500 ms (measured; docs/benchmarks). The
     # embedded engine bounds its queue all the same.
     config.dynamic_batching.max_queue_delay_microseconds = 0
@@ -125,9 +127,10 @@ def _triton_type(value: onnx.ValueInfoProto) -> int:
     return TRITON_TYPES[value.type.tensor_type.elem_type]
 
 
-def _item_shape(value: onnx.ValueInfoProto) -> list[int]:
-    """Dimensions after the batch; -1 where the length varies."""
-    return [d.dim_value if d.HasField("dim_value") else -1 for d in value.type.tensor_type.shape.dim[1:]]
+def _item_shape(value: onnx.ValueInfoProto, graph: Graph) -> list[int]:
+    """Dimensions, after the batch if there is one; -1 where the length varies."""
+    dimensions = value.type.tensor_type.shape.dim[1 if graph.max_batch_size else 0 :]
+    return [d.dim_value if d.HasField("dim_value") else -1 for d in dimensions]
 
 
 def _place(staged: Path, model: Path, version: int) -> None:

@@ -1,0 +1,65 @@
+"""Functions that take gradients inside, as graphs of plain operators, which ONNX can hold."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+from torch._decomp import core_aten_decompositions
+from torch.fx import GraphModule
+from torch.fx.experimental.proxy_tensor import make_fx
+
+aten = torch.ops.aten
+
+
+def trace_gradients(function: Callable[..., object], inputs: tuple[Tensor, ...]) -> GraphModule:
+    """Trace `function`, which may use `torch.func.grad`, with every derivative written out.
+
+    Lengths of axes stay variables unless they are 0 or 1 in `inputs`. Tensors that are the same object are traced as
+    one, so pass each input as a tensor of its own.
+    """
+    decompositions = core_aten_decompositions() | {aten.convolution_backward.default: _convolution_backward}
+    tracer = make_fx(function, decomposition_table=decompositions, tracing_mode="symbolic", _allow_non_fake_inputs=True)
+    traced = tracer(*inputs)
+    traced.graph.eliminate_dead_code()
+    traced.recompile()
+    return traced
+
+
+def _convolution_backward(
+    gradient: Tensor,
+    x: Tensor,
+    weight: Tensor,
+    bias_sizes: Sequence[int] | None,
+    stride: Sequence[int],
+    padding: Sequence[int],
+    dilation: Sequence[int],
+    transposed: bool,
+    output_padding: Sequence[int],
+    groups: int,
+    wanted: tuple[bool, bool, bool],
+) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+    """`aten.convolution_backward` by convolutions; of a plain convolution of images, without groups."""
+    assert not transposed
+    assert groups == 1
+    axes = range(x.dim() - 2)
+    of_x = of_weight = of_bias = None
+    if wanted[0]:
+        # What a strided convolution did not reach at the far end.
+        covered = [
+            (gradient.shape[2 + i] - 1) * stride[i] - 2 * padding[i] + dilation[i] * (weight.shape[2 + i] - 1) + 1
+            for i in axes
+        ]
+        rest = [int(x.shape[2 + i] - covered[i]) for i in axes]
+        of_x = aten.convolution(gradient, weight, None, stride, padding, dilation, True, rest, 1)
+    if wanted[1]:
+        # Examples and channels change places; stride and dilation too.
+        swapped = x.transpose(0, 1), gradient.transpose(0, 1)
+        of_weight = aten.convolution(*swapped, None, dilation, padding, stride, False, [0] * len(axes), 1)
+        of_weight = of_weight.transpose(0, 1)
+        for i in axes:
+            of_weight = of_weight.narrow(2 + i, 0, weight.shape[2 + i])
+    if wanted[2]:
+        of_bias = gradient.sum([0, *(2 + i for i in axes)])
+    return of_x, of_weight, of_bias
