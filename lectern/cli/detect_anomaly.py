@@ -62,7 +62,7 @@ def detect_anomaly(
                     include_heat_map="heat_map" in targets,
                 )
             except LecternError as error:
-                name_files(error, paths)
+                name_files(error, {"images": paths})
                 raise
             answered_by = {"model": response.model, "version": response.version}
             results += response.results

@@ -21,6 +21,7 @@ from PIL import Image
 
 import lectern
 from lectern.cli.rows import RowsError, read_rows
+from tests.conftest import EXPORTED
 
 Run = Callable[..., subprocess.CompletedProcess[bytes]]
 FEATURES = ("AL", "cli", "ili", "cli.1")
