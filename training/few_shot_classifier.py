@@ -13,7 +13,6 @@ inner loop is a loop of the ONNX graph, of as many steps as a request asks for.
 from __future__ import annotations
 
 import copy
-import io
 import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -24,7 +23,6 @@ import numpy as np
 import torch
 from lightning.fabric import Fabric
 from numpy.typing import NDArray
-from PIL import Image
 from torch import Tensor, nn
 from torch.func import functional_call, grad
 from torch.nn import functional as F
@@ -36,7 +34,7 @@ from training.data import fonts, omniglot
 from training.data.fonts import Glyphs
 from training.data.omniglot import OneShotRun
 from training.episodes import Episode, EpisodeSampler, fixed_episodes
-from training.evaluate import Track
+from training.evaluate import Track, png
 from training.export.gradients import trace_gradients
 from training.export.onnx import round_to_half
 from training.recipe import Graph, Trained
@@ -289,8 +287,11 @@ def evaluate(client: Client, track: Track) -> tuple[Metric, ...]:
 
     def answer(method: FewShotMethod, episode: Episode) -> NDArray[np.int64]:
         # The server sorts labels, so their order is that of the classes.
-        support = {f"{label:02d}": _png(image) for label, image in zip(episode.labels, episode.support, strict=True)}
-        response = client.classify_few_shot(support, [_png(q) for q in episode.queries], top_k=1, method=method)
+        # Dark ink on white, as on paper.
+        support = {
+            f"{label:02d}": png(255 - image) for label, image in zip(episode.labels, episode.support, strict=True)
+        }
+        response = client.classify_few_shot(support, [png(255 - q) for q in episode.queries], top_k=1, method=method)
         return np.array([result.classes[0].index for result in response.results])
 
     return tuple(m for method in METHODS for m in measure(method, tests, track, partial(answer, method)))
@@ -488,10 +489,3 @@ def graphs_of(models: dict[FewShotMethod, nn.Module], glyphs: Glyphs, steps: int
 
 def _track(run: Run, method: str, items: Iterable[Any], total: int) -> Iterable[Any]:
     return run.track(items, f"{run.name} test {method}", total)
-
-
-def _png(drawing: NDArray[np.uint8]) -> bytes:
-    """Dark ink on white, as on paper."""
-    buffer = io.BytesIO()
-    Image.fromarray(255 - drawing).save(buffer, "PNG")
-    return buffer.getvalue()

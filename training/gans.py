@@ -27,7 +27,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from lectern.client import Client
 from lectern.noise import noise
-from training.evaluate import Track
+from training.evaluate import Track, png
 from training.export.onnx import round_to_half
 from training.run import Run
 
@@ -319,10 +319,3 @@ def rows_to_png(*rows: NDArray[np.uint8]) -> bytes:
     """A PNG file of rows of images uint8 [N, S, S, channels], one row below the other."""
     sheet = np.concatenate([np.concatenate(list(row), axis=1) for row in rows])
     return png(sheet if sheet.shape[2] == 3 else sheet[:, :, 0])
-
-
-def png(image: NDArray[np.uint8]) -> bytes:
-    """A PNG file of uint8 [H, W, 3] or, grey, [H, W]."""
-    buffer = io.BytesIO()
-    Image.fromarray(image).save(buffer, "PNG")
-    return buffer.getvalue()

@@ -28,7 +28,7 @@ from training.continual import METHODS, Regulariser
 from training.data import mnist
 from training.data.idx import Split
 from training.data.mnist import Mnist
-from training.evaluate import Track
+from training.evaluate import Track, png
 from training.export.onnx import round_to_half
 from training.recipe import Figure, Graph, Trained
 from training.run import Run, device_name
@@ -254,7 +254,7 @@ def evaluate(client: Client, track: Track) -> tuple[Metric, ...]:
     starts = range(0, len(test), SERVED_BATCH)
     for task in range(TASKS):
         images, labels = ROTATIONS.task(test, task)
-        batches = ([_png(image.numpy()[..., 0]) for image in images[s : s + SERVED_BATCH]] for s in starts)
+        batches = ([png(image.numpy()[..., 0]) for image in images[s : s + SERVED_BATCH]] for s in starts)
         stream = client.stream_classify_image(batches, model="lifelong_classifier", top_k=1, timeout=EVALUATION_SECONDS)
         answers = track(stream, len(starts))
         found = [result.classes[0].index for answer in answers for result in answer.results]
@@ -435,10 +435,4 @@ def plot(found: dict[str, Learned]) -> bytes:
     panels[1].legend(fontsize=8)
     buffer = io.BytesIO()
     picture.savefig(buffer, format="png", dpi=110)
-    return buffer.getvalue()
-
-
-def _png(image: NDArray[np.uint8]) -> bytes:
-    buffer = io.BytesIO()
-    Image.fromarray(image).save(buffer, "PNG")
     return buffer.getvalue()

@@ -26,9 +26,9 @@ from lectern.client import Client
 from training.data import mnist, printed_digits
 from training.data.idx import Split
 from training.data.printed_digits import PrintedDigits
-from training.evaluate import Track
+from training.evaluate import Track, png
 from training.export.onnx import round_to_half
-from training.gans import averaged, png, rows_to_png, step
+from training.gans import averaged, rows_to_png, step
 from training.recipe import Figure, Graph, Trained
 from training.run import Run, device_name
 
