@@ -17,6 +17,7 @@ from tritonclient.grpc import model_config_pb2
 from lectern.card import Card
 from lectern.v1 import model_pb2
 from lectern.v1.model_pb2_grpc import ModelServiceStub
+from services.server.settings import CAPABILITIES
 from tests.conftest import ROOT, serving
 from training.data.fetch import sha256_file
 from training.main import RECIPES, UNSHIPPED_RECIPES
@@ -54,6 +55,8 @@ def test_fast_run_trains_exports_and_serves(tmp_path: Path, name: str) -> None:
         assert all(v.type.tensor_type.shape.dim[0].dim_param == "batch" for v in (*graph.input, *graph.output))
     is_image = graph.output[0].type.tensor_type.elem_type == onnx.TensorProto.UINT8
     assert card.parity.max_abs_diff <= (1 if is_image else 1e-4)  # one level of 256 is a matter of rounding
+    if card.capability not in CAPABILITIES:  # its first model is still to be trained
+        return
     with serving(tmp_path, repository=output) as server, grpc.insecure_channel(server.target) as channel:
         (model,) = ModelServiceStub(channel).ListModels(model_pb2.ListModelsRequest(), timeout=10).models
         assert (model.name, model.versions[0].state) == (name, model_pb2.MODEL_STATE_READY)
