@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 import grpc
@@ -101,6 +102,20 @@ def channel(server: Server) -> Iterator[grpc.Channel]:
 def repository(tmp_path: Path) -> Path:
     """A copy of the committed models that a test may damage."""
     return Path(shutil.copytree(EXPORTED, tmp_path / "exported"))
+
+
+@pytest.fixture(scope="session")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """A repository that holds the named model, trained on its sliver, once for all tests."""
+    directory = tmp_path_factory.mktemp("trained")
+
+    @cache
+    def train(name: str) -> Path:
+        command = [sys.executable, "-m", "lectern", "train", name, "--fast", "--output", str(directory / name)]
+        subprocess.run(command, check=True, cwd=ROOT, timeout=300, env=os.environ | {"LECTERN_CACHE": str(directory)})
+        return directory / name
+
+    return train
 
 
 @pytest.fixture(scope="session")
