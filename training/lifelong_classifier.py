@@ -54,11 +54,11 @@ class Settings:
             best on the validation split, after learning `trial` images of each task.
     """
 
-    filters: int = 200
-    active: int = 100
+    filters: int = 1200
+    active: int = 200
     epochs: int = 2
-    batch_size: int = 64
-    learning_rate: float = 50.0
+    batch_size: int = 128
+    learning_rate: float = 100.0
     examples: int = 1000
     strengths: tuple[tuple[str, float], ...] = (
         ("EWC", 20.0),
