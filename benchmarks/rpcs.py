@@ -136,8 +136,8 @@ def report(lines: list[str], seconds: float) -> str:
             "",
             f"Written by `make bench` on {os.cpu_count()} cores ({platform.system()}, Python "
             f"{platform.python_version()}, grpcio {grpc.__version__}, ONNX Runtime {onnxruntime.__version__}): the "
-            f"committed models in one process, {CALLERS} callers on the same cores by h2load, {seconds:g} s each. Images "
-            "come as PNG files, and pictures go as such. Every answer was OK by the server's own count.",
+            f"committed models in one process, {CALLERS} callers on the same cores by h2load, {seconds:g} s each. "
+            "Images come as PNG files, and pictures go as such. Every answer was OK by the server's own count.",
             "",
             "| RPC | requests/s | p50 ms | p99 ms | CPU s per 1,000 |",
             "| --- | --- | --- | --- | --- |",
