@@ -1,4 +1,4 @@
-"""Search for the likeliest continuation, in torch and without a cache: the reference that the served search must match."""
+"""Search for the likeliest continuation, in torch and without a cache: what the served search must match."""
 
 from __future__ import annotations
 

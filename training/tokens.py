@@ -1,5 +1,5 @@
-"""Tokenizers: byte-pair encodings (Sennrich et al., "Neural Machine Translation of Rare Words with Subword Units", 2016)
-in the library `tokenizers`, which training and services both use."""
+"""Tokenizers: byte-pair encodings (Sennrich et al., "Neural Machine Translation of Rare Words with Subword Units",
+2016) in the library `tokenizers`, which training and services both use."""
 
 from __future__ import annotations
 
@@ -8,13 +8,14 @@ from collections.abc import Iterable
 from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 
 PADDING, UNKNOWN, START, END = SPECIAL = ("<pad>", "<unk>", "<s>", "</s>")
+PADDING_ID, UNKNOWN_ID, START_ID, END_ID = range(len(SPECIAL))
 CHARACTERS = 3400  # Chinese characters that get a token, the commonest first; a rarer one is unknown
 
 
 def byte_pair_encoding(
     texts: Iterable[str], vocabulary: int, *, lowercase: bool = False, ends: bool = True
 ) -> Tokenizer:
-    """Learn a vocabulary of so many tokens at most. Padding has id 0; `ends` marks each text's end.
+    """Learn a vocabulary of so many tokens at most. `ends` marks each text's end.
 
     Texts come into Unicode's composed form. Punctuation and digits stay alone; a space belongs to the word after it.
     """
@@ -42,7 +43,5 @@ def byte_pair_encoding(
     )
     tokenizer.train_from_iterator(texts, trainer)
     if ends:
-        tokenizer.post_processor = processors.TemplateProcessing(
-            single=f"$A {END}", special_tokens=[(END, tokenizer.token_to_id(END))]
-        )
+        tokenizer.post_processor = processors.TemplateProcessing(single=f"$A {END}", special_tokens=[(END, END_ID)])
     return tokenizer

@@ -11,12 +11,12 @@ extends every sequence of a batch by a token, whatever its length (docs/runtime.
 from __future__ import annotations
 
 import json
-import random
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
-from sacrebleu.metrics import BLEU
+from sacrebleu.metrics.bleu import BLEU
 from tokenizers import Tokenizer
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -30,8 +30,17 @@ from training.evaluate import Track
 from training.export.onnx import round_to_bytes
 from training.recipe import Graph, Trained
 from training.run import Run, device_name
-from training.tokens import END, START, byte_pair_encoding
-from training.transformer import Layer, Past, filled_bias, positions
+from training.tokens import END_ID, START_ID, UNKNOWN_ID, byte_pair_encoding
+from training.transformer import (
+    MASKED,
+    Layer,
+    Past,
+    SequenceDropout,
+    causal_bias,
+    filled_bias,
+    positions,
+    stack,
+)
 
 TARGETS = {"bleu": 20.0, "bleu_everyday": 25.0, "bleu_bible": 12.0, "bleu_help": 12.0}
 CANDIDATES = 9  # of each sequence and step: enough for eight beams, one of which may end
@@ -51,7 +60,7 @@ class Settings:
         bpe_dropout: share of merges that are left out.
     """
 
-    epochs: int = 26
+    epochs: int = 18
     batch_tokens: int = 4096
     everyday_weight: int = 2
     width: int = 256
@@ -61,7 +70,7 @@ class Settings:
     source_vocabulary: int = 6000
     target_vocabulary: int = 6000
     bpe_dropout: float = 0.1
-    dropout: float = 0.2
+    dropout: float = 0.15
     label_smoothing: float = 0.1
     peak_learning_rate: float = 1.5e-3
     weight_decay: float = 0.01
@@ -73,9 +82,12 @@ FAST = Settings(epochs=2, batch_tokens=1024, width=32, heads=2, hidden=64, layer
 
 
 class Translator(nn.Module):
-    """Token ids [N, S] of English and [N, T] of Chinese so far -> logits float32 [N, T, vocabulary] of what follows."""
+    """Token ids [N, S] of English and [N, T] of Chinese so far -> features [N, T, width], of which `logits` makes the
+    logits [.., vocabulary] of what follows each place."""
 
     places: Tensor
+    encoder: Sequence[Layer]
+    decoder: Sequence[Layer]
 
     def __init__(self, settings: Settings, source_vocabulary: int, target_vocabulary: int) -> None:
         super().__init__()
@@ -83,10 +95,10 @@ class Translator(nn.Module):
         self.scale = width**0.5
         self.source = nn.Embedding(source_vocabulary, width)
         self.target = nn.Embedding(target_vocabulary, width)  # and, transposed, the output layer
-        self.encoder = nn.ModuleList(Layer(width, heads, hidden, dropout) for _ in range(settings.layers))
-        self.decoder = nn.ModuleList(Layer(width, heads, hidden, dropout, memory=True) for _ in range(settings.layers))
+        self.encoder = stack(Layer(width, heads, hidden, dropout) for _ in range(settings.layers))
+        self.decoder = stack(Layer(width, heads, hidden, dropout, memory=True) for _ in range(settings.layers))
         self.encoder_norm, self.decoder_norm = nn.LayerNorm(width), nn.LayerNorm(width)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = SequenceDropout(dropout)
         self.register_buffer("places", positions(LONGEST, width))
         for parameter in self.parameters():
             if parameter.dim() > 1:
@@ -107,14 +119,15 @@ class Translator(nn.Module):
         return memory
 
     def decode(self, memory: Tensor, lengths: Tensor, target: Tensor) -> Tensor:
-        bias = filled_bias(lengths, memory.shape[1])
+        causal, filled = causal_bias(target.shape[1], target.device), filled_bias(lengths, memory.shape[1])
         x = self.dropout(self.target(target) * self.scale + self.places[: target.shape[1]])
         for layer in self.decoder:
-            x = layer(x, causal=True, memory=memory, memory_bias=bias)
-        return self.logits(x)
+            x = layer(x, causal, memory, filled)
+        features: Tensor = self.decoder_norm(x)
+        return features
 
-    def logits(self, x: Tensor) -> Tensor:
-        return F.linear(self.decoder_norm(x), self.target.weight)
+    def logits(self, features: Tensor) -> Tensor:
+        return F.linear(features, self.target.weight)
 
 
 class Encoder(nn.Module):
@@ -137,10 +150,9 @@ class Step(nn.Module):
     likeliest next tokens, the new keys and values [N, H, 1, D], and what the last layer looked at [N, S].
     """
 
-    def __init__(self, net: Translator, unknown: int) -> None:
+    def __init__(self, net: Translator) -> None:
         super().__init__()
         self.net = net
-        self.unknown = unknown
 
     def forward(self, tokens: Tensor, length: Tensor, memory_length: Tensor, *caches: Tensor) -> tuple[Tensor, ...]:
         net, layers = self.net, len(self.net.decoder)
@@ -154,15 +166,21 @@ class Step(nn.Module):
             looked_up = Past(memory[2 * i], memory[2 * i + 1], memory_bias)
             x, keys, values, weights = layer.step(x, before, looked_up)
             new += (keys, values)
-        scores, ids = likeliest(net.logits(x)[:, 0], self.unknown)
+        assert weights is not None
+        scores, ids = likeliest(net.logits(net.decoder_norm(x[:, 0])))
         return scores, ids, weights.mean(1)[:, 0], *new
 
 
-def likeliest(logits: Tensor, unknown: int) -> tuple[Tensor, Tensor]:
+def likeliest(logits: Tensor) -> tuple[Tensor, Tensor]:
     """Log-probabilities and ids of the CANDIDATES likeliest tokens, the best first; never the unknown one."""
-    logits = torch.cat([logits[:, :unknown], torch.full_like(logits[:, :1], -1e9), logits[:, unknown + 1 :]], dim=1)
-    scores, ids = logits.log_softmax(1).topk(CANDIDATES)
+    scores, ids = without_unknown(logits).log_softmax(1).topk(CANDIDATES)
     return scores, ids
+
+
+def without_unknown(logits: Tensor) -> Tensor:
+    """Logits [N, vocabulary] with no chance for the unknown token."""
+    before, after = logits[:, :UNKNOWN_ID], logits[:, UNKNOWN_ID + 1 :]
+    return torch.cat([before, torch.full_like(logits[:, :1], MASKED), after], dim=1)
 
 
 def train(run: Run) -> Trained:
@@ -182,7 +200,7 @@ def train(run: Run) -> Trained:
         capability="translate",
         task="machine translation",
         description="A small Transformer that translates English sentences into Traditional Chinese.",
-        graphs=graphs(net, target.token_to_id("<unk>")),
+        graphs=graphs(net),
         preprocessing=TranslationPreprocessing(source="english.json", target="chinese.json", max_tokens=LONGEST),
         assets={"english.json": source.to_str().encode(), "chinese.json": target.to_str().encode()},
         decision={"beam_size": BEAM, "length_penalty": LENGTH_PENALTY},
@@ -241,14 +259,12 @@ def samples(pairs: Sequence[Pair], found: Sequence[str]) -> Table:
     chosen = []
     for domain in DOMAINS:
         mine = [(p, f) for p, f in zip(pairs, found, strict=True) if p.domain == domain and len(p.english) < 120]
-        chosen += random.Random(0).sample(mine, min(3, len(mine)))
+        chosen += [mine[int(i)] for i in np.random.default_rng(0).permutation(len(mine))[:3]]
     rows = tuple((p.english, p.chinese, f) for p, f in chosen)
     return Table(title="Test sentences", columns=("English", "reference", "translation"), rows=rows)
 
 
-def fit(
-    run: Run, settings: Settings, data: Parallel, source: Tokenizer, target: Tokenizer
-) -> tuple[Translator, str]:
+def fit(run: Run, settings: Settings, data: Parallel, source: Tokenizer, target: Tokenizer) -> tuple[Translator, str]:
     """Train on the train split; the validation split is only watched. Returns the network and the device's name."""
     fabric = run.fabric("bf16-mixed")
     net = Translator(settings, source.get_vocab_size(), target.get_vocab_size())
@@ -261,19 +277,17 @@ def fit(
         eps=1e-9,
         fused=True,
     )
-    # The number of batches varies a little with the cuts, so the rate follows the share of epochs that is done.
-    progress = Progress()
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda _: rate(progress.done, settings.warm_up))
     model, optimizer = fabric.setup(net, optimizer)
-    state = {"model": model, "optimizer": optimizer, "schedule": schedule}
+    state = {"model": model, "optimizer": optimizer}
     validation = batches(data.validation, source, target, settings, seed=None)
     for epoch in run.epochs(fabric, settings.epochs, state, settings):
         model.train()
         total, tokens = 0.0, 0
         cut = batches(data.train, source, target, settings, seed=run.seed + 1000 * epoch)
         for i, batch in enumerate(run.track(cut, f"{run.name} epoch {epoch + 1}/{settings.epochs}", len(cut))):
-            progress.done = (epoch + i / len(cut)) / settings.epochs
-            schedule.step()
+            done = (epoch + i / len(cut)) / settings.epochs
+            for group in optimizer.param_groups:
+                group["lr"] = settings.peak_learning_rate * rate(done, settings.warm_up)
             loss = batch_loss(model, fabric.to_device(batch), settings.label_smoothing)
             optimizer.zero_grad(set_to_none=True)
             fabric.backward(loss)
@@ -282,13 +296,6 @@ def fit(
             total, tokens = total + float(loss.detach()) * batch.tokens, tokens + batch.tokens
         run.log(epoch=epoch + 1, loss=total / tokens, validation_loss=mean_loss(model, validation, fabric.device))
     return net.eval().cpu(), device_name(fabric)
-
-
-@dataclass
-class Progress:
-    """The share of training that is done."""
-
-    done: float = 0.0
 
 
 def rate(done: float, warm_up: float) -> float:
@@ -314,9 +321,11 @@ class Batch:
 
 def batch_loss(model: nn.Module, batch: Batch, label_smoothing: float = 0.0) -> Tensor:
     """Mean negative log-likelihood of a token, in nats."""
-    logits = model(batch.source, batch.lengths, batch.target[:, :-1])
     wanted = batch.target[:, 1:]
-    return F.cross_entropy(logits.float().flatten(0, 1), wanted.flatten(), ignore_index=0, label_smoothing=label_smoothing)
+    counted = wanted != 0
+    features = model(batch.source, batch.lengths, batch.target[:, :-1])[counted]
+    weight = next(p for name, p in model.named_parameters() if name.endswith("target.weight"))
+    return F.cross_entropy(F.linear(features, weight).float(), wanted[counted], label_smoothing=label_smoothing)
 
 
 @torch.no_grad()
@@ -330,14 +339,13 @@ def batches(
     pairs: Sequence[Pair], source: Tokenizer, target: Tokenizer, settings: Settings, seed: int | None
 ) -> list[Batch]:
     """Batches of sentences of similar length. With a seed, as training has them: shuffled, and cut by chance."""
-    order = random.Random(seed)
+    order = np.random.default_rng(seed)
     if seed is not None:
         pairs = [p for p in pairs for _ in range(settings.everyday_weight if p.domain == "everyday" else 1)]
     english, chinese = parallel.texts(pairs)
     dropout = None if seed is None else settings.bpe_dropout
-    start, end = target.token_to_id(START), target.token_to_id(END)
     sources = [ids[:LONGEST] for ids in encode(source, english, dropout)]
-    targets = [[start, *ids[: LONGEST - 2], end] for ids in encode(target, chinese, dropout)]
+    targets = [[START_ID, *ids[: LONGEST - 2], END_ID] for ids in encode(target, chinese, dropout)]
     # Lengths are compared in steps, so that sentences of a step come together in another way in each epoch.
     keys = [(-(-len(t) // 4), -(-len(s) // 4), order.random()) for s, t in zip(sources, targets, strict=True)]
     batch: list[int] = []
@@ -349,8 +357,7 @@ def batches(
             batch = []
         batch.append(i)
     found.append(padded([sources[j] for j in batch], [targets[j] for j in batch]))
-    order.shuffle(found)
-    return found
+    return [found[int(i)] for i in order.permutation(len(found))]
 
 
 def encode(tokenizer: Tokenizer, texts: Sequence[str], dropout: float | None) -> Iterator[list[int]]:
@@ -372,9 +379,7 @@ def padded(sources: Sequence[list[int]], targets: Sequence[list[int]]) -> Batch:
     return Batch(pad(sources, 0), torch.tensor([[len(row)] for row in sources]), pad(targets, 1))
 
 
-def translations(
-    run: Run, net: Translator, source: Tokenizer, target: Tokenizer, pairs: Sequence[Pair]
-) -> list[str]:
+def translations(run: Run, net: Translator, source: Tokenizer, target: Tokenizer, pairs: Sequence[Pair]) -> list[str]:
     """The best translation of each sentence by beam search in torch."""
     found: dict[int, str] = {}
     sources = list(encode(source, [p.english for p in pairs], None))
@@ -393,15 +398,14 @@ def beams(net: Translator, target: Tokenizer, sources: Sequence[list[int]]) -> l
         memory = net.encode(batch.source, batch.lengths)
 
     def next_tokens(rows: Tensor, prefixes: Tensor) -> Tensor:
-        logits = net.decode(memory[rows], batch.lengths[rows], prefixes)[:, -1]
-        logits[:, target.token_to_id("<unk>")] = -1e9
-        return logits.log_softmax(1)
+        features = net.decode(memory[rows], batch.lengths[rows], prefixes)[:, -1]
+        return without_unknown(net.logits(features)).log_softmax(1)
 
     found = beam_search(
         next_tokens,
         len(sources),
-        start=target.token_to_id(START),
-        end=target.token_to_id(END),
+        start=START_ID,
+        end=END_ID,
         size=BEAM,
         length_penalty=LENGTH_PENALTY,
         longest=[longest(len(s)) for s in sources],
@@ -414,7 +418,7 @@ def longest(source_tokens: int) -> int:
     return min(LONGEST - 1, 2 * source_tokens + 10)
 
 
-def graphs(net: Translator, unknown: int) -> dict[str, Graph]:
+def graphs(net: Translator) -> dict[str, Graph]:
     """The encoder, and a step of the decoder."""
     layers, n, size = len(net.decoder), 3, 12
     heads, width = net.decoder[0].attention.heads, net.source.embedding_dim
@@ -437,10 +441,10 @@ def graphs(net: Translator, unknown: int) -> dict[str, Graph]:
             max_batch_size=MAX_STEP_BATCH,
         ),
         "step": Graph(
-            Step(net, unknown),
+            Step(net),
             inputs,
             ("scores", "ids", "attention", *(f"new_{name}" for name in names)),
-            dynamic_axes={name: (2,) for name in (*names, *memory_names)},
+            dynamic_axes=dict.fromkeys((*names, *memory_names), (2,)),
             max_batch_size=MAX_STEP_BATCH,
             tolerance=2e-4,
         ),

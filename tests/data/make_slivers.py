@@ -8,7 +8,18 @@ from pathlib import Path
 
 import numpy as np
 
-from training.data import cifar10, covid, drawings, faces, fashion_mnist, fonts, mnist, omniglot, parallel, printed_digits
+from training.data import (
+    cifar10,
+    covid,
+    drawings,
+    faces,
+    fashion_mnist,
+    fonts,
+    mnist,
+    omniglot,
+    parallel,
+    printed_digits,
+)
 
 HERE = Path(__file__).parent
 PER_CLASS = 20
@@ -61,7 +72,9 @@ def translator_en_zh(pairs: int = 300) -> None:
     by_domain = [[p for p in train if p.domain == d and len(p.english) < 60] for d in parallel.DOMAINS]
     chosen = [domain[i * (len(domain) // (pairs // 3))] for i in range(pairs // 3) for domain in by_domain]
     with (HERE / "translator_en_zh.tsv").open("w", newline="") as file:
-        csv.writer(file, delimiter="\t", lineterminator="\n").writerows([p.domain, p.english, p.chinese] for p in chosen)
+        csv.writer(file, delimiter="\t", lineterminator="\n").writerows(
+            [p.domain, p.english, p.chinese] for p in chosen
+        )
 
 
 def anomaly_detector() -> None:

@@ -49,6 +49,7 @@ PARTS, TEST, VALIDATION = 50, 0, 1
 
 _HAN = re.compile(r"[\u4e00-\u9fff]")
 _ASCII_STOPS = re.compile(r"(?<=[\u4e00-\u9fff])[,?!:]")
+_SPACES = re.compile(r"(?<=[\u3000-\u303f\u4e00-\u9fff\uff00-\uffef]) | (?=[\u3000-\u303f\u4e00-\u9fff\uff00-\uffef])")
 _STOPS = str.maketrans({"“": "「", "”": "」", "‘": "『", "’": "』", "\u200b": None})
 _HELP_TAGS = ("p", "h1", "h2", "h3", "h4", "td", "th")
 _to_traditional = opencc.OpenCC("s2tw").convert
@@ -82,7 +83,8 @@ def load() -> Parallel:
 
 
 def load_sliver(path: Path) -> Parallel:
-    """A few hundred pairs from a committed `.tsv` (domain, English, Chinese): every tenth is test, the next validation."""
+    """A few hundred pairs from a committed `.tsv` (domain, English, Chinese): every tenth is test, the next
+    validation."""
     with path.open(newline="") as file:
         pairs = [Pair(english, chinese, domain) for domain, english, chinese in csv.reader(file, delimiter="\t")]
     return Parallel(
@@ -114,12 +116,13 @@ def card_entries(data: Parallel) -> tuple[DataSource, ...]:
 
 
 def traditional(text: str) -> str:
-    """Chinese in Traditional characters and full-width punctuation, whichever it came in.
+    """Chinese in Traditional characters and full-width punctuation, without spaces beside them, whichever it came in.
 
     What has a character that only Traditional Chinese uses, and none outside Big5, is Traditional already: converting
     it again would spoil characters that Simplified Chinese merged, such as 只 and 台.
     """
     text = _ASCII_STOPS.sub(lambda match: chr(ord(match[0]) + 0xFEE0), text.translate(_STOPS))
+    text = _SPACES.sub("", text)
     han = "".join(_HAN.findall(text))
     is_traditional = _to_simplified(han) != han and han.encode("big5", "ignore").decode("big5") == han
     return text if is_traditional else _to_traditional(text)
@@ -175,11 +178,7 @@ def _paragraphs(page: Path) -> dict[str, str]:
 def _is_translation(english: str, chinese: str) -> bool:
     """Whether a paragraph is a sentence that was translated: much of what is there is code, keys and names."""
     han = len(_HAN.findall(chinese))
-    return (
-        len(english.split()) >= 5
-        and han > 0.3 * len(chinese)
-        and 0.12 < han / len(english) < 1.2
-    )
+    return len(english.split()) >= 5 and han > 0.3 * len(chinese) and 0.12 < han / len(english) < 1.2
 
 
 def _spaced(text: str) -> str:
