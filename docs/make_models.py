@@ -44,12 +44,8 @@ def section(card: Card) -> list[str]:
     for table in card.tables:
         lines += ["", *table_lines(table)]
     for figure in card.figures:
-        lines += [
-            "",
-            f"{figure.title}:",
-            "",
-            f"![{figure.title}](../exported/{card.name}/{card.version}/{figure.file})",
-        ]
+        path = f"../exported/{card.name}/{card.version}/{figure.file}"
+        lines += ["", f"{figure.title}:", "", f"![{figure.title}]({path})"]
     lines += [
         "",
         f"{made.parameters:,} parameters, by `{made.command}` on {made.device}; ONNX differs from torch by at most "

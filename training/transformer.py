@@ -116,8 +116,8 @@ class Layer(nn.Module):
         x = x + self.dropout(self.attention(h, h, bias))
         if memory is not None and memory_bias is not None:
             x = x + self.dropout(self.memory_attention(self.memory_norm(x), memory, memory_bias))
-        x = x + self.dropout(self._feed_forward(x))
-        return x
+        added: Tensor = self.dropout(self._feed_forward(x))
+        return x + added
 
     def step(self, x: Tensor, past: Past, memory: Past | None = None) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
         """New tokens [N, T, W] after `past`: outputs, keys, values, and the weights of attention to the memory."""
