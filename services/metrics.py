@@ -24,6 +24,10 @@ INFERENCE_SECONDS = Histogram("lectern_inference_seconds", "Seconds one batch ra
 BATCH_SIZE = Histogram("lectern_batch_size", "Items in one batch.", GRAPH, buckets=BATCH_SIZES)
 QUEUE_DEPTH = Gauge("lectern_queue_depth", "Requests waiting in the queue.", GRAPH, multiprocess_mode="livesum")
 REJECTED = Counter("lectern_rejected", "Requests that a graph's queue did not run.", ("model", "reason"))
+DECODE_WAITING = Gauge(
+    "lectern_decode_waiting", "Sequences waiting for a row of the decode batch.", GRAPH, multiprocess_mode="livesum"
+)
+DECODE_TOKENS = Counter("lectern_decode_tokens", "Tokens chosen: rows of all decode steps.", GRAPH)
 MODEL_INFO = Gauge(
     "lectern_model_info", "1 for each loaded graph.", (*GRAPH, "engine", "provider"), multiprocess_mode="livemax"
 )

@@ -16,7 +16,7 @@ from collections.abc import Mapping, Sequence
 from functools import lru_cache
 
 from services.codecs.timing import decoded
-from services.errors import InvalidArgument
+from services.errors import Internal, InvalidArgument
 from services.limits import Limits
 
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # a request has one core, and a pool would not survive a fork
@@ -46,6 +46,18 @@ def load_tokenizer(content: bytes) -> Tokenizer:
     tokenizer.no_truncation()
     tokenizer.encode_special_tokens = True  # a text that has a special token's name in it is text all the same
     return tokenizer
+
+
+def special_id(tokenizer: Tokenizer, token: str) -> int:
+    """The id of a token that the model cannot do without.
+
+    Raises:
+        Internal: the vocabulary lacks it.
+    """
+    number: int | None = tokenizer.token_to_id(token)
+    if number is None:
+        raise Internal(f"the model's tokenizer has no token {token!r}")
+    return number
 
 
 def check_texts(texts: Sequence[str], limits: Limits, field: str = "texts") -> None:

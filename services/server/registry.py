@@ -22,6 +22,7 @@ SERVICERS = {
     "detect_anomaly": ("lectern.v1.detect_anomaly_pb2", "services.detect_anomaly.servicer", "DetectAnomalyServicer"),
     "generate": ("lectern.v1.generate_pb2", "services.generate.servicer", "GenerateServicer"),
     "predict": ("lectern.v1.predict_pb2", "services.predict.servicer", "PredictServicer"),
+    "translate": ("lectern.v1.translate_pb2", "services.translate.servicer", "TranslateServicer"),
 }
 
 

@@ -1,0 +1,344 @@
+"""Continuous batching: sequences that grow token by token share the steps of one graph, whatever their lengths.
+
+Between any two steps sequences join and leave. Each has a row of the batch, a beam search several. The keys and values
+of its past lie in arrays that all rows share, and that the graph reads where they are: a step adds one place to each
+row and copies nothing else. A step is an ordinary run of the graph, so this is the same on every engine.
+
+A graph can be decoded if its inputs are `length` [N, 1], how many places of a row are filled; for each output `new_X`
+[N, H, T, D] the past `X` [N, H, P, D]; and others, which a search gives for each step or once for its sequence.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import logging
+import time
+import weakref
+from collections.abc import AsyncIterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+from weakref import WeakKeyDictionary
+
+import numpy as np
+
+from services import metrics, tracing
+from services.errors import DeadlineExceeded, Internal, ResourceExhausted, ServiceError
+from services.runtime.graph import Array, Graph
+
+NEW = "new_"
+LENGTH = "length"
+SMALLEST = 16  # places that are made room for at first
+RETRY_AFTER_SECONDS = 0.5
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Rows:
+    """What a search wants of the next step.
+
+    Args:
+        parents: for each row, which of the search's rows of the step before it goes on from.
+        inputs: by name, [rows, ...].
+    """
+
+    parents: Sequence[int]
+    inputs: Mapping[str, Array]
+
+
+class Search(Protocol):
+    """What chooses the tokens of one sequence.
+
+    Attributes:
+        width: most rows that it has at once.
+        length: places that are filled before the first step.
+        past: keys and values [H, length, D] of these, by name; may be empty if there are none.
+        constants: inputs [...] that are the same in each step, by name; a length that varies comes second.
+        first: the first step, of one row.
+    """
+
+    width: int
+    length: int
+    past: Mapping[str, Array]
+    constants: Mapping[str, Array]
+    first: Rows
+
+    def advance(self, outputs: Mapping[str, Array]) -> Rows | None:
+        """Take the outputs [rows, ...] of a step; None ends the sequence."""
+
+
+@dataclass(slots=True, eq=False)
+class _Sequence:
+    """A search under way: rows of the batch, and what it wants of the next step."""
+
+    search: Search
+    level: int
+    deadline: float
+    owner: _Owner
+    over: asyncio.Future[None]
+    stepped: asyncio.Event = field(default_factory=asyncio.Event)
+    enqueued: float = field(default_factory=time.monotonic)
+    started: float = 0.0
+    rows: list[int] = field(default_factory=list)
+    wanted: Rows | None = None
+
+    def end(self, error: ServiceError | None = None) -> None:
+        if not self.over.done():
+            if error:
+                self.over.set_exception(error)
+                self.over.exception()  # seen, should its caller have gone
+            else:
+                self.over.set_result(None)
+        self.stepped.set()
+
+
+@dataclass(slots=True, eq=False)
+class _Owner:
+    """A caller, with how many of its sequences are under way."""
+
+    running: int = 0
+
+
+class Decoder:
+    """Decodes with one graph. Everything but the graph's runs happens on the event loop, so nothing is locked."""
+
+    def __init__(self, graph: Graph) -> None:
+        self._graph = weakref.ref(graph)  # while nothing is decoded, the graph may go
+        self._config = config = graph.config
+        self._most_rows = config.max_batch_size
+        self._caches = {o.name.removeprefix(NEW) for o in config.outputs if o.name.startswith(NEW)}
+        self._specs = {spec.name: spec for spec in config.inputs}
+        self._buffers: dict[str, Array] = {}
+        self._owners: list[_Sequence] = []  # of each row
+        self._running: list[_Sequence] = []
+        self._waiting: list[_Sequence] = []
+        self._task: asyncio.Task[None] | None = None
+        labels = (config.name, str(graph.version))
+        self._waiting_gauge = metrics.DECODE_WAITING.labels(*labels)
+        self._tokens = metrics.DECODE_TOKENS.labels(*labels)
+
+    async def finish(self, searches: Sequence[Search], deadline: float, priority: int) -> None:
+        """Decode these sequences of one caller to their ends.
+
+        Raises:
+            ResourceExhausted: too many wait. DeadlineExceeded: the deadline passed. Others as of `Graph.infer`.
+        """
+        sequences = self._add(searches, deadline, priority)
+        try:
+            for sequence in sequences:
+                await sequence.over
+        finally:
+            self._leave(sequences)
+
+    async def steps(self, search: Search, deadline: float, priority: int) -> AsyncIterator[None]:
+        """Decode one sequence; yields after its steps, and ends with it. A slow reader misses steps, not tokens.
+
+        Raises:
+            As `finish`.
+        """
+        (sequence,) = sequences = self._add([search], deadline, priority)
+        try:
+            while not sequence.over.done():
+                await sequence.stepped.wait()
+                sequence.stepped.clear()
+                if not sequence.over.done():
+                    yield
+            await sequence.over
+            yield
+        finally:
+            self._leave(sequences)
+
+    def _add(self, searches: Sequence[Search], deadline: float, priority: int) -> list[_Sequence]:
+        config = self._config
+        level = (priority if 1 <= priority <= len(config.queues) else config.default_priority) - 1
+        most = config.queues[level].max_size
+        waiting = sum(s.level == level for s in self._waiting)
+        if waiting + len(searches) > most + self._most_rows:
+            metrics.REJECTED.labels(config.name, "queue_full").inc()
+            raise ResourceExhausted(
+                f"model {config.name}: {waiting} sequences are waiting, {most} may; try again later",
+                retry_after=RETRY_AFTER_SECONDS,
+            )
+        loop, owner = asyncio.get_running_loop(), _Owner()
+        added = [_Sequence(s, level, deadline, owner, loop.create_future()) for s in searches]
+        self._waiting += added
+        graph = self._graph()
+        if self._task is None and graph is not None:  # there is one: its caller holds it
+            # In a context of its own: what it runs belongs to no single caller.
+            self._task = loop.create_task(self._work(graph), context=contextvars.Context())
+        return added
+
+    def _leave(self, sequences: Sequence[_Sequence]) -> None:
+        """Note where the time went, and take out those whose caller went away; their rows are free at the next step."""
+        now = time.monotonic()
+        for sequence in sequences:
+            if not sequence.over.done():
+                sequence.over.cancel()
+            tracing.current().record("queue", sequence.enqueued, sequence.started or now)
+            if sequence.started:
+                tracing.current().record("decode", sequence.started, now)
+
+    async def _work(self, graph: Graph) -> None:
+        try:
+            while True:
+                self._drop()
+                self._admit()
+                if not self._running:
+                    break
+                await self._step(graph)
+        except Exception as error:  # whatever it is, its callers must hear of it
+            if not isinstance(error, ServiceError):
+                log.exception("decoding with %s failed", self._config.name)
+                error = Internal(f"model {self._config.name} failed on this input")
+            for sequence in (*self._running, *self._waiting):
+                sequence.end(error)
+            self._waiting = []
+        finally:
+            self._task, self._buffers, self._owners, self._running = None, {}, [], []
+
+    def _drop(self) -> None:
+        """Free the rows of sequences that are over, late, or whose caller went away."""
+        now = time.monotonic()
+        for sequence in (*self._running, *self._waiting):
+            if sequence.deadline <= now and not sequence.over.done():
+                metrics.REJECTED.labels(self._config.name, "deadline").inc()
+                sequence.end(DeadlineExceeded("the deadline passed while tokens were chosen"))
+        for sequence in [s for s in self._running if s.over.done()]:
+            self._running.remove(sequence)
+            sequence.owner.running -= 1
+            while sequence.rows:
+                self._free(sequence)
+        self._waiting = [s for s in self._waiting if not s.over.done()]
+
+    def _admit(self) -> None:
+        """Give rows to those who wait: by priority, then to the caller who has the fewest sequences under way."""
+        reserved = sum(s.search.width for s in self._running)
+        while self._waiting:
+            sequence = min(self._waiting, key=lambda s: (s.level, s.owner.running, s.enqueued))
+            if reserved + sequence.search.width > self._most_rows:
+                break
+            self._waiting.remove(sequence)
+            self._running.append(sequence)
+            reserved += sequence.search.width
+            sequence.owner.running += 1
+            sequence.started = time.monotonic()
+            self._enter(sequence)
+        self._waiting_gauge.set(len(self._waiting))
+
+    def _enter(self, sequence: _Sequence) -> None:
+        search = sequence.search
+        row = self._take_row(sequence)
+        self._buffer(LENGTH, (1,))[row] = search.length
+        for name, value in (*search.past.items(), *search.constants.items()):
+            place: tuple[int | slice, ...] = (row, *(slice(0, size) for size in value.shape))
+            self._buffer(name, value.shape)[place] = value
+        sequence.wanted = search.first
+
+    async def _step(self, graph: Graph) -> None:
+        """Run the graph once for all rows, and let each search choose."""
+        count = len(self._owners)
+        needed = int(self._buffer(LENGTH, (1,))[:count].max()) + 1
+        inputs = {}
+        for name, spec in self._specs.items():
+            if name in self._caches:
+                self._buffer(name, tuple(needed if d < 0 else d for d in spec.shape))
+            if name in self._buffers:
+                inputs[name] = self._buffers[name][:count]
+        for name in self._specs.keys() - inputs.keys():
+            inputs[name] = self._gathered(name, count)
+        outputs = await graph.infer(inputs)
+        self._tokens.inc(count)
+        lengths, every = self._buffers[LENGTH], np.arange(count)
+        for name in self._caches:
+            # Rows that are gone by now are written too: nobody reads them.
+            self._buffers[name][every, :, lengths[:count, 0]] = outputs[NEW + name][:, :, 0]
+        lengths[:count] += 1
+        chosen = {name: value for name, value in outputs.items() if not name.startswith(NEW)}
+        for sequence in self._running:
+            if sequence.over.done():
+                continue
+            sequence.wanted = sequence.search.advance({name: value[sequence.rows] for name, value in chosen.items()})
+            if sequence.wanted is None:
+                sequence.end()
+            else:
+                self._follow(sequence, sequence.wanted.parents)
+                sequence.stepped.set()
+
+    def _gathered(self, name: str, count: int) -> Array:
+        """What the searches give for this step, in the order of rows."""
+        spec = self._specs[name]
+        array = np.zeros((count, *(1 if d < 0 else d for d in spec.shape)), spec.dtype)
+        for sequence in self._running:
+            if sequence.wanted is not None:
+                array[sequence.rows] = sequence.wanted.inputs[name]
+        return array
+
+    def _follow(self, sequence: _Sequence, parents: Sequence[int]) -> None:
+        """Give a sequence a row for each of `parents`, with what that parent has."""
+        before = list(sequence.rows)
+        while len(sequence.rows) < len(parents):
+            self._take_row(sequence)
+        sources = [before[parent] for parent in parents]
+        moved = [i for i, source in enumerate(sources) if sequence.rows[i] != source]
+        if moved:
+            to, of = [sequence.rows[i] for i in moved], [sources[i] for i in moved]
+            filled = int(self._buffers[LENGTH][before[0], 0])
+            for name, buffer in self._buffers.items():
+                if name in self._caches:
+                    buffer[to, :, :filled] = buffer[of, :, :filled]
+                elif len(before) < len(parents):  # constants differ only where a row is new
+                    buffer[to] = buffer[of]
+        while len(sequence.rows) > len(parents):
+            self._free(sequence)
+
+    def _take_row(self, sequence: _Sequence) -> int:
+        row = len(self._owners)
+        self._owners.append(sequence)
+        sequence.rows.append(row)
+        for name, buffer in self._buffers.items():
+            if row == len(buffer):
+                self._buffer(name, buffer.shape[1:])
+        return row
+
+    def _free(self, sequence: _Sequence) -> None:
+        """Take a sequence's last row away; the batch's last row moves into its place."""
+        row, last = sequence.rows.pop(), len(self._owners) - 1
+        mover = self._owners.pop()
+        if row != last:
+            for buffer in self._buffers.values():
+                buffer[row] = buffer[last]
+            mover.rows[mover.rows.index(last)] = row
+            self._owners[row] = mover
+
+    def _buffer(self, name: str, shape: Sequence[int]) -> Array:
+        """The rows of an input, with room for all rows there are and items of `shape`: both grow by doubling."""
+        spec = self._specs[name]
+        rows = min(_room(max(1, len(self._owners)), 1), self._most_rows)
+        room = tuple(_room(size, SMALLEST) if d < 0 else d for d, size in zip(spec.shape, shape, strict=True))
+        present = self._buffers.get(name)
+        if present is not None:
+            rows = max(rows, len(present))
+            room = tuple(max(a, b) for a, b in zip(room, present.shape[1:], strict=True))
+            if present.shape == (rows, *room):
+                return present
+        buffer: Array = np.zeros((rows, *room), spec.dtype)
+        if present is not None:
+            buffer[tuple(slice(0, size) for size in present.shape)] = present
+        self._buffers[name] = buffer
+        return buffer
+
+
+def _room(size: int, smallest: int) -> int:
+    """The next power of two, from `smallest`."""
+    return max(smallest, 1 << (size - 1).bit_length())
+
+
+class Decoders:
+    """The one decoder of each graph, which lives as long as the graph."""
+
+    def __init__(self) -> None:
+        self._decoders: WeakKeyDictionary[Graph, Decoder] = WeakKeyDictionary()
+
+    def of(self, graph: Graph) -> Decoder:
+        return self._decoders.get(graph) or self._decoders.setdefault(graph, Decoder(graph))
