@@ -1,26 +1,33 @@
-"""GenerateService: images from noise, and images redrawn in another style."""
+"""GenerateService: images from noise, images redrawn in another style, and texts."""
 
 from __future__ import annotations
 
 import secrets
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
+from contextlib import aclosing
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
+from tokenizers import Tokenizer
 
-from lectern.card import Card, ImagePreprocessing, NoisePreprocessing
+from lectern.card import Card, GenerationPreprocessing, ImagePreprocessing, NoisePreprocessing
 from lectern.noise import SEEDS, noise, path
 from lectern.v1 import generate_pb2 as pb
 from services.codecs.images import contact_sheet, decode_named, encode_png
+from services.codecs.text import check_text, load_tokenizer, special_id
 from services.errors import InvalidArgument
+from services.generate.writing import END, Draws, Noise, Stops, Writing, check_stops, draws_of, prompt_ids
 from services.limits import Limits
 from services.rpc import Call
+from services.runtime.decode import NEW, Decoders
+from services.runtime.graph import Graph
 from services.runtime.repository import Repository
 
 CAPABILITY = "generate"
 DEFAULT_IMAGE_MODEL = "face_generator"
 DEFAULT_STYLE_MODEL = "style_translator"
+DEFAULT_TEXT_MODEL = "poem_generator"
 IMAGES_PER_RUN = 8  # a stream's first images arrive while its last ones wait
 
 
@@ -39,6 +46,7 @@ class GenerateServicer:
     def __init__(self, repository: Repository, limits: Limits) -> None:
         self._repository = repository
         self._limits = limits
+        self._decoders = Decoders()
 
     async def GenerateImages(
         self, request: pb.GenerateImagesRequest, call: Call
@@ -93,6 +101,67 @@ class GenerateServicer:
         outputs = await model.graphs[role].infer({"images": images}, call.deadline, call.priority)
         redrawn = encode_png(outputs["redrawn"][0])
         return pb.TransformImageResponse(model=card.name, version=card.version, image=redrawn, style=request.style)
+
+    async def GenerateText(self, request: pb.GenerateTextRequest, call: Call) -> AsyncIterator[pb.GenerateTextResponse]:
+        model = self._repository.find(request.model or DEFAULT_TEXT_MODEL, request.version, CAPABILITY)
+        card, preprocessing = model.card, model.card.preprocessing
+        call.model = f"{card.name}/{card.version}"
+        if not isinstance(preprocessing, GenerationPreprocessing):
+            raise InvalidArgument.field("model", f"{card.name} does not write texts: call GenerateImages")
+        draws = draws_of(request, card)
+        check_stops(request.stop, self._limits)
+        for field in ("prompt", "title"):
+            if text := getattr(request, field):
+                check_text(text, self._limits, field)
+        tokenizer = load_tokenizer(model.assets[preprocessing.tokenizer])
+        prompt = prompt_ids(request, card, tokenizer)
+        room = preprocessing.max_tokens - len(prompt)
+        if room < 1:
+            most = f"the model looks at {preprocessing.max_tokens} at most, and must have room to write"
+            raise InvalidArgument.field("prompt", f"has {len(prompt)} tokens with title and form; {most}")
+        graph = model.graphs["forward"]
+        writing = await begin(graph, prompt, draws, tokenizer, min(request.max_tokens or room, room), call)
+        stops, sent = Stops(request.stop), 0
+        async with aclosing(self._decoders.of(graph).steps(writing, call.deadline, call.priority)) as steps:
+            async for _ in steps:
+                start, sent = sent, len(writing.tokens)  # more may be written while this is sent
+                text = stops.add(tokenizer.decode(writing.tokens[start:sent]).replace(" ", ""))
+                finished = pb.FINISH_REASON_STOP if stops.found else writing.reason
+                text += stops.rest() if writing.done and not stops.found else ""
+                yield pb.GenerateTextResponse(
+                    model=card.name,
+                    version=card.version,
+                    text=text,
+                    tokens=sent,
+                    seed=draws.seed,
+                    log_probability=sum(writing.log_probabilities[start:sent]),
+                    finish_reason=finished,
+                )
+                if stops.found:
+                    return
+
+
+async def begin(
+    graph: Graph, prompt: Sequence[int], draws: Draws, tokenizer: Tokenizer, most: int, call: Call
+) -> Writing:
+    """Have the prompt read in one run, which draws the first token."""
+    noise = Noise(draws)
+    seen = np.zeros(tokenizer.get_vocab_size(), np.bool_)
+    seen[prompt] = True
+    inputs: dict[str, NDArray[np.generic]] = {
+        "tokens": np.array([prompt]),
+        "length": np.zeros((1, 1), np.int64),
+        "noise": noise.next(),
+        "seen": seen[None],
+    }
+    inputs |= {name: value[None] for name, value in draws.inputs().items()}
+    for spec in graph.config.inputs:
+        if spec.name not in inputs:  # a past of one empty place
+            inputs[spec.name] = np.zeros((1, *(1 if size < 0 else size for size in spec.shape)), spec.dtype)
+    outputs = await graph.infer(inputs, call.deadline, call.priority)
+    past = {name.removeprefix(NEW): value[0] for name, value in outputs.items() if name.startswith(NEW)}
+    token, log_probability = int(outputs["next"][0, 0]), float(outputs["log_probability"][0, 0])
+    return Writing(past, draws, noise, token, log_probability, seen, special_id(tokenizer, END), most)
 
 
 def plan_images(request: pb.GenerateImagesRequest, card: Card, size: int, limits: Limits) -> Plan:

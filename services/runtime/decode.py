@@ -15,7 +15,7 @@ import contextvars
 import logging
 import time
 import weakref
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 from weakref import WeakKeyDictionary
@@ -63,6 +63,10 @@ class Search(Protocol):
     past: Mapping[str, Array]
     constants: Mapping[str, Array]
     first: Rows
+
+    @property
+    def done(self) -> bool:
+        """Whether it is over, perhaps before its first step."""
 
     def advance(self, outputs: Mapping[str, Array]) -> Rows | None:
         """Take the outputs [rows, ...] of a step; None ends the sequence."""
@@ -131,7 +135,7 @@ class Decoder:
         finally:
             self._leave(sequences)
 
-    async def steps(self, search: Search, deadline: float, priority: int) -> AsyncIterator[None]:
+    async def steps(self, search: Search, deadline: float, priority: int) -> AsyncGenerator[None, None]:
         """Decode one sequence; yields after its steps, and ends with it. A slow reader misses steps, not tokens.
 
         Raises:
@@ -162,9 +166,13 @@ class Decoder:
             )
         loop, owner = asyncio.get_running_loop(), _Owner()
         added = [_Sequence(s, level, deadline, owner, loop.create_future()) for s in searches]
-        self._waiting += added
+        for sequence in added:
+            if sequence.search.done:
+                sequence.end()
+            else:
+                self._waiting.append(sequence)
         graph = self._graph()
-        if self._task is None and graph is not None:  # there is one: its caller holds it
+        if self._task is None and self._waiting and graph is not None:  # there is one: its caller holds it
             # In a context of its own: what it runs belongs to no single caller.
             self._task = loop.create_task(self._work(graph), context=contextvars.Context())
         return added

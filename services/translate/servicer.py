@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncIterator, Iterable, Sequence
+from contextlib import aclosing
 from dataclasses import dataclass
 
 import numpy as np
@@ -79,21 +80,22 @@ class TranslateServicer:
         for index, sentence in enumerate(sentences):
             (search,) = await translator.searches([sentence], choices, call)
             sent = ""
-            async for _ in translator.decoder.steps(search, call.deadline, call.priority):
-                best = search.best
-                text = translator.text(best)
-                if text == sent and not search.done:
-                    continue
-                sent = text
-                yield pb.StreamTranslateResponse(
-                    model=translator.model.card.name,
-                    version=translator.model.card.version,
-                    sentence=index,
-                    sentences=len(sentences),
-                    text=text,
-                    final=search.done,
-                    score=best.score if search.done else 0.0,
-                )
+            async with aclosing(translator.decoder.steps(search, call.deadline, call.priority)) as steps:
+                async for _ in steps:
+                    best = search.best
+                    text = translator.text(best)
+                    if text == sent and not search.done:
+                        continue
+                    sent = text
+                    yield pb.StreamTranslateResponse(
+                        model=translator.model.card.name,
+                        version=translator.model.card.version,
+                        sentence=index,
+                        sentences=len(sentences),
+                        text=text,
+                        final=search.done,
+                        score=best.score if search.done else 0.0,
+                    )
 
     def _find(self, name: str, version: int, call: Call) -> Translator:
         model = self._repository.find(name or DEFAULT_MODEL, version, CAPABILITY)
