@@ -80,8 +80,17 @@ class TranslationPreprocessing(_Strict):
     max_tokens: PositiveInt
 
 
+class GenerationPreprocessing(_Strict):
+    """The graph takes token ids int64 `[N, T]`, as `tokenizer` makes them: with those before, `max_tokens` at most."""
+
+    kind: Literal["generation"] = "generation"
+    tokenizer: Asset
+    max_tokens: PositiveInt
+
+
 Preprocessing = Annotated[
-    ImagePreprocessing
+    GenerationPreprocessing
+    | ImagePreprocessing
     | NoisePreprocessing
     | ObservationPreprocessing
     | TabularPreprocessing

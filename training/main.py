@@ -27,6 +27,7 @@ RECIPES = (
     "image_classifier",
     "lifelong_classifier",
     "lunar_lander",
+    "poem_generator",
     "style_translator",
     "translator_en_zh",
 )

@@ -18,6 +18,7 @@ from training.data import (
     mnist,
     omniglot,
     parallel,
+    poems,
     printed_digits,
 )
 
@@ -75,6 +76,14 @@ def translator_en_zh(pairs: int = 300) -> None:
         csv.writer(file, delimiter="\t", lineterminator="\n").writerows(
             [p.domain, p.english, p.chinese] for p in chosen
         )
+
+
+def poem_generator(count: int = 240) -> None:
+    """Short poems, all through the training split."""
+    chosen = [p for p in poems.load().train if p.complete and p.title and len(p.text) <= 64]
+    with (HERE / "poem_generator.tsv").open("w", newline="") as file:
+        writer = csv.writer(file, delimiter="\t", lineterminator="\n")
+        writer.writerows([p.title, p.text] for p in chosen[:: len(chosen) // count][:count])
 
 
 def anomaly_detector() -> None:
@@ -168,3 +177,4 @@ if __name__ == "__main__":
     few_shot_classifier()
     lifelong_classifier()
     translator_en_zh()
+    poem_generator()
