@@ -27,6 +27,8 @@ RECIPES = (
     "image_classifier",
     "lifelong_classifier",
     "lunar_lander",
+    "phoneme_classifier",
+    "speaker_classifier",
     "style_translator",
 )
 # Their data's licences keep the weights out of `exported`; trained when named, not by --all.
