@@ -160,15 +160,10 @@ def phoneme_classifier(count: int = 6) -> None:
 
 
 def speaker_classifier() -> None:
-    """Short clips of the training split of a few voices, two with fewer than the rest; two clips for docs/examples."""
+    """Short clips of the training split of a few voices, four with fewer than the rest; two clips for docs/examples."""
     data = voices.load()
-    counts = {
-        "asterisk-prompt-fr-armelle fr": 16,
-        "gcin-voice 3": 16,
-        "gcin-voice 5": 16,
-        "kajongg female1": 8,
-        "kajongg male1": 8,
-    }
+    counts = {"asterisk-prompt-fr-armelle fr": 16, "gcin-voice 3": 16, "gcin-voice 5": 16}
+    counts |= {f"kajongg {name}": 6 for name in ("female1", "female2", "male1", "male2")}
     found = []
     for i, (name, count) in enumerate(counts.items()):
         clips = [data.train.clips[j] for j in np.flatnonzero(data.train.voices == data.names.index(name))]
