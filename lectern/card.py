@@ -60,8 +60,8 @@ class AudioPreprocessing(_Strict):
     """The graph takes mono `samples` int16 `[N, T]` and int64 `lengths` `[N, 1]`, how many of each row are the clip's.
 
     What is longer than `window` samples goes in several windows. A graph with a `hop` answers for every `hop` samples,
-    which depends on `context` samples around them; one without answers for the whole window. T, and where a window
-    starts, are multiples of `step`.
+    which depends on `context` samples around them; one without answers for the whole window. Windows start at multiples
+    of `step`.
     """
 
     kind: Literal["audio"] = "audio"

@@ -44,6 +44,7 @@ from training.speech import (
     log_mels,
     masked,
     valid_frames,
+    whole_steps,
 )
 
 TARGET = 0.85
@@ -164,9 +165,11 @@ NETWORKS = {"MLP": Mlp, "BiLSTM": BiLstm, "Conformer": Conformer}
 
 
 class PhonemeClassifier(nn.Module):
-    """PCM int16 [N, T] at 16 kHz with lengths int64 [N, 1] -> logits float32 [N, T // 320 * 2, 51], one for 10 ms.
+    """PCM int16 [N, T] at 16 kHz with lengths int64 [N, 1] -> logits float32 [N, T / 160, 51], one for 10 ms.
 
-    T is a multiple of 320; what lies behind a clip's length changes nothing before it.
+    T is rounded up to a multiple of 320.
+
+    What lies behind a clip's length changes nothing before it.
     """
 
     def __init__(self, settings: NetworkSettings) -> None:
@@ -181,7 +184,7 @@ class PhonemeClassifier(nn.Module):
         return found
 
     def forward(self, samples: Tensor, lengths: Tensor) -> Tensor:
-        return self.logits(self.normalise(self.front_end(samples)), lengths)
+        return self.logits(self.normalise(self.front_end(whole_steps(samples))), lengths)
 
 
 class Fitted(NamedTuple):

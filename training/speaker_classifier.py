@@ -48,6 +48,7 @@ from training.speech import (
     log_mels,
     masked,
     valid_frames,
+    whole_steps,
 )
 
 TARGET = 0.95
@@ -92,7 +93,7 @@ FAST = Settings(epochs=3, batch_size=12, crop=60, width=32, blocks=1, embedding=
 class SpeakerClassifier(nn.Module):
     """PCM int16 [N, T] at 16 kHz with lengths int64 [N, 1] -> embedding float32 [N, 128] of length 1, logits [N, K].
 
-    T is a multiple of 320; what lies behind a clip's length changes nothing.
+    What lies behind a clip's length changes nothing.
     """
 
     scale: Tensor
@@ -129,7 +130,7 @@ class SpeakerClassifier(nn.Module):
         return embedding @ F.normalize(self.voices, dim=1).T
 
     def forward(self, samples: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
-        embedding = self.embed(self.normalise(self.front_end(samples)), lengths)
+        embedding = self.embed(self.normalise(self.front_end(whole_steps(samples))), lengths)
         return embedding, self.cosines(embedding) * self.scale
 
 

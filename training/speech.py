@@ -51,6 +51,11 @@ class LogMel(nn.Module):
         return (energies + FLOOR).log()
 
 
+def whole_steps(pcm: Tensor) -> Tensor:
+    """PCM int16 [N, T] as float32 with zeros behind it, up to a multiple of 320 samples."""
+    return F.pad(pcm.float(), (0, -pcm.shape[1] % STEP))
+
+
 def mel_filters(hertz: NDArray[np.float64]) -> Tensor:
     """Triangular filters, equally wide on the mel scale, float32 [len(hertz), 48]."""
     mels = np.linspace(*(2595 * np.log10(1 + edge / 700) for edge in (LOWEST_HZ, HIGHEST_HZ)), MELS + 2)

@@ -62,14 +62,17 @@ def classify(
                 fail(f"{paths[0]}: pictures and recordings need a command each", WRONG_USAGE)
             version = version or answered_by.get("version", 0)
             try:
-                response = (client.classify_audio if recorded else client.classify_image)(
-                    contents, model, version, top_k
-                )
+                if recorded:
+                    heard = client.classify_audio(contents, model, version, top_k)
+                    answered_by = {"model": heard.model, "version": heard.version}
+                    answers += recordings_as_dicts(paths, heard.results)
+                else:
+                    seen = client.classify_image(contents, model, version, top_k)
+                    answered_by = {"model": seen.model, "version": seen.version}
+                    answers += as_dicts(paths, seen.results)
             except LecternError as error:
                 name_files(error, {"clips" if recorded else "images": paths})
                 raise
-            answered_by = {"model": response.model, "version": response.version}
-            answers += (recordings_as_dicts if recorded else as_dicts)(paths, response.results)
     if as_json:
         print_json({**answered_by, "results": answers})
     elif recorded:

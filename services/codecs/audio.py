@@ -100,7 +100,7 @@ def pcm16(content: bytes, field: str) -> NDArray[np.float32]:
     """
     if len(content) % 2:
         raise InvalidArgument.field(field, f"has {len(content)} bytes; a sample is two, little-endian")
-    return np.frombuffer(content, "<i2").astype(np.float32) / FULL_SCALE
+    return np.frombuffer(content, "<i2").astype(np.float32) / np.float32(FULL_SCALE)
 
 
 class Resampler:
