@@ -87,7 +87,7 @@ FULL = (
 FAST = (
     NetworkSettings("MLP", width=32, layers=2, epochs=1, peak_learning_rate=2e-3, reach=15, batch_size=4, crop=60),
     NetworkSettings("BiLSTM", width=16, layers=2, epochs=1, peak_learning_rate=3e-3, batch_size=4, crop=60),
-    NetworkSettings("Conformer", width=32, layers=2, epochs=16, peak_learning_rate=1e-2, batch_size=4, crop=60),
+    NetworkSettings("Conformer", width=32, layers=2, epochs=10, peak_learning_rate=1e-2, batch_size=4, crop=60),
 )
 
 
@@ -167,10 +167,10 @@ NETWORKS = {"MLP": Mlp, "BiLSTM": BiLstm, "Conformer": Conformer}
 class PhonemeClassifier(nn.Module):
     """PCM int16 [N, T] at 16 kHz with lengths int64 [N, 1] -> logits float32 [N, T / 160, 51], one for 10 ms.
 
-    T is rounded up to a multiple of 320.
-
-    What lies behind a clip's length changes nothing before it.
+    T is rounded up to a multiple of 320; what lies behind a clip's length changes nothing before it.
     """
+
+    network: Mlp | BiLstm | Conformer
 
     def __init__(self, settings: NetworkSettings) -> None:
         super().__init__()
@@ -295,7 +295,7 @@ def fit(run: Run, settings: NetworkSettings, train_set: Features, validation: Fe
     schedule = torch.optim.lr_scheduler.OneCycleLR(
         optimizer, settings.peak_learning_rate, total_steps=settings.epochs * batches, pct_start=0.15
     )
-    model, optimizer = fabric.setup(net, optimizer)  # type: ignore[call-overload]
+    model, optimizer = fabric.setup(net, optimizer)
     model.mark_forward_method("logits")
     state = {"model": model, "optimizer": optimizer, "schedule": schedule}
     started = run.seconds

@@ -268,7 +268,7 @@ def fit(run: Run, settings: Settings, data: Voices, validation: Clips) -> tuple[
     schedule = torch.optim.lr_scheduler.OneCycleLR(
         optimizer, settings.peak_learning_rate, total_steps=settings.epochs * batches, pct_start=0.15
     )
-    model, optimizer = fabric.setup(net, optimizer)  # type: ignore[call-overload]
+    model, optimizer = fabric.setup(net, optimizer)
     model.mark_forward_method("embed")
     state = {"model": model, "optimizer": optimizer, "schedule": schedule}
     for epoch in run.epochs(fabric, settings.epochs, state, settings):
@@ -331,7 +331,7 @@ def predict(net: SpeakerClassifier, clips: Clips) -> Answers:
     net.eval()
     embeddings, logits = [], []
     for energies in clips.energies:
-        windows = energies.to(device).split(WINDOW_SECONDS * RATE // HOP)
+        windows = torch.split(energies.to(device), WINDOW_SECONDS * RATE // HOP)
         weights = torch.tensor([float(len(w)) for w in windows], device=device)[:, None] / len(energies)
         found = torch.cat([_embed(net, window) for window in windows])
         embeddings.append(F.normalize((weights * found).sum(0), dim=0).cpu())
@@ -363,7 +363,8 @@ def without_channel(clip: Samples, random: np.random.Generator) -> Samples:
     flat = np.fft.irfft(np.where(audible, spectrum / (level + 1e-3 * level.max() + 1e-9), 0), len(samples))
     loud = flat * LOUDNESS / (np.sqrt(np.mean(flat**2)) + 1e-9)
     noisy = loud + random.normal(0, LOUDNESS * 10 ** (NOISE_DECIBELS / 20), len(loud))
-    return (noisy * 32768).round().clip(-32768, 32767).astype(np.int16)
+    rounded: Samples = (noisy * 32768).round().clip(-32768, 32767).astype(np.int16)
+    return rounded
 
 
 @torch.no_grad()

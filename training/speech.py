@@ -58,7 +58,8 @@ def whole_steps(pcm: Tensor) -> Tensor:
 
 def mel_filters(hertz: NDArray[np.float64]) -> Tensor:
     """Triangular filters, equally wide on the mel scale, float32 [len(hertz), 48]."""
-    mels = np.linspace(*(2595 * np.log10(1 + edge / 700) for edge in (LOWEST_HZ, HIGHEST_HZ)), MELS + 2)
+    lowest, highest = (2595 * math.log10(1 + edge / 700) for edge in (LOWEST_HZ, HIGHEST_HZ))
+    mels = np.linspace(lowest, highest, MELS + 2)
     edges = 700 * (10 ** (mels / 2595) - 1)
     low, middle, high = edges[:-2], edges[1:-1], edges[2:]
     rising, falling = (hertz[:, None] - low) / (middle - low), (high - hertz[:, None]) / (high - middle)

@@ -47,7 +47,7 @@ def listen(
 def recorded(size: int) -> Iterator[bytes]:
     """Standard input as it comes, about `size` bytes at a time and whole samples only."""
     left = b""
-    while piece := sys.stdin.buffer.read1(size):  # type: ignore[attr-defined]
+    while piece := sys.stdin.buffer.read1(size):  # type: ignore[union-attr]
         whole = len(left + piece) // 2 * 2
         yield (left + piece)[:whole]
         left = (left + piece)[whole:]
