@@ -78,8 +78,24 @@ class AudioPreprocessing(_Strict):
         return self
 
 
+class TextPreprocessing(_Strict):
+    """The graph takes token ids int64 `[N, T]` with T up to `max_tokens`, as `tokenizer` makes them.
+
+    `tokenizer` is a file of the library `tokenizers`; `files` has its path and checksum.
+    """
+
+    kind: Literal["text"] = "text"
+    tokenizer: Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*\.json$")]
+    max_tokens: PositiveInt
+
+
 Preprocessing = Annotated[
-    AudioPreprocessing | ImagePreprocessing | NoisePreprocessing | ObservationPreprocessing | TabularPreprocessing,
+    AudioPreprocessing
+    | ImagePreprocessing
+    | NoisePreprocessing
+    | ObservationPreprocessing
+    | TabularPreprocessing
+    | TextPreprocessing,
     Field(discriminator="kind"),
 ]
 
