@@ -306,8 +306,8 @@ def fit(run: Run, settings: NetworkSettings, train_set: Features, validation: Fe
         total = 0.0
         for _ in run.track(range(batches), description, batches):
             energies, phones, lengths = crops(train_set, settings, random)
-            features = masked(net.normalise(energies), masks=2, mels=6, frames=12, random=random)
-            logits = model.logits(fabric.to_device(features), fabric.to_device(lengths))
+            features = masked(net.normalise(fabric.to_device(energies)), masks=2, mels=6, frames=12, random=random)
+            logits = model.logits(features, fabric.to_device(lengths))
             loss = F.cross_entropy(
                 logits.float().flatten(0, 1),
                 fabric.to_device(phones.flatten()),

@@ -277,8 +277,9 @@ def fit(run: Run, settings: Settings, data: Voices, validation: Clips) -> tuple[
         description = f"{run.name} {epoch + 1}/{settings.epochs}"
         total = 0.0
         for batch in run.track(crops(variants, settings, batches, random), description, batches):
-            features = masked(net.normalise(batch.energies), masks=2, mels=6, frames=10, random=random)
-            embedding = model.embed(fabric.to_device(features), fabric.to_device(batch.lengths))
+            energies = fabric.to_device(batch.energies)
+            features = masked(net.normalise(energies), masks=2, mels=6, frames=10, random=random)
+            embedding = model.embed(features, fabric.to_device(batch.lengths))
             labels = fabric.to_device(batch.voices)
             margin = settings.margin * F.one_hot(labels, len(data.names))
             loss = F.cross_entropy((net.cosines(embedding) - margin) * settings.scale, labels)

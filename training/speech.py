@@ -197,7 +197,7 @@ def valid_frames(features: Tensor, lengths: Tensor, hop: int = HOP) -> Tensor:
 def masked(features: Tensor, masks: int, mels: int, frames: int, random: torch.Generator) -> Tensor:
     """Normalised features [N, T, 48] with random bands and stretches set to zero (SpecAugment)."""
     items, length, _ = features.shape
-    keep = torch.ones_like(features)
+    keep = torch.ones(features.shape)
     for widest, size, axis in ((mels, MELS, 2), (frames, length, 1)):
         for _ in range(masks):
             width = torch.randint(0, widest + 1, (items, 1), generator=random)
@@ -205,4 +205,4 @@ def masked(features: Tensor, masks: int, mels: int, frames: int, random: torch.G
             place = torch.arange(size)
             hidden = (place >= start) & (place < start + width)
             keep = keep * (~hidden).float().unsqueeze(3 - axis)
-    return features * keep
+    return features * keep.to(features.device)

@@ -310,6 +310,7 @@ def pcm(samples: bytes, rate: int) -> pb.AudioClip:
         ([], "clips", "at least one"),
         ([pb.AudioClip()], "clips[0]", "neither"),
         ([pb.AudioClip(encoded=b"")], "clips[0].encoded", "no bytes"),
+        ([pb.AudioClip(encoded=bytes(60 * 2**20 + 1))], "clips[0].encoded", "the most is 62,914,560"),
         ([pb.AudioClip(encoded=b"just text")], "clips[0].encoded", "not a WAV, FLAC, OGG file"),
         ([pb.AudioClip(encoded=record(SILENCE, "AIFF"))], "clips[0].encoded", "not a WAV, FLAC, OGG file"),
         ([pb.AudioClip(encoded=record(SILENCE)[:30])], "clips[0].encoded", "cannot be read"),
@@ -328,7 +329,7 @@ def pcm(samples: bytes, rate: int) -> pb.AudioClip:
         ([pcm(b"ab", 16_000)] * 65, "clips", "65 clips"),
     ],
     ids=[
-        "none", "nothing", "empty", "text", "aiff", "header only", "truncated", "surround", "96 kHz", "nan",
+        "none", "nothing", "empty", "large", "text", "aiff", "header only", "truncated", "surround", "96 kHz", "nan",
         "no samples", "bomb", "no pcm", "half a sample", "no rate", "too long together", "the second", "too many",
     ],
 )  # fmt: skip
