@@ -131,8 +131,9 @@ class BiLstm(nn.Module):
 
     def forward(self, features: Tensor, lengths: Tensor) -> Tensor:
         x = self.steps(features)
-        position = torch.arange(x.shape[1], device=x.device)
-        mirrored = ((lengths + STEP - 1) // STEP - 1 - position).clamp(min=0)[:, :, None]
+        steps = x.shape[1]
+        ends = ((lengths + STEP - 1) // STEP).clamp(max=steps)
+        mirrored = (ends - 1 - torch.arange(steps, device=x.device)).clamp(min=0)[:, :, None]
         for ahead, back in zip(self.ahead, self.back, strict=True):
             forwards, backwards = ahead(x)[0], back(_taken(x, mirrored))[0]
             x = self.dropout(torch.cat([forwards, _taken(backwards, mirrored)], dim=2))
@@ -161,7 +162,7 @@ class Conformer(nn.Module):
         return _per_frame(self.head(x))
 
 
-NETWORKS = {"MLP": Mlp, "BiLSTM": BiLstm, "Conformer": Conformer}
+NETWORKS: dict[str, type[Mlp] | type[BiLstm] | type[Conformer]] = {"MLP": Mlp, "BiLSTM": BiLstm, "Conformer": Conformer}
 
 
 class PhonemeClassifier(nn.Module):

@@ -87,7 +87,7 @@ def test_a_frame_has_the_phone_at_its_centre(tmp_path: Path, sentence: np.ndarra
     for folder in ("wav", "lab"):
         (tmp_path / folder).mkdir()
     soundfile.write(tmp_path / "wav" / "ru_1.wav", sentence[: 8 * HOP + 100], RATE)
-    (tmp_path / "lab" / "ru_1.lab").write_text("#\n0.02400 125 pau\n0.05600 125 aa\n0.06000 125 k\n")
+    (tmp_path / "lab" / "ru_1.lab").write_text("#\n0.02400 125 pau\n0.05400 125 aa\n0.06000 125 k\n")
     phones = festvox_ru.sentence(tmp_path, "ru_1").phones
     assert [festvox_ru.PHONES[i] for i in phones] == ["pau", "pau", "aa", "aa", "aa", "k", "pau", "pau"]
 
