@@ -1,7 +1,7 @@
 """Voices of free programs: clips of letters, syllables, words, numbers and prompts from seven Debian packages.
 
-A voice is a package's folder of one language, or of one speaker where the package says so; files that repeat another's
-bytes are left out. A voice with at least 25 clips is known: of its clips in the order of their paths every fifth is in
+A voice is a package's folder of one language, or of one speaker where the package says so; one voice reads both the
+Belarusian and the Russian of qabcs-data. Files that repeat another's bytes are left out. A voice with at least 25 clips is known: of its clips in the order of their paths every fifth is in
 the test split, and of the rest every eighth in the validation split. The smaller ones are unknown: no network is
 trained on them, and the voices take turns in testing and in validating the verification of speakers nobody has
 enrolled.
@@ -21,6 +21,7 @@ from lectern.card import DataSource
 from training.data.audio import Samples, read, unpack
 from training.data.fetch import Debian
 
+ONE_VOICE = {"be": "be-ru", "ru": "be-ru"}
 SUFFIXES = (".gsm", ".ogg", ".wav")
 FEWEST_CLIPS = 25
 TEST_EVERY = 5
@@ -158,7 +159,7 @@ def speaker_of(package: str, parts: Sequence[str]) -> str | None:
         case "ktuberling-data":  # usr/share/ktuberling/sounds/LANGUAGE@SCRIPT/
             return parts[4].partition("@")[0]
         case "qabcs-data":  # usr/share/qabcs/abcs/LANGUAGE/sounds/
-            return None if parts[4] == "all" else parts[4]
+            return None if parts[4] == "all" else ONE_VOICE.get(parts[4], parts[4])
         case "kajongg":  # usr/share/kajongg/voices/[LANGUAGE/]SPEAKER/
             return "-".join(parts[4:-1])
         case "gcin-voice":  # usr/share/gcin-voice/ogg/SYLLABLE/SPEAKER.ogg
