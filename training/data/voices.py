@@ -1,10 +1,11 @@
 """Voices of free programs: clips of letters, syllables, words, numbers and prompts from seven Debian packages.
 
 A voice is a package's folder of one language, or of one speaker where the package says so; one voice reads both the
-Belarusian and the Russian of qabcs-data. Files that repeat another's bytes are left out. A voice with at least 25 clips is known: of its clips in the order of their paths every fifth is in
-the test split, and of the rest every eighth in the validation split. The smaller ones are unknown: no network is
-trained on them, and the voices take turns in testing and in validating the verification of speakers nobody has
-enrolled.
+Belarusian and the Russian of qabcs-data. Files that repeat another's bytes are left out.
+
+A voice with at least 25 clips is known: of its clips in the order of their paths every fifth is in the test split, and
+of the rest every eighth in the validation split. The smaller ones are unknown: no network is trained on them, and they
+take turns in testing and in validating the verification of speakers nobody has enrolled.
 """
 
 from __future__ import annotations
