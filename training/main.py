@@ -28,8 +28,10 @@ RECIPES = (
     "lifelong_classifier",
     "lunar_lander",
     "phoneme_classifier",
+    "poem_generator",
     "speaker_classifier",
     "style_translator",
+    "translator_en_zh",
 )
 # Their data's licences keep the weights out of `exported`; trained when named, not by --all.
 UNSHIPPED_RECIPES = ("solar_anomaly_detector",)

@@ -20,6 +20,8 @@ from training.data import (
     fonts,
     mnist,
     omniglot,
+    parallel,
+    poems,
     printed_digits,
     voices,
 )
@@ -67,6 +69,25 @@ def covid_regressor(rows: int = 120) -> None:
             for i in range(count):
                 values = [f"{v:.4f}" for v in walks[i].ravel()]
                 writer.writerow([i, *np.eye(covid.STATES, dtype=int)[states[i]], *values])
+
+
+def translator_en_zh(pairs: int = 300) -> None:
+    """Short training pairs of each domain in turn."""
+    train = parallel.load().train
+    by_domain = [[p for p in train if p.domain == d and len(p.english) < 60] for d in parallel.DOMAINS]
+    chosen = [domain[i * (len(domain) // (pairs // 3))] for i in range(pairs // 3) for domain in by_domain]
+    with (HERE / "translator_en_zh.tsv").open("w", newline="") as file:
+        csv.writer(file, delimiter="\t", lineterminator="\n").writerows(
+            [p.domain, p.english, p.chinese] for p in chosen
+        )
+
+
+def poem_generator(count: int = 240) -> None:
+    """Short poems, all through the training split."""
+    chosen = [p for p in poems.load().train if p.complete and p.title and len(p.text) <= 64]
+    with (HERE / "poem_generator.tsv").open("w", newline="") as file:
+        writer = csv.writer(file, delimiter="\t", lineterminator="\n")
+        writer.writerows([p.title, p.text] for p in chosen[:: len(chosen) // count][:count])
 
 
 def anomaly_detector() -> None:
@@ -190,3 +211,5 @@ if __name__ == "__main__":
     lifelong_classifier()
     phoneme_classifier()
     speaker_classifier()
+    translator_en_zh()
+    poem_generator()
