@@ -27,7 +27,9 @@ RECIPES = (
     "image_classifier",
     "lifelong_classifier",
     "lunar_lander",
+    "phoneme_classifier",
     "poem_generator",
+    "speaker_classifier",
     "style_translator",
     "translator_en_zh",
 )

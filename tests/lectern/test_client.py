@@ -154,12 +154,12 @@ def test_rows_must_be_a_table() -> None:
 
 
 def test_clips_are_files_or_samples_with_a_rate() -> None:
-    request = requests.classify_audio([b"RIFF", (np.array([1, -2], np.int16), 16000)], "", 0, 0)
+    request = requests.classify_audio([b"RIFF", (np.array([1, -2], np.int16), 16000)])
     assert request.clips[0].encoded == b"RIFF"
     assert request.clips[1].pcm16.samples == b"\x01\x00\xfe\xff"
     assert request.clips[1].pcm16.sample_rate == 16000
     with pytest.raises(ValueError, match="int16"):
-        requests.classify_audio((np.zeros(4), 16000), "", 0, 0)
+        requests.classify_audio((np.zeros(4), 16000))
 
 
 def test_support_is_examples_by_label() -> None:
