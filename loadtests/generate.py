@@ -1,4 +1,4 @@
-"""Users of GenerateService: pictures one by one, sheets of many, and digits redrawn."""
+"""Users of GenerateService: pictures one by one, sheets of many, digits redrawn, and poems."""
 
 from __future__ import annotations
 
@@ -39,3 +39,8 @@ class GenerateUser(GrpcUser):
     def a_digit(self) -> None:
         request = generate_pb2.TransformImageRequest(image=DIGITS.some(1)[0], style="printed")
         self.call(self.stub.TransformImage, request, "TransformImage")
+
+    @task(4)
+    def a_poem(self) -> None:
+        request = generate_pb2.GenerateTextRequest(form="五言絕句", seed=int(RANDOM.integers(2**32)))
+        self.watch(self.stub.GenerateText, request, "GenerateText")

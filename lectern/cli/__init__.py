@@ -27,6 +27,7 @@ from lectern.cli.serve import serve
 from lectern.cli.token import token
 from lectern.cli.train import train
 from lectern.cli.transform import transform
+from lectern.cli.translate import translate
 from lectern.cli.triton import triton
 from lectern.cli.verify_speaker import verify_speaker
 
@@ -47,6 +48,7 @@ app.command()(takes_connection(classify_few_shot))
 app.command()(takes_connection(listen))
 app.command()(takes_connection(verify_speaker))
 app.command()(takes_connection(predict))
+app.command()(takes_connection(translate))
 app.command()(takes_connection(detect_anomaly))
 app.add_typer(generate, name="generate")
 app.command()(takes_connection(transform))
@@ -83,6 +85,7 @@ def options(
     lectern verify-speaker a.wav b.wav whether both are of one speaker
     lectern classify-few-shot --help   which of some new classes, from a few examples of each
     lectern predict rows.csv           a number for each row of a table
+    lectern translate "I can cook."    the same in Chinese
     lectern detect-anomaly shoe.png    whether it looks unlike the training pictures
     lectern generate images --seed 7   faces that nobody drew
     lectern transform seven.png        a digit by hand, as if it were printed

@@ -76,5 +76,62 @@ def images(
                 write(out or Path(f"{response.model}-{response.seed}.png"), response.image)
 
 
-generate = typer.Typer(no_args_is_help=True, rich_markup_mode="rich", help="Make images out of noise.")
+def poem(
+    connection: Connection,
+    prompt: Annotated[str, typer.Argument(help="What it begins with; - is standard input.", show_default=False)] = "",
+    title: Annotated[str, typer.Option(help="What it is about.", show_default="the model's choice")] = "",
+    form: Annotated[str, typer.Option(help="E.g. 五言絕句 or 七言律詩.", show_default="the model's choice")] = "",
+    temperature: Annotated[
+        float | None,
+        typer.Option(help="Less = more predictable; 0 = always the likeliest.", show_default="the model's"),
+    ] = None,
+    top_k: Annotated[int, typer.Option(min=0, help="Choose among so many; 0 = all.")] = 0,
+    top_p: Annotated[
+        float | None, typer.Option(help="Choose among those that make up so much.", show_default="the model's")
+    ] = None,
+    repetition_penalty: Annotated[
+        float | None, typer.Option(help="1 to 5; more = fewer repeated characters.", show_default="the model's")
+    ] = None,
+    seed: Annotated[int | None, typer.Option(min=0, max=2**64 - 1, show_default="drawn")] = None,
+    stop: Annotated[list[str] | None, typer.Option(help="A text that ends it.", show_default=False)] = None,
+    max_tokens: Annotated[int, typer.Option(min=0, help="0 = until it ends.")] = 0,
+    stream: Annotated[bool, typer.Option("--stream", help="Print it as it is written.")] = False,
+    model: Annotated[str, typer.Option(help="One of `lectern models`.")] = "poem_generator",
+    version: Annotated[int, typer.Option(min=0, help="0 is the latest.")] = 0,
+) -> None:
+    """Write a poem.
+
+    The same seed writes the same poem every time. A prompt of several lines holds examples before the last line.
+
+    \b
+    lectern generate poem "床前明月光，" --stream
+    lectern generate poem --title 春望 --form 五言律詩 --seed 7
+    """
+    beginning = sys.stdin.buffer.read().decode("utf-8", "replace").rstrip("\n") if prompt == "-" else prompt
+    typer.echo(beginning.rpartition("\n")[2], nl=False)
+    written = []
+    with connection.client() as client:
+        for response in client.generate_text(
+            beginning,
+            title=title,
+            form=form,
+            temperature=temperature,
+            top_k=top_k,
+            top_p=top_p,
+            repetition_penalty=repetition_penalty,
+            seed=seed,
+            stop=stop or [],
+            max_tokens=max_tokens,
+            model=model,
+            version=version,
+        ):
+            written.append(response.text)
+            if stream:
+                typer.echo(response.text, nl=False)
+                sys.stdout.flush()
+    typer.echo("" if stream else "".join(written))
+
+
+generate = typer.Typer(no_args_is_help=True, rich_markup_mode="rich", help="Make images out of noise, and poems.")
 generate.command()(takes_connection(images))
+generate.command()(takes_connection(poem))

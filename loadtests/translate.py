@@ -1,0 +1,41 @@
+"""Users of TranslateService: sentences one by one, many at once, and as they are written."""
+
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+
+from locust import task
+from pictures import RANDOM
+from user import GrpcUser
+
+from lectern.v1 import translate_pb2, translate_pb2_grpc
+
+PAIRS = Path(__file__).parents[1] / "tests" / "data" / "translator_en_zh.tsv"
+BATCH = 16
+
+
+class TranslateUser(GrpcUser):
+    """Most calls carry one sentence."""
+
+    def on_start(self) -> None:
+        self.stub = translate_pb2_grpc.TranslateServiceStub(self.channel)
+        with PAIRS.open(newline="") as file:
+            self.sentences = [row[1] for row in csv.reader(file, delimiter="\t")]
+
+    def some(self, count: int) -> list[str]:
+        return [str(text) for text in RANDOM.choice(self.sentences, count)]
+
+    @task(6)
+    def one_sentence(self) -> None:
+        self.call(self.stub.Translate, translate_pb2.TranslateRequest(texts=self.some(1)), "Translate")
+
+    @task(1)
+    def many_sentences(self) -> None:
+        request = translate_pb2.TranslateRequest(texts=self.some(BATCH), beam_size=1)
+        self.call(self.stub.Translate, request, f"Translate, {BATCH} sentences, greedy")
+
+    @task(3)
+    def as_it_is_written(self) -> None:
+        request = translate_pb2.StreamTranslateRequest(text=self.some(1)[0])
+        self.watch(self.stub.StreamTranslate, request, "StreamTranslate")
