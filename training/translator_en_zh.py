@@ -25,7 +25,7 @@ from lectern.card import Baseline, Metric, Table, TranslationPreprocessing
 from lectern.client import Client
 from training.data import parallel
 from training.data.parallel import DOMAINS, Pair, Parallel
-from training.decoding import beam_search
+from training.decoding import Hypothesis, beam_search
 from training.evaluate import Track
 from training.export.onnx import round_to_bytes
 from training.recipe import Graph, Trained
@@ -386,13 +386,15 @@ def translations(run: Run, net: Translator, source: Tokenizer, target: Tokenizer
     order = sorted(range(len(pairs)), key=lambda i: len(sources[i]))
     chunks = [order[i : i + 32] for i in range(0, len(order), 32)]
     for chunk in run.track(chunks, f"{run.name} test", len(chunks)):
-        for i, ids in zip(chunk, beams(net, target, [sources[i] for i in chunk]), strict=True):
-            found[i] = target.decode(ids)
+        for i, hypotheses in zip(chunk, search(net, [sources[i] for i in chunk]), strict=True):
+            found[i] = target.decode(hypotheses[0].tokens)
     return [found[i] for i in range(len(pairs))]
 
 
-def beams(net: Translator, target: Tokenizer, sources: Sequence[list[int]]) -> list[list[int]]:
-    """Token ids of the best translation of each sentence."""
+def search(
+    net: Translator, sources: Sequence[list[int]], size: int = BEAM, length_penalty: float = LENGTH_PENALTY
+) -> list[list[Hypothesis]]:
+    """The best translations of each sentence, as token ids, best first."""
     batch = padded(sources, [[0, 0]] * len(sources))
     with torch.no_grad():
         memory = net.encode(batch.source, batch.lengths)
@@ -401,16 +403,15 @@ def beams(net: Translator, target: Tokenizer, sources: Sequence[list[int]]) -> l
         features = net.decode(memory[rows], batch.lengths[rows], prefixes)[:, -1]
         return without_unknown(net.logits(features)).log_softmax(1)
 
-    found = beam_search(
+    return beam_search(
         next_tokens,
         len(sources),
         start=START_ID,
         end=END_ID,
-        size=BEAM,
-        length_penalty=LENGTH_PENALTY,
-        longest=[longest(len(s)) for s in sources],
+        size=size,
+        length_penalty=length_penalty,
+        longest=[longest(len(source)) for source in sources],
     )
-    return [hypotheses[0].tokens for hypotheses in found]
 
 
 def longest(source_tokens: int) -> int:

@@ -36,9 +36,10 @@ def split(text: str, tokenizer: Tokenizer, most: int) -> list[Sentence]:
 def _sentences(text: str) -> Iterator[Span]:
     start = 0
     for match in _END.finditer(text):
-        following = text[match.end() :].lstrip()[:1]
-        goes_on = match[0] == "." and (_ABBREVIATION.search(text, start, match.end()) or following.islower())
-        if match[0] == "\n" or not goes_on:
+        stop, following = match[0], text[match.end() :].lstrip()[:1]
+        quoted = stop[-1] not in ".!?…\n"  # “Why?” she asked.
+        goes_on = following.islower() and (quoted or stop == ".")
+        if not goes_on and not (stop == "." and _ABBREVIATION.search(text, start, match.end())):
             yield from _trimmed(text, start, match.end())
             start = match.end()
     yield from _trimmed(text, start, len(text))

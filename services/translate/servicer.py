@@ -214,6 +214,7 @@ class Translator:
             shown = [i for i, special in enumerate(sentence.encoding.special_tokens_mask) if not special]
             for i in shown:
                 start, end = (sentence.start + offset for offset in sentence.encoding.offsets[i])
+                start = end - len(source[start:end].lstrip())  # a token has the space before it
                 message.source_tokens.add(text=source[start:end], start=start, end=end)
             for token, weights in zip(hypothesis.tokens, hypothesis.attention, strict=True):
                 message.tokens.add(text=self._target.decode([token]), attention=weights[shown])

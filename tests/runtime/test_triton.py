@@ -34,10 +34,10 @@ def free_ports(count: int) -> list[int]:
 
 
 @contextmanager
-def triton(ports: list[int], log: Path) -> Iterator[str]:
-    """`lectern triton` over the committed models; yields its gRPC address once it is ready."""
+def triton(ports: list[int], log: Path, repository: Path = EXPORTED) -> Iterator[str]:
+    """`lectern triton` over a repository, by default the committed models; yields its gRPC address once it is ready."""
     options = ["--port", str(ports[0]), "--http-port", str(ports[1]), "--metrics-port", str(ports[2])]
-    command = [sys.executable, "-m", "lectern", "triton", "--repository", str(EXPORTED), *options]
+    command = [sys.executable, "-m", "lectern", "triton", "--repository", str(repository), *options]
     with log.open("ab") as file:
         process = subprocess.Popen(command, stdout=file, stderr=file)
     target = f"127.0.0.1:{ports[0]}"

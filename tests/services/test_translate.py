@@ -1,0 +1,251 @@
+"""TranslateService through gRPC: it finds what a search in torch without a cache finds, however it is batched."""
+
+from __future__ import annotations
+
+import asyncio
+import csv
+import itertools
+import logging
+import time
+import urllib.request
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import grpc
+import pytest
+import torch
+from tokenizers import Tokenizer
+
+import lectern
+import lectern.aio
+from lectern.card import DataSource, Metric, TranslationPreprocessing
+from lectern.v1 import translate_pb2 as pb
+from lectern.v1.translate_pb2_grpc import TranslateServiceStub
+from tests.conftest import ROOT, Server, serving
+from tests.runtime.test_triton import free_ports, triton
+from tests.services.test_classify import DEADLINE, failure
+from training import translator_en_zh as recipe
+from training.export.version import write_version
+from training.recipe import Trained
+from training.tokens import END_ID, byte_pair_encoding
+from training.translator_en_zh import FAST, Translator
+
+LONG = "and it came to pass that " * 18  # some 110 tokens
+
+
+@dataclass
+class Reference:
+    """The network that is served, in torch, with its tokenizers."""
+
+    net: Translator
+    source: Tokenizer
+    target: Tokenizer
+    sentences: list[str]
+    repository: Path
+
+    def search(self, text: str, size: int) -> list[tuple[str, float]]:
+        (found,) = recipe.search(self.net, [self.source.encode(text).ids], size)
+        return [(self.target.decode(h.tokens), h.score) for h in found]
+
+
+@pytest.fixture(scope="module")
+def reference(tmp_path_factory: pytest.TempPathFactory) -> Reference:
+    """Random weights, so that no two sentences are alike and some end early: a sliver trains none that say much."""
+    with (ROOT / "tests" / "data" / "translator_en_zh.tsv").open(newline="") as file:
+        rows = list(csv.reader(file, delimiter="\t"))
+    source = byte_pair_encoding([row[1] for row in rows], 400, lowercase=True)
+    target = byte_pair_encoding([row[2] for row in rows], 900, ends=False)
+    torch.manual_seed(0)
+    net = Translator(replace(FAST, heads=2), source.get_vocab_size(), target.get_vocab_size()).eval()
+    with torch.no_grad():
+        net.target.weight.mul_(2)
+        net.target.weight[END_ID].mul_(1.8)
+        for layer in net.decoder:  # what is written depends much on what is read
+            layer.memory_attention.output.weight.mul_(8)
+            layer.memory_attention.query.weight.mul_(8)
+    repository = tmp_path_factory.mktemp("repository")
+    entry = DataSource(source="none", version="1", sha256="0" * 64, licence="", train=0, validation=0, test=0)
+    trained = Trained(
+        title="Random translator",
+        lecture="HW5",
+        capability="translate",
+        task="machine translation",
+        description="Of random weights.",
+        graphs=recipe.graphs(net),
+        preprocessing=TranslationPreprocessing(source="english.json", target="chinese.json", max_tokens=recipe.LONGEST),
+        assets={"english.json": source.to_str().encode(), "chinese.json": target.to_str().encode()},
+        decision={"beam_size": 4.0, "length_penalty": 1.0},
+        metrics=(Metric(name="bleu", value=0, split="test", n=1),),
+        data=(entry,),
+        device="",
+        parameters=0,
+    )
+    logging.disable()  # pytest collects thousands of lines that the exporter writes for itself
+    write_version("translator_en_zh", trained, repository, "", 0, 0)
+    logging.disable(logging.NOTSET)
+    sentences = [row[1] for row in rows if not any(stop in row[1][:-1] for stop in ".!?\n")]
+    return Reference(net, source, target, sentences, repository)
+
+
+@pytest.fixture(scope="module")
+def translating(reference: Reference, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    with serving(tmp_path_factory.mktemp("server"), "translate", repository=reference.repository) as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def client(translating: Server) -> Iterator[lectern.Client]:
+    with lectern.Client(translating.target, timeout=DEADLINE) as client:
+        yield client
+
+
+def tokens_chosen(server: Server) -> int:
+    """Rows of all decode steps by now."""
+    with urllib.request.urlopen(f"{server.metrics_url}/metrics") as response:
+        lines = response.read().decode().splitlines()
+    return round(sum(float(line.split()[-1]) for line in lines if line.startswith("lectern_decode_tokens_total{")))
+
+
+def test_greedy_translations_are_those_of_torch(client: lectern.Client, reference: Reference) -> None:
+    sentences = reference.sentences[:200]
+    assert len(sentences) == 200
+    results = client.translate(sentences, beam_size=1).results
+    found = [result.translations[0].text for result in results]
+    assert found == [reference.search(sentence, 1)[0][0] for sentence in sentences]
+    assert len(set(found)) > 100
+
+
+@pytest.mark.parametrize("size", [2, 4, 8])
+def test_beams_find_what_torch_finds_with_its_scores(client: lectern.Client, reference: Reference, size: int) -> None:
+    sentences = reference.sentences[:16]
+    for sentence, result in zip(
+        sentences, client.translate(sentences, beam_size=size, count=size).results, strict=True
+    ):
+        expected = reference.search(sentence, size)
+        assert [t.text for t in result.translations] == [text for text, _ in expected]
+        assert [t.score for t in result.translations] == pytest.approx([score for _, score in expected], abs=1e-3)
+
+
+async def test_answers_do_not_depend_on_who_shares_their_steps(translating: Server, reference: Reference) -> None:
+    asked = [(sentence, i % 8 + 1) for i, sentence in enumerate(reference.sentences[:24])]
+    async with lectern.aio.Client(translating.target, timeout=DEADLINE) as client:
+        together = await asyncio.gather(*(client.translate(text, beam_size=size) for text, size in asked))
+        for (text, size), response in zip(asked, together, strict=True):
+            (alone,) = (await client.translate(text, beam_size=size)).results
+            assert alone.translations[0].text == response.results[0].translations[0].text
+
+
+async def test_a_late_short_request_does_not_wait_for_a_long_one(translating: Server) -> None:
+    async with lectern.aio.Client(translating.target, timeout=DEADLINE) as client:
+        long = asyncio.create_task(client.translate([LONG] * 4, beam_size=8))
+        await asyncio.sleep(0.05)
+        await client.translate("I can cook.", beam_size=1)
+        assert not long.done()
+        await long
+
+
+def test_the_first_tokens_of_a_stream_come_within_three_steps(client: lectern.Client, reference: Reference) -> None:
+    sentence = reference.sentences[5]
+    responses = list(client.stream_translate(sentence))
+    (hypotheses,) = recipe.search(reference.net, [reference.source.encode(sentence).ids], 1)
+    beginnings = [reference.target.decode(hypotheses[0].tokens[:count]) for count in (1, 2, 3)]
+    assert responses[0].text in beginnings
+    for before, after in itertools.pairwise(responses):
+        assert after.text.startswith(before.text)
+    assert [r.final for r in responses] == [False] * (len(responses) - 1) + [True]
+    assert responses[-1].text == reference.target.decode(hypotheses[0].tokens)
+
+
+def test_a_stream_that_is_cancelled_frees_its_rows(translating: Server) -> None:
+    with grpc.insecure_channel(translating.target) as channel:
+        stream = TranslateServiceStub(channel).StreamTranslate(pb.StreamTranslateRequest(text=LONG, beam_size=8))
+        next(stream)
+        stream.cancel()
+    time.sleep(0.2)
+    before = tokens_chosen(translating)
+    time.sleep(0.2)
+    assert tokens_chosen(translating) == before
+    with lectern.Client(translating.target) as client:
+        client.translate("I can cook.", beam_size=1)
+
+
+def test_a_deadline_ends_the_search(translating: Server) -> None:
+    with lectern.Client(translating.target) as client:
+        with pytest.raises(lectern.LecternError) as caught:
+            client.translate([LONG] * 8, beam_size=8, timeout=0.05)
+        assert caught.value.code() is grpc.StatusCode.DEADLINE_EXCEEDED
+    time.sleep(0.2)
+    before = tokens_chosen(translating)
+    time.sleep(0.2)
+    assert tokens_chosen(translating) == before
+
+
+def test_a_text_is_translated_sentence_by_sentence(client: lectern.Client) -> None:
+    text = "Mr. Smith can cook. “Can he?” she said!\n\nNo, e.g. not well; " + "he burns it, " * 150 + "always"
+    (result,) = client.translate(text).results
+    (translation,) = result.translations
+    spans = [text[s.source_start : s.source_end] for s in translation.sentences]
+    assert spans[:2] == ["Mr. Smith can cook.", "“Can he?” she said!"]
+    assert "".join("".join(spans).split()) == "".join(text.split())
+    assert len(spans) > 3
+    parts = [s.text for s in translation.sentences]
+    assert translation.text == f"{parts[0]}{parts[1]}\n\n{''.join(parts[2:])}"
+    assert translation.score == pytest.approx(sum(s.score for s in translation.sentences) / len(parts))
+
+
+def test_alignment_names_the_parts_of_the_source(client: lectern.Client) -> None:
+    text = "  Tom can't cook café food."
+    (sentence,) = client.translate(text, alignment=True).results[0].translations[0].sentences
+    assert "".join(token.text for token in sentence.source_tokens) == text.replace(" ", "").strip()
+    assert all(text[t.start : t.end] == t.text for t in sentence.source_tokens)
+    assert "".join(token.text for token in sentence.tokens) == sentence.text
+    for token in sentence.tokens:
+        assert len(token.attention) == len(sentence.source_tokens)
+        assert 0 < sum(token.attention) <= 1.001
+
+
+@pytest.mark.parametrize("text", ["🎉", "مرحبا", "他說 hello", "<unk> </s> <pad>", "a\u0301", "x" * 3000])
+def test_any_text_has_an_answer(client: lectern.Client, text: str) -> None:
+    assert client.translate(text, beam_size=1).results[0].translations[0].sentences
+
+
+@pytest.mark.parametrize(
+    ("request_", "field"),
+    [
+        (pb.TranslateRequest(), "texts"),
+        (pb.TranslateRequest(texts=["fine", " \n"]), "texts[1]"),
+        (pb.TranslateRequest(texts=["hi"] * 257), "texts"),
+        (pb.TranslateRequest(texts=["x" * (128 * 1024 + 1)]), "texts[0]"),
+        (pb.TranslateRequest(texts=["Hi. " * 600]), "texts"),
+        (pb.TranslateRequest(texts=["hi"], beam_size=9), "beam_size"),
+        (pb.TranslateRequest(texts=["hi"], beam_size=2, count=3), "count"),
+        (pb.TranslateRequest(texts=["hi"], length_penalty=-1), "length_penalty"),
+        (pb.TranslateRequest(texts=["hi"], length_penalty=float("nan")), "length_penalty"),
+        (pb.TranslateRequest(texts=["hi"], model="none"), "model"),
+    ],
+)
+def test_bad_requests_name_the_field(translating: Server, request_: pb.TranslateRequest, field: str) -> None:
+    with grpc.insecure_channel(translating.target) as channel:
+        stub = TranslateServiceStub(channel)
+        code, _, fields = failure(lambda: stub.Translate(request_, timeout=DEADLINE))
+    expected = grpc.StatusCode.NOT_FOUND if field == "model" else grpc.StatusCode.INVALID_ARGUMENT
+    assert (code, fields) == (expected, [field])
+
+
+def test_triton_finds_the_same(
+    client: lectern.Client, reference: Reference, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    directory = tmp_path_factory.mktemp("triton")
+    arguments = ("translate", "--engine", "triton", "--triton-url")
+    with (
+        triton(free_ports(3), directory / "triton.log", reference.repository) as url,
+        serving(directory, *arguments, url, repository=reference.repository) as beside,
+        lectern.Client(beside.target, timeout=DEADLINE) as remote,
+    ):
+        for size in (1, 4):
+            sentences = reference.sentences[:12]
+            theirs, ours = (c.translate(sentences, beam_size=size).results for c in (remote, client))
+            assert [r.translations[0].text for r in theirs] == [r.translations[0].text for r in ours]
+            scores = [r.translations[0].score for r in ours]
+            assert [r.translations[0].score for r in theirs] == pytest.approx(scores, abs=1e-3)
