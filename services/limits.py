@@ -22,6 +22,8 @@ class Limits(BaseModel):
     few_shot_classes: PositiveInt = Field(50, description="Classes that the examples of one few-shot request show.")
     few_shot_examples: PositiveInt = Field(20, description="Examples of one class in a few-shot request.")
     few_shot_steps: PositiveInt = Field(20, description="Gradient steps that a few-shot request may ask for.")
+    explanation_samples: PositiveInt = Field(1000, description="Samples, steps or windows of one explanation.")
+    explanations: PositiveInt = Field(16, description="Methods, classes or units that one request may ask about.")
     stream_window: PositiveInt = Field(16, description="Requests of one stream that are worked on at once.")
 
 

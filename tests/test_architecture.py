@@ -44,6 +44,7 @@ NOT_CAPABILITIES = {"runtime", "codecs", "server"}
 # What the CLI hands over to, imported inside its commands.
 HANDOVER = {
     "lectern/cli/evaluate.py": {"training"},
+    "lectern/cli/make_explainable.py": {"training"},
     "lectern/cli/serve.py": {"services"},
     "lectern/cli/token.py": {"services"},
     "lectern/cli/train.py": {"training"},

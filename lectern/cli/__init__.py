@@ -19,6 +19,7 @@ from lectern.cli.console import console
 from lectern.cli.detect_anomaly import detect_anomaly
 from lectern.cli.episode import episode
 from lectern.cli.evaluate import evaluate
+from lectern.cli.make_explainable import make_explainable
 from lectern.cli.models import models
 from lectern.cli.predict import predict
 from lectern.cli.serve import serve
@@ -48,6 +49,7 @@ app.command()(takes_connection(console))
 app.command()(takes_connection(evaluate))
 app.add_typer(token)
 app.command()(train)
+app.command()(make_explainable)
 app.command()(triton)
 
 

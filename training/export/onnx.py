@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -92,12 +92,25 @@ def newest_graph(model: Path) -> bytes:
     return (model / str(card.version) / "model.onnx").read_bytes()
 
 
+def stored_weights(content: bytes) -> dict[str, NDArray[np.float32]]:
+    """The constants of an ONNX file, by the names that they had in its module; the exporter calls the bias of a
+    convolution that a batch norm was folded into `NAME.weight_bias`."""
+    tensors = onnx.load_from_string(content).graph.initializer
+    return {
+        t.name.removesuffix("_half").replace(".weight_bias", ".bias"): numpy_helper.to_array(t).astype(np.float32)
+        for t in tensors
+    }
+
+
 @torch.no_grad()
-def load_weights(module: torch.nn.Module, content: bytes) -> torch.nn.Module:
-    """Fill the parameters and buffers of `module` from an ONNX file that was exported from its like."""
-    stored = {t.name.removesuffix("_half"): t for t in onnx.load_from_string(content).graph.initializer}
+def load_weights(
+    module: torch.nn.Module, content: bytes, others: Mapping[str, NDArray[np.float32]] | None = None
+) -> torch.nn.Module:
+    """Fill the parameters and buffers of `module` from an ONNX file that was exported from its like, and from `others`,
+    which it holds under other names."""
+    stored = stored_weights(content) | dict(others or {})
     for name, value in module.state_dict().items():
-        value.copy_(torch.from_numpy(numpy_helper.to_array(stored[name]).astype(np.float32)).reshape(value.shape))
+        value.copy_(torch.from_numpy(stored[name]).reshape(value.shape))
     return module
 
 

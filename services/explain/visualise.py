@@ -1,0 +1,151 @@
+"""What a model has learned: images that its classes and units answer to, by gradient ascent or among a generator's."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from lectern.card import Explanation, ImagePreprocessing
+from lectern.noise import noise
+from services.explain.subjects import Floats, ImageKind, Subject, softmax
+from services.rpc import Call
+from services.runtime.repository import Model
+
+STEP = 8.0  # grey levels that an ascent moves an image by, on average
+NOISE = 24.0
+DECAY = 0.99  # towards grey
+SHIFT = 3  # pixels, at random in each step, so that no pattern settles on the grid
+BLUR_EVERY = 4
+POPULATION, PARENTS, GENERATION_STEPS = 32, 8, 8
+
+
+@dataclass(frozen=True)
+class Found:
+    """An image uint8 `[height, width, channels]`, and what is wanted at the start and at the end."""
+
+    image: NDArray[np.uint8]
+    start: float
+    end: float
+    probability: float | None = None
+
+
+async def ascend(subjects: Sequence[Subject], units: Floats | None, steps: int, seed: int) -> list[Found]:
+    """Images made from the same noise by gradient ascent on each subject's target, or each row of `units` `[N, U]`.
+
+    Erhan et al., "Visualizing Higher-Layer Features of a Deep Network", 2009; with shifts, blur and decay after
+    Olah et al., "Feature Visualization", 2017. All images climb together, each with steps of one mean size.
+    """
+    first = subjects[0]
+    shape = first.kind.x.shape
+    start = 127.5 + NOISE * noise(seed, first.kind.x.size).reshape(shape)
+    random = np.random.default_rng(seed)
+    count = len(subjects) if units is None else len(units)
+    xs = np.repeat(start[None], count, 0).astype(np.float32)
+    begun = await _measure(subjects, units, xs)
+    for step in range(steps):
+        down, right = random.integers(-SHIFT, SHIFT + 1, 2)
+        moved = np.roll(xs, (down, right), (1, 2))
+        gradients = await _gradients(subjects, units, moved)
+        gradients = np.roll(gradients, (-down, -right), (1, 2))
+        sizes = np.abs(gradients).mean((1, 2, 3), keepdims=True)
+        xs = xs + STEP * (1 - step / steps) * gradients / np.maximum(sizes, 1e-12)
+        xs = 127.5 + DECAY * (xs - 127.5)
+        if step % BLUR_EVERY == 0 and step < steps * 3 // 4:
+            xs = _soft(xs)
+        xs = xs.clip(0, 255).astype(np.float32)
+    ended = await _measure(subjects, units, xs)
+    images = first.kind.forward(xs)
+    return [
+        Found(image, float(a[0]), float(b[0]), float(b[1]) if units is None and first.classifies else None)
+        for image, a, b in zip(images, begun, ended, strict=True)
+    ]
+
+
+async def search(subject: Subject, generator: Model, steps: int, seed: int, call: Call) -> Found:
+    """An image of the generator's, by an evolution strategy on its noise: the best of each generation are the parents of
+    the next (Nguyen et al., "Synthesizing the preferred inputs for neurons", 2016, climb by gradients instead)."""
+    graph, preprocessing = generator.graphs["forward"], subject.model.card.preprocessing
+    assert isinstance(preprocessing, ImagePreprocessing)
+    size = generator.card.preprocessing.size  # type: ignore[union-attr]  # checked by the servicer
+    random = np.random.default_rng(seed)
+    codes = random.standard_normal((POPULATION, size)).astype(np.float32)
+    first: float | None = None
+    best: tuple[float, float, NDArray[np.uint8]] | None = None
+    for _ in range(max(1, steps // GENERATION_STEPS)):
+        inputs: dict[str, NDArray[np.generic]] = {"noise": codes}
+        if generator.card.labels:
+            inputs["label"] = random.integers(0, len(generator.card.labels), (len(codes), 1))
+        made = (await graph.infer(inputs, call.deadline, call.priority))["images"]
+        images = np.stack([_fitted(image, preprocessing) for image in made])
+        kinds = [ImageKind.of(image, subject.explanation.exponent).x for image in images]
+        logits, probabilities = await _answers([subject] * len(kinds), np.stack(kinds))
+        order = np.argsort(-logits)
+        if first is None:
+            first = float(logits.mean())
+        top = int(order[0])
+        if best is None or logits[top] > best[0]:
+            best = float(logits[top]), float(probabilities[top]), images[top]
+        parents = codes[order[:PARENTS]]
+        spread = parents.std(0, keepdims=True) + 0.1
+        codes = parents.mean(0) + spread * random.standard_normal(codes.shape).astype(np.float32)
+        codes[0] = parents[0]
+    assert best is not None
+    assert first is not None
+    return Found(best[2], first, best[0], best[1] if subject.classifies else None)
+
+
+def unit_weights(explanation: Explanation, layer: str, units: Sequence[int]) -> Floats:
+    """Weights `[N, U]` of the graph's `units`, each of one unit of that layer."""
+    start = 0
+    for entry in explanation.layers:
+        if entry.name == layer:
+            break
+        start += entry.units
+    weights = np.zeros((len(units), sum(entry.units for entry in explanation.layers)), np.float32)
+    weights[np.arange(len(units)), start + np.array(units)] = 1
+    return weights
+
+
+async def _gradients(subjects: Sequence[Subject], units: Floats | None, xs: Floats) -> Floats:
+    if units is not None:
+        parts = [part["gradient"] async for part in subjects[0].gradients(xs, units)]
+    else:
+        parts = [part["gradient"] async for part in subjects[0].gradients(xs, targets=_targets(subjects))]
+    return np.concatenate(parts)
+
+
+async def _measure(subjects: Sequence[Subject], units: Floats | None, xs: Floats) -> list[tuple[float, float]]:
+    """What is wanted of each image, and the probability of its class."""
+    if units is not None:
+        parts = [part["activations"] async for part in subjects[0].gradients(xs, units)]
+        return [(float(v), 0.0) for v in (np.concatenate(parts) * units).sum(1)]
+    logits, probabilities = await _answers(subjects, xs)
+    return list(zip(logits.tolist(), probabilities.tolist(), strict=True))
+
+
+async def _answers(subjects: Sequence[Subject], xs: Floats) -> tuple[Floats, Floats]:
+    first, places = subjects[0], (np.arange(len(xs)), _targets(subjects))
+    parts = [part[first.explanation.output] async for part in first.gradients(xs)]
+    outputs = np.concatenate(parts)
+    return outputs[places], softmax(outputs)[places]
+
+
+def _targets(subjects: Sequence[Subject]) -> NDArray[np.int64]:
+    return np.array([subject.target for subject in subjects])
+
+
+def _soft(xs: Floats) -> Floats:
+    """Each pixel moves a little towards its neighbours."""
+    around = sum(np.roll(xs, move, axis) for axis in (1, 2) for move in (-1, 1))
+    return np.asarray(0.8 * xs + 0.05 * around, np.float32)
+
+
+def _fitted(image: NDArray[np.uint8], preprocessing: ImagePreprocessing) -> NDArray[np.uint8]:
+    picture = Image.fromarray(image if image.shape[2] == 3 else image[:, :, 0])
+    picture = picture.convert("RGB" if preprocessing.channels == 3 else "L")
+    size = (preprocessing.width, preprocessing.height)
+    return np.asarray(picture.resize(size, Image.Resampling.BOX)).reshape(*size[::-1], preprocessing.channels)
