@@ -38,10 +38,8 @@ def probes(net: nn.Module, layers: Sequence[str], train: Split, test: Split) -> 
         answers, truth = of(train)[:TRAIN], of(test)[:TEST]
         chance = float(np.unique(truth, return_counts=True)[1].max() / len(truth))
         for layer in known:
-            classifier = make_pipeline(StandardScaler(), RidgeClassifierCV(np.logspace(0, 4, 5))).fit(
-                known[layer], answers
-            )
-            accuracy = float(classifier.score(unknown[layer], truth))
+            classifier = make_pipeline(StandardScaler(), RidgeClassifierCV(np.logspace(0, 4, 5)))
+            accuracy = float(classifier.fit(known[layer], answers).score(unknown[layer], truth))
             found.append(Probe(layer=layer, property=name, accuracy=accuracy, chance=chance, n=len(truth)))
     return tuple(found)
 

@@ -31,9 +31,8 @@ _PALETTE, _TWO_SIDED = _palette(_ANCHORS), _palette(_TWO_SIDED_ANCHORS)
 def colours(values: NDArray[np.float32], *, two_sided: bool = False) -> NDArray[np.uint8]:
     """A colour `[..., 3]` for each value: 0 to 1 from dark to light, or -1 to 1 from blue through white to orange."""
     level = (values + 1) / 2 if two_sided else values
-    found: NDArray[np.uint8] = (_TWO_SIDED if two_sided else _PALETTE)[
-        (255 * level.clip(0, 1)).round().astype(np.uint8)
-    ]
+    palette = _TWO_SIDED if two_sided else _PALETTE
+    found: NDArray[np.uint8] = palette[(255 * level.clip(0, 1)).round().astype(np.uint8)]
     return found
 
 

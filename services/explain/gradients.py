@@ -72,9 +72,8 @@ async def grad_cam(subject: Subject, method: pb.GradCam, seed: int, limits: Limi
         raise InvalidArgument.field("method", f"grad_cam needs a layer that is a map; {_name(subject)} has none")
     wanted = method.layer or maps[-1]
     if wanted not in maps:
-        raise InvalidArgument.field(
-            field_of(method, "layer"), f"is {wanted!r}; {_name(subject)} has: {', '.join(maps)}"
-        )
+        known = f"{_name(subject)} has: {', '.join(maps)}"
+        raise InvalidArgument.field(field_of(method, "layer"), f"is {wanted!r}; {known}")
     index = [layer.name for layer in layers].index(wanted)
     parts = [part async for part in subject.gradients(subject.kind.x[None])]
     found = Image.fromarray(parts[0][f"map_{index}"][0].clip(min=0))

@@ -3,6 +3,8 @@ alone."""
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
@@ -28,10 +30,10 @@ async def occlusion(subject: Subject, method: pb.Occlusion, seed: int, limits: L
     window = whole(method, "window", min(8, *pixels), 1, min(pixels))
     stride = whole(method, "stride", max(1, window // 4), 1, window)
     windows = subject.kind.windows(window, stride)
-    if len(windows) > limits.explanation_samples:
+    if len(windows) > (most := limits.explanation_samples):
         raise InvalidArgument.field(
             field_of(method, "stride"),
-            f"is {stride}: {len(windows)} windows; the most are {limits.explanation_samples}",
+            f"is {stride}: {len(windows)} windows; the most are {most}",
         )
     kept = np.ones((len(windows), *pixels), np.float32)
     for mask, part in zip(kept, windows, strict=True):
@@ -95,9 +97,7 @@ async def kernel_shap(subject: Subject, method: pb.KernelShap, seed: int, limits
     return _attribution(subject, shares[groups], promised=float(full - nothing))
 
 
-async def masked(
-    subject: Subject, kept: NDArray[np.floating], baseline: Floats, *, probability: bool = False
-) -> Floats:
+async def masked(subject: Subject, kept: NDArray[Any], baseline: Floats, *, probability: bool = False) -> Floats:
     """The target's answer `[N]` to inputs of which `kept` `[N, *pixels]` says how much is there, the rest baseline."""
     found = []
     for start in range(0, len(kept), CHUNK):
@@ -145,7 +145,7 @@ def _images_only(subject: Subject, method: pb.Occlusion | pb.Lime | pb.KernelSha
 
 
 def _attribution(
-    subject: Subject, values: NDArray[np.floating], *, signed: bool = True, promised: float | None = None
+    subject: Subject, values: NDArray[Any], *, signed: bool = True, promised: float | None = None
 ) -> Attribution:
     shaped = subject.kind.spread(values.astype(np.float32)[None])[0]
     return Attribution(shaped, signed, promised)

@@ -39,7 +39,7 @@ class Row:
 def explanation(subject: Subject, found: Attribution, name: str) -> bytes:
     """One explanation with its answer."""
     if not isinstance(subject.kind, ImageKind):
-        return _bars(subject, found, name)
+        return _png(_bars(subject, found, name))
     image, highest = _image(subject.kind), _highest(found)
     factor = _factor(image, SIDE)
     width, height = (factor * n for n in image.shape[1::-1])
@@ -59,18 +59,15 @@ def explanation(subject: Subject, found: Attribution, name: str) -> bytes:
     for level, value in ticks:
         share = (1 - level) / 2 if found.signed else 1 - level
         place = top + round(share * (height - 1))
-        draw.text(
-            (left + SCALE_WIDTH + 5, min(max(place, top + 6), top + height - 7)), f"{value:.2g}", INK, _font(12), "lm"
-        )
+        place = min(max(place, top + 6), top + height - 7)
+        draw.text((left + SCALE_WIDTH + 5, place), f"{value:.2g}", INK, _font(12), "lm")
     return _png(canvas)
 
 
 def comparison(subject: Subject, rows: Sequence[Row]) -> bytes:
     """A sheet: a column for each method."""
     if not isinstance(subject.kind, ImageKind):
-        return _png(
-            _stacked([Image.open(io.BytesIO(_bars(subject, row.found, row.name, row.figures))) for row in rows])
-        )
+        return _png(_stacked([_bars(subject, row.found, row.name, row.figures) for row in rows]))
     image = _image(subject.kind)
     factor = _factor(image, CELL)
     width, height = (factor * n for n in image.shape[1::-1])
@@ -151,7 +148,7 @@ def _chart(found: Sequence[pb.Probe]) -> Image.Image:
     return canvas
 
 
-def _bars(subject: Subject, found: Attribution, name: str, figures: Sequence[str] = ()) -> bytes:
+def _bars(subject: Subject, found: Attribution, name: str, figures: Sequence[str] = ()) -> Image.Image:
     """The features that matter most, the longest bar first."""
     features = subject.model.card.preprocessing.features  # type: ignore[union-attr]  # rows have them
     order = np.argsort(-np.abs(found.values), kind="stable")[:BARS]
@@ -169,16 +166,13 @@ def _bars(subject: Subject, found: Attribution, name: str, figures: Sequence[str
         said = f"{features[index]} = {subject.kind.x[index]:.4g}"
         draw.text((NAME_WIDTH, centre), said, INK, _font(12), "rm")
         end = middle + value / highest * (space - 50)
-        draw.rectangle(
-            (min(middle, end), top + 4, max(middle, end), top + BAR_HEIGHT - 4), ORANGE if value > 0 else BLUE
-        )
-        draw.text(
-            (end + (5 if value > 0 else -5), centre), f"{value:+.3g}", PALE, _font(11), "lm" if value > 0 else "rm"
-        )
+        colour, aside, anchor = (ORANGE, 5, "lm") if value > 0 else (BLUE, -5, "rm")
+        draw.rectangle((min(middle, end), top + 4, max(middle, end), top + BAR_HEIGHT - 4), colour)
+        draw.text((end + aside, centre), f"{value:+.3g}", PALE, _font(11), anchor)
     draw.line([(middle, PAD + LINE), (middle, PAD + LINE + len(order) * BAR_HEIGHT)], INK)
     for i, line in enumerate(figures):
         draw.text((PAD, height - PAD - 16 * (len(figures) - i)), line, INK, _font(11))
-    return _png(canvas)
+    return canvas
 
 
 def _said(subject: Subject) -> str:

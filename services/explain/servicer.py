@@ -129,12 +129,12 @@ class ExplainServicer:
         if not asked.generator:
             return dict(zip(labels, await ascend(subjects, None, steps, seed), strict=True))
         generator = self._repository.find(asked.generator, 0, GENERATE)
-        if not isinstance(generator.card.preprocessing, NoisePreprocessing):
+        if not isinstance(prior := generator.card.preprocessing, NoisePreprocessing):
             raise InvalidArgument.field(
                 "activation_maximisation.generator", f"{asked.generator} does not make images of noise"
             )
         return {
-            label: await search(subject, generator, steps, seed, call)
+            label: await search(subject, generator, prior.size, steps, seed, call)
             for label, subject in zip(labels, subjects, strict=True)
         }
 

@@ -195,8 +195,8 @@ class Subject:
         try:
             return self.kind.baseline(given)
         except ValueError as error:
-            assert method is not None
-            raise InvalidArgument.field(field_of(method, "baseline"), str(error)) from None
+            field = field_of(method, "baseline") if method else "baseline"
+            raise InvalidArgument.field(field, str(error)) from None
 
     async def gradients(
         self, xs: Floats, units: Floats | None = None, targets: NDArray[np.int64] | None = None

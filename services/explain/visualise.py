@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from lectern.card import Explanation, ImagePreprocessing
+from lectern.card import Explanation
 from lectern.noise import noise
 from services.explain.subjects import Floats, ImageKind, Subject, softmax
 from services.rpc import Call
@@ -20,7 +21,7 @@ NOISE = 24.0
 DECAY = 0.99  # towards grey
 SHIFT = 3  # pixels, at random in each step, so that no pattern settles on the grid
 BLUR_EVERY = 4
-POPULATION, PARENTS, GENERATION_STEPS = 32, 8, 8
+POPULATION, PARENTS, GENERATION_STEPS, LEAST_SPREAD = 32, 8, 8, 0.1
 
 
 @dataclass(frozen=True)
@@ -65,37 +66,33 @@ async def ascend(subjects: Sequence[Subject], units: Floats | None, steps: int, 
     ]
 
 
-async def search(subject: Subject, generator: Model, steps: int, seed: int, call: Call) -> Found:
-    """An image of the generator's, by an evolution strategy on its noise: the best of each generation are the parents of
-    the next (Nguyen et al., "Synthesizing the preferred inputs for neurons", 2016, climb by gradients instead)."""
-    graph, preprocessing = generator.graphs["forward"], subject.model.card.preprocessing
-    assert isinstance(preprocessing, ImagePreprocessing)
-    size = generator.card.preprocessing.size  # type: ignore[union-attr]  # checked by the servicer
+async def search(subject: Subject, generator: Model, size: int, steps: int, seed: int, call: Call) -> Found:
+    """An image of the generator's, by an evolution strategy on its noise `[size]`: the best of each generation are the
+    parents of the next.
+
+    The prior of Nguyen et al., "Synthesizing the preferred inputs for neurons", 2016, who climb by gradients.
+    """
     random = np.random.default_rng(seed)
     codes = random.standard_normal((POPULATION, size)).astype(np.float32)
-    first: float | None = None
-    best: tuple[float, float, NDArray[np.uint8]] | None = None
+    starts, best = [], Found(np.zeros(0, np.uint8), 0.0, -np.inf)
     for _ in range(max(1, steps // GENERATION_STEPS)):
-        inputs: dict[str, NDArray[np.generic]] = {"noise": codes}
+        inputs: dict[str, NDArray[Any]] = {"noise": codes}
         if generator.card.labels:
             inputs["label"] = random.integers(0, len(generator.card.labels), (len(codes), 1))
-        made = (await graph.infer(inputs, call.deadline, call.priority))["images"]
-        images = np.stack([_fitted(image, preprocessing) for image in made])
-        kinds = [ImageKind.of(image, subject.explanation.exponent).x for image in images]
-        logits, probabilities = await _answers([subject] * len(kinds), np.stack(kinds))
+        made = (await generator.graphs["forward"].infer(inputs, call.deadline, call.priority))["images"]
+        images = [_fitted(image, subject.kind.x.shape) for image in made]
+        xs = np.stack([ImageKind.of(image, subject.explanation.exponent).x for image in images])
+        logits, probabilities = await _answers([subject] * len(xs), xs)
+        starts.append(float(logits.mean()))
         order = np.argsort(-logits)
-        if first is None:
-            first = float(logits.mean())
-        top = int(order[0])
-        if best is None or logits[top] > best[0]:
-            best = float(logits[top]), float(probabilities[top]), images[top]
+        if logits[order[0]] > best.end:
+            probability = float(probabilities[order[0]]) if subject.classifies else None
+            best = Found(images[order[0]], starts[0], float(logits[order[0]]), probability)
         parents = codes[order[:PARENTS]]
-        spread = parents.std(0, keepdims=True) + 0.1
+        spread = parents.std(0, keepdims=True) + LEAST_SPREAD
         codes = parents.mean(0) + spread * random.standard_normal(codes.shape).astype(np.float32)
         codes[0] = parents[0]
-    assert best is not None
-    assert first is not None
-    return Found(best[2], first, best[0], best[1] if subject.classifies else None)
+    return best
 
 
 def unit_weights(explanation: Explanation, layer: str, units: Sequence[int]) -> Floats:
@@ -144,8 +141,8 @@ def _soft(xs: Floats) -> Floats:
     return np.asarray(0.8 * xs + 0.05 * around, np.float32)
 
 
-def _fitted(image: NDArray[np.uint8], preprocessing: ImagePreprocessing) -> NDArray[np.uint8]:
+def _fitted(image: NDArray[np.uint8], shape: tuple[int, ...]) -> NDArray[np.uint8]:
+    """The image at the size `[height, width, channels]`."""
     picture = Image.fromarray(image if image.shape[2] == 3 else image[:, :, 0])
-    picture = picture.convert("RGB" if preprocessing.channels == 3 else "L")
-    size = (preprocessing.width, preprocessing.height)
-    return np.asarray(picture.resize(size, Image.Resampling.BOX)).reshape(*size[::-1], preprocessing.channels)
+    picture = picture.convert("RGB" if shape[2] == 3 else "L")
+    return np.asarray(picture.resize((shape[1], shape[0]), Image.Resampling.BOX)).reshape(shape)

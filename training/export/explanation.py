@@ -66,10 +66,8 @@ def explainable(
     outputs = [output, "gradient", *(["activations"] if layers else [])]
     outputs += [f"map_{i}" for i, layer in enumerate(shapes) if layer.map]
     graphs = {}
-    for role, spreads in (
-        ("gradient", {}),
-        ("random_gradient", _spreads(net, weights or dict(net.named_parameters()))),
-    ):
+    random = _spreads(net, weights or dict(net.named_parameters()))
+    for role, spreads in (("gradient", {}), ("random_gradient", random)):
         function = _differentiated(net, layers, labelled, spreads)
         traced = trace_gradients(function, tuple(inputs.values()))
         graphs[role] = Graph(traced, inputs, tuple(outputs), max_batch_size=MAX_BATCH_SIZE, tolerance=tolerance)
@@ -117,7 +115,7 @@ def _differentiated(
 
 
 def _spreads(net: nn.Module, names: Collection[str]) -> dict[str, Spread]:
-    """Shape and spread of the tensors to draw anew: uniform values of that spread have at most their standard deviation.
+    """Shape and spread of the tensors to draw anew; uniform values of that spread vary no more than they did.
 
     Powers of two, so that a product with one is exact.
     """

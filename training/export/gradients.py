@@ -46,7 +46,7 @@ def _convolution_backward(
     """`aten.convolution_backward` by convolutions, without groups; of a transposed one by its input alone."""
     assert groups == 1
     if transposed:
-        assert not (wanted[1] or wanted[2])
+        assert not any(wanted[1:])
         return aten.convolution(gradient, weight, None, stride, padding, dilation, False, [0, 0], 1), None, None
     axes = range(x.dim() - 2)
     of_x = of_weight = of_bias = None

@@ -59,7 +59,7 @@ def write_versions(
 
 
 def add_graphs(card: Card, graphs: dict[str, Graph], explanation: Explanation, repository: Path) -> Card:
-    """Add graphs, by role, and what they explain to a version whose card is `card`; its other files stay as they are."""
+    """Add graphs, by role, and what they explain to the version of `card`; its other files stay as they are."""
     names = {role: f"{card.name}_{role}" for role in graphs}
     files, parities = dict(card.files), [card.parity]
     with tempfile.TemporaryDirectory(dir=repository, prefix=".staging-") as staging:
