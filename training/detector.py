@@ -141,13 +141,13 @@ class Score(nn.Module):
         self.detector = detector
 
     def forward(self, roots: Tensor) -> Tensor:
-        errors, distance, _ = self.detector.views(roots.permute(0, 3, 1, 2) / 255)
+        errors, distance, _ = self.detector.views(roots.permute(0, 3, 1, 2).contiguous() / 255)
         return self.detector.score(errors, distance)
 
 
 def explain(detector: Detector, examples: Tensor) -> Explainable:
     """What ExplainService needs of it; `examples` are images uint8 [N, S, S, 1]."""
-    roots = 255 * Detector.prepare(examples).permute(0, 2, 3, 1)
+    roots = 255 * Detector.prepare(examples).permute(0, 2, 3, 1).contiguous()
     learned = [name for name, value in Score(detector).named_parameters() if "autoencoder" in name and value.dim() > 1]
     return explainable(
         Score(detector), {"images": roots}, "score", labelled=False, weights=learned, tolerance=1e-3, exponent=0.5

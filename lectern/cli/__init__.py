@@ -19,6 +19,7 @@ from lectern.cli.console import console
 from lectern.cli.detect_anomaly import detect_anomaly
 from lectern.cli.episode import episode
 from lectern.cli.evaluate import evaluate
+from lectern.cli.explain import compare_explanations, explain, explain_model
 from lectern.cli.make_explainable import make_explainable
 from lectern.cli.models import models
 from lectern.cli.predict import predict
@@ -43,6 +44,9 @@ app.command()(takes_connection(classify))
 app.command()(takes_connection(classify_few_shot))
 app.command()(takes_connection(predict))
 app.command()(takes_connection(detect_anomaly))
+app.command()(takes_connection(explain))
+app.command()(takes_connection(compare_explanations))
+app.command()(takes_connection(explain_model))
 app.command(context_settings={"ignore_unknown_options": True})(takes_connection(act))  # numbers may begin with a minus
 app.command()(takes_connection(episode))
 app.command()(takes_connection(console))
@@ -76,6 +80,7 @@ def options(
     lectern classify-few-shot --help   which of some new classes, from a few examples of each
     lectern predict rows.csv           a number for each row of a table
     lectern detect-anomaly shoe.png    whether it looks unlike the training pictures
+    lectern explain cat.png --out why.png   what in a picture makes it a cat
     lectern episode --out landing.gif  a flight to the moon, as an animation
     """
 

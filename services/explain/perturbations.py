@@ -71,7 +71,8 @@ async def rise(subject: Subject, method: pb.Rise, seed: int, limits: Limits) -> 
     keep = number(method, "keep", 0.5, most=1, below=True)
     masks = smooth_masks(subject.kind.pixels, samples, cells, keep, seed)
     answers = await masked(subject, masks, np.zeros_like(subject.kind.x), probability=True)
-    found = np.tensordot(answers, masks, 1) / (samples * keep)
+    # By each pixel's own share of masks, which varies where they are few.
+    found = np.tensordot(answers, masks, 1) / np.maximum(masks.sum(0), 1e-6)
     return _attribution(subject, found, signed=False)
 
 

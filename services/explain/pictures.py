@@ -40,7 +40,7 @@ def explanation(subject: Subject, found: Attribution, name: str) -> bytes:
     """One explanation with its answer."""
     if not isinstance(subject.kind, ImageKind):
         return _png(_bars(subject, found, name))
-    image, highest = _image(subject.kind), _highest(found)
+    image, (lowest, highest) = _image(subject.kind), _range(found)
     factor = _factor(image, SIDE)
     width, height = (factor * n for n in image.shape[1::-1])
     bar_space = SCALE_WIDTH + 70
@@ -50,12 +50,12 @@ def explanation(subject: Subject, found: Attribution, name: str) -> bytes:
     draw.text((2 * PAD + width, PAD // 2), name.replace("_", " "), INK, _font(13))
     top = PAD + LINE
     canvas.paste(_enlarged(_colour(image), factor), (PAD, top))
-    canvas.paste(_enlarged(_map(image, found, highest), factor), (2 * PAD + width, top))
+    canvas.paste(_enlarged(_map(image, found), factor), (2 * PAD + width, top))
     left = 3 * PAD + 2 * width
     levels = np.linspace(1, -1 if found.signed else 0, height, dtype=np.float32)
     scale = Image.fromarray(np.repeat(colours(levels, two_sided=found.signed)[:, None], SCALE_WIDTH, 1))
     canvas.paste(scale, (left, top))
-    ticks = [(1.0, highest), (0.0, 0.0), *([(-1.0, -highest)] if found.signed else [])]
+    ticks = [(1.0, highest), (0.0, 0.0 if found.signed else lowest), *([(-1.0, lowest)] if found.signed else [])]
     for level, value in ticks:
         share = (1 - level) / 2 if found.signed else 1 - level
         place = top + round(share * (height - 1))
@@ -91,7 +91,7 @@ def comparison(subject: Subject, rows: Sequence[Row]) -> bytes:
         _label(draw, (left, top), row.name.replace("_", " "), width)
         for i, found in enumerate((row.found, row.by_random_weights)):
             if found is not None:
-                picture = _enlarged(_map(image, found, _highest(found)), factor)
+                picture = _enlarged(_map(image, found), factor)
                 canvas.paste(picture, (left, top + LINE + i * (height + 4)))
         for i, line in enumerate(row.figures):
             draw.text((left, top + LINE + 2 * height + PAD + 16 * i), line, INK, _font(11))
@@ -191,15 +191,19 @@ def _colour(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
     return np.repeat(image, 3, 2) if image.shape[2] == 1 else image
 
 
-def _map(image: NDArray[np.uint8], found: Attribution, highest: float) -> NDArray[np.uint8]:
+def _map(image: NDArray[np.uint8], found: Attribution) -> NDArray[np.uint8]:
     """The colours of values, with something of the image in grey so that one sees where they are."""
-    grey = image.mean(2, keepdims=True)
-    map_ = colours((found.map / highest).astype(np.float32), two_sided=found.signed)
-    return np.asarray((1 - GREY_SHARE) * map_ + GREY_SHARE * grey, np.uint8)
+    grey, (lowest, highest) = image.mean(2, keepdims=True), _range(found)
+    levels = found.map / highest if found.signed else (found.map - lowest) / (highest - lowest)
+    painted = colours(levels.astype(np.float32), two_sided=found.signed)
+    return np.asarray((1 - GREY_SHARE) * painted + GREY_SHARE * grey, np.uint8)
 
 
-def _highest(found: Attribution) -> float:
-    return max(float(np.percentile(np.abs(found.map), HIGHEST)), 1e-12)
+def _range(found: Attribution) -> tuple[float, float]:
+    """Values with the darkest and the lightest colour; opposite ones if the sign means something."""
+    highest = float(np.percentile(np.abs(found.map), HIGHEST))
+    lowest = -highest if found.signed else float(found.map.min())
+    return lowest, max(highest, lowest + 1e-12)
 
 
 def _factor(image: NDArray[np.uint8], side: int) -> int:

@@ -26,7 +26,7 @@ from services.runtime.repository import Model, Repository
 CAPABILITIES = ("classify", "detect_anomaly", "predict")
 GENERATE = "generate"
 DEFAULT_MODELS = {"image": "image_classifier", "row": "covid_regressor"}
-ASCENT_STEPS, FILTER_STEPS = 128, 64
+STEPS = 64
 
 
 class ExplainServicer:
@@ -115,7 +115,7 @@ class ExplainServicer:
         self, asked: pb.ActivationMaximisation, seed: int, model: Model, call: Call
     ) -> dict[str, Found]:
         card = model.card
-        steps = whole(asked, "steps", ASCENT_STEPS, 1, self._limits.explanation_samples)
+        steps = whole(asked, "steps", STEPS, 1, self._limits.explanation_samples)
         if not card.labels:
             raise InvalidArgument.field("model", f"{card.name} has no classes: ask about its filters")
         labels = list(dict.fromkeys(asked.labels)) or list(card.labels[: self._limits.explanations])
@@ -140,7 +140,7 @@ class ExplainServicer:
 
     async def _filters(self, asked: pb.FilterVisualisation, seed: int, model: Model, call: Call) -> dict[str, Found]:
         explanation = explanation_of(model.card)
-        steps = whole(asked, "steps", FILTER_STEPS, 1, self._limits.explanation_samples)
+        steps = whole(asked, "steps", STEPS, 1, self._limits.explanation_samples)
         layers = {layer.name: layer for layer in explanation.layers}
         if asked.layer not in layers:
             known = ", ".join(layers) or "none"

@@ -20,7 +20,6 @@ STEP = 8.0  # grey levels that an ascent moves an image by, on average
 NOISE = 24.0
 DECAY = 0.99  # towards grey
 SHIFT = 3  # pixels, at random in each step, so that no pattern settles on the grid
-BLUR_EVERY = 4
 POPULATION, PARENTS, GENERATION_STEPS, LEAST_SPREAD = 32, 8, 8, 0.1
 
 
@@ -37,8 +36,8 @@ class Found:
 async def ascend(subjects: Sequence[Subject], units: Floats | None, steps: int, seed: int) -> list[Found]:
     """Images made from the same noise by gradient ascent on each subject's target, or each row of `units` `[N, U]`.
 
-    Erhan et al., "Visualizing Higher-Layer Features of a Deep Network", 2009; with shifts, blur and decay after
-    Olah et al., "Feature Visualization", 2017. All images climb together, each with steps of one mean size.
+    Erhan et al., "Visualizing Higher-Layer Features of a Deep Network", 2009; with random shifts and steps
+    in the space of frequencies after Olah et al., "Feature Visualization", 2017. All images climb together, each with steps of one mean size.
     """
     first = subjects[0]
     shape = first.kind.x.shape
@@ -51,12 +50,10 @@ async def ascend(subjects: Sequence[Subject], units: Floats | None, steps: int, 
         down, right = random.integers(-SHIFT, SHIFT + 1, 2)
         moved = np.roll(xs, (down, right), (1, 2))
         gradients = await _gradients(subjects, units, moved)
-        gradients = np.roll(gradients, (-down, -right), (1, 2))
+        gradients = _smoothed(np.roll(gradients, (-down, -right), (1, 2)))
         sizes = np.abs(gradients).mean((1, 2, 3), keepdims=True)
         xs = xs + STEP * (1 - step / steps) * gradients / np.maximum(sizes, 1e-12)
         xs = 127.5 + DECAY * (xs - 127.5)
-        if step % BLUR_EVERY == 0 and step < steps * 3 // 4:
-            xs = _soft(xs)
         xs = xs.clip(0, 255).astype(np.float32)
     ended = await _measure(subjects, units, xs)
     images = first.kind.forward(xs)
@@ -135,10 +132,12 @@ def _targets(subjects: Sequence[Subject]) -> NDArray[np.int64]:
     return np.array([subject.target for subject in subjects])
 
 
-def _soft(xs: Floats) -> Floats:
-    """Each pixel moves a little towards its neighbours."""
-    around = sum(np.roll(xs, move, axis) for axis in (1, 2) for move in (-1, 1))
-    return np.asarray(0.8 * xs + 0.05 * around, np.float32)
+def _smoothed(gradients: Floats) -> Floats:
+    """Each frequency divided by itself, as images have it; otherwise the finest patterns win, which mean little."""
+    height, width = gradients.shape[1:3]
+    frequency = np.hypot(np.fft.fftfreq(height)[:, None], np.fft.rfftfreq(width)).clip(min=1 / max(height, width))
+    spectrum = np.fft.rfft2(gradients, axes=(1, 2)) / frequency[None, :, :, None]
+    return np.fft.irfft2(spectrum, (height, width), axes=(1, 2)).astype(np.float32)
 
 
 def _fitted(image: NDArray[np.uint8], shape: tuple[int, ...]) -> NDArray[np.uint8]:
