@@ -49,6 +49,7 @@ loadtest: $(VENV)/.serve .venv-load/.installed ## Load every capability with loc
 bench: $(VENV)/.dev ## Measure Lectern beside Triton, MLServer and bare ONNX Runtime, then under overload; DEVICE=cuda
 	$(BIN)/python -m benchmarks.throughput --device $(DEVICE)
 	$(BIN)/python -m benchmarks.saturation
+	$(BIN)/python -m benchmarks.explain
 
 soak: $(VENV)/.dev ## Mixed load, bad input, cancellations and reloads for SOAK_SECONDS=900: does anything leak?
 	SOAK_SECONDS=$(SOAK_SECONDS) $(BIN)/python -m pytest -s tests/server/test_soak.py

@@ -36,8 +36,9 @@ class Found:
 async def ascend(subjects: Sequence[Subject], units: Floats | None, steps: int, seed: int) -> list[Found]:
     """Images made from the same noise by gradient ascent on each subject's target, or each row of `units` `[N, U]`.
 
-    Erhan et al., "Visualizing Higher-Layer Features of a Deep Network", 2009; with random shifts and steps
-    in the space of frequencies after Olah et al., "Feature Visualization", 2017. All images climb together, each with steps of one mean size.
+    Erhan et al., "Visualizing Higher-Layer Features of a Deep Network", 2009; with random shifts and steps in the space
+    of frequencies after Olah et al., "Feature Visualization", 2017. All images climb together, in steps of one mean
+    size.
     """
     first = subjects[0]
     shape = first.kind.x.shape
