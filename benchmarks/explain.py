@@ -17,7 +17,6 @@ import onnxruntime
 
 import lectern
 from benchmarks.servers import Contestant, running
-from lectern.card import Card
 from services.runtime.config import read_config
 from training.evaluate import png
 
@@ -65,21 +64,16 @@ class Bare:
     """The gradient graph in a session like the server's, with the samples of one explanation."""
 
     def __init__(self, photo: np.ndarray) -> None:
-        version = max(int(path.parent.name) for path in (EXPORTED / "image_classifier").glob("*/card.json"))
-        card = Card.read(EXPORTED / "image_classifier" / str(version) / "card.json")
-        assert card.explanation is not None
-        self.batch = read_config(EXPORTED / GRAPH).max_batch_size
+        version = max(int(path.name) for path in (EXPORTED / GRAPH).glob("[0-9]*"))
+        config = read_config(EXPORTED / GRAPH)
+        self.batch = config.max_batch_size
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = 1
         options.enable_cpu_mem_arena = False
         self._session = onnxruntime.InferenceSession(EXPORTED / GRAPH / str(version) / "model.onnx", options)
-        units = sum(layer.units for layer in card.explanation.layers)
-        self._inputs = {
-            "images": np.repeat(photo[None].astype(np.float32), SAMPLES, 0),
-            "weights": np.eye(len(card.labels), dtype=np.float32)[np.zeros(SAMPLES, int)],
-            "log_probability": np.zeros((SAMPLES, 1), np.float32),
-            "units": np.zeros((SAMPLES, units), np.float32),
-        }
+        self._inputs = {t.name: np.zeros((SAMPLES, *t.shape), np.float32) for t in config.inputs}
+        self._inputs["images"] += photo
+        self._inputs["weights"][:, 0] = 1
         self.seconds()
 
     def seconds(self) -> float:

@@ -98,6 +98,16 @@ def test_a_seed_draws_the_same_on_both(beside: Server, server: Server) -> None:
         assert flights[0] == flights[1]
 
 
+def test_explanations_are_alike(beside: Server, server: Server, photos: np.ndarray) -> None:
+    row = np.random.default_rng(1).uniform(0, 20, 116).astype(np.float32)
+    with Client(beside.target) as remote, Client(server.target) as local:
+        for method, given in (("smooth_grad", {"samples": 20}), ("integrated_gradients", {"steps": 20}), ("lime", {})):
+            for arguments in ({"image": encode(photos[0])}, {"row": row}):
+                answers = [c.explain(method=method, seed=3, **arguments, **given).attribution for c in (remote, local)]
+                theirs, ours = (np.frombuffer(answer.values, np.float32) for answer in answers)
+                assert np.linalg.norm(theirs - ours) <= 1e-3 * np.linalg.norm(ours)
+
+
 @pytest.mark.skipif(not (EXPORTED / "few_shot_classifier").exists(), reason="few_shot_classifier is not trained yet")
 @pytest.mark.parametrize("method", ["prototypes", "maml"])
 def test_graphs_without_a_batch_answer_alike(beside: Server, server: Server, method: FewShotMethod) -> None:
