@@ -46,10 +46,11 @@ deploy-check: $(VENV)/.dev ## Check what an operator applies: manifests, Prometh
 loadtest: $(VENV)/.serve .venv-load/.installed ## Load every capability with locust: LOADTEST_SECONDS=30 LOADTEST_USERS=16
 	.venv-load/bin/python loadtests/run.py --lectern $(BIN)/lectern
 
-bench: $(VENV)/.dev ## Measure Lectern beside Triton, MLServer and bare ONNX Runtime, then under overload; DEVICE=cuda
+bench: $(VENV)/.dev ## Measure Lectern beside Triton, MLServer and bare ONNX Runtime, under overload, and every RPC; DEVICE=cuda
 	$(BIN)/python -m benchmarks.throughput --device $(DEVICE)
 	$(BIN)/python -m benchmarks.saturation
 	$(BIN)/python -m benchmarks.explain
+	$(BIN)/python -m benchmarks.rpcs
 
 soak: $(VENV)/.dev ## Mixed load, bad input, cancellations and reloads for SOAK_SECONDS=900: does anything leak?
 	SOAK_SECONDS=$(SOAK_SECONDS) $(BIN)/python -m pytest -s tests/server/test_soak.py
@@ -59,6 +60,7 @@ chaos: $(VENV)/.dev ## Kill, corrupt and starve what serves, and see it recover 
 
 docs: $(VENV)/.dev ## Write the generated parts of docs/
 	$(BIN)/python docs/make_settings.py
+	$(BIN)/python docs/make_models.py
 
 console: $(VENV)/.console ## Open a Python shell with a connected client
 	$(BIN)/lectern console

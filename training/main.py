@@ -28,6 +28,7 @@ RECIPES = (
     "lifelong_classifier",
     "lunar_lander",
     "style_translator",
+    "translator_en_zh",
 )
 # Their data's licences keep the weights out of `exported`; trained when named, not by --all.
 UNSHIPPED_RECIPES = ("solar_anomaly_detector",)

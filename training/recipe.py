@@ -50,6 +50,8 @@ class Trained:
 
     Args:
         graphs: by role; `forward` is exported under the model's own name, any other role as NAME_ROLE.
+        borrowed: by role, the models on whose newest forward graph this one stands; they are not stored again.
+        assets: content of further files that services read, e.g. `tokenizer.json`, by name.
         fields otherwise as in `lectern.card.Card`.
     """
 
@@ -70,3 +72,5 @@ class Trained:
     figures: tuple[Figure, ...] = ()
     explanation: Explanation | None = None
     decision: dict[str, float] = field(default_factory=dict)
+    borrowed: dict[str, str] = field(default_factory=dict)
+    assets: dict[str, bytes] = field(default_factory=dict)

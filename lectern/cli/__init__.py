@@ -20,12 +20,14 @@ from lectern.cli.detect_anomaly import detect_anomaly
 from lectern.cli.episode import episode
 from lectern.cli.evaluate import evaluate
 from lectern.cli.explain import compare_explanations, explain, explain_model
+from lectern.cli.generate import generate
 from lectern.cli.make_explainable import make_explainable
 from lectern.cli.models import models
 from lectern.cli.predict import predict
 from lectern.cli.serve import serve
 from lectern.cli.token import token
 from lectern.cli.train import train
+from lectern.cli.transform import transform
 from lectern.cli.triton import triton
 
 __all__ = ["app", "main"]
@@ -47,6 +49,8 @@ app.command()(takes_connection(detect_anomaly))
 app.command()(takes_connection(explain))
 app.command()(takes_connection(compare_explanations))
 app.command()(takes_connection(explain_model))
+app.add_typer(generate, name="generate")
+app.command()(takes_connection(transform))
 app.command(context_settings={"ignore_unknown_options": True})(takes_connection(act))  # numbers may begin with a minus
 app.command()(takes_connection(episode))
 app.command()(takes_connection(console))
@@ -81,6 +85,8 @@ def options(
     lectern predict rows.csv           a number for each row of a table
     lectern detect-anomaly shoe.png    whether it looks unlike the training pictures
     lectern explain cat.png --out why.png   what in a picture makes it a cat
+    lectern generate images --seed 7   faces that nobody drew
+    lectern transform seven.png        a digit by hand, as if it were printed
     lectern episode --out landing.gif  a flight to the moon, as an animation
     """
 

@@ -14,6 +14,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from enum import Enum
 from pathlib import Path
+from weakref import WeakValueDictionary
 
 from pydantic import ValidationError
 
@@ -28,6 +29,7 @@ log = logging.getLogger(__name__)
 
 CARD = "card.json"
 GRAPH_FILE = "model.onnx"
+ASSET_SUFFIX = ".json"
 _VERSION = re.compile(r"[1-9][0-9]{0,9}")
 Signature = tuple[bytes, tuple[int, ...]]
 
@@ -41,7 +43,8 @@ class State(Enum):
 
 @dataclass
 class Version:
-    """One version of a model; READY with its card and graphs (by role), or UNAVAILABLE for a reason.
+    """One version of a model; READY with its card, graphs (by role) and assets (by file name), or UNAVAILABLE for a
+    reason.
 
     A temporary reason is one that may go away by itself, so loading is tried again.
     """
@@ -51,15 +54,21 @@ class Version:
     reason: str = ""
     card: Card | None = None
     graphs: dict[str, Graph] = field(default_factory=dict)
+    assets: dict[str, bytes] = field(default_factory=dict)
     temporary: bool = False
 
 
 @dataclass(frozen=True)
 class Model:
-    """A READY version, as services use it."""
+    """A READY version, as services use it.
+
+    Args:
+        assets: content of what services read beside graphs, e.g. `tokenizer.json`, by name of the file.
+    """
 
     card: Card
     graphs: Mapping[str, Graph]
+    assets: Mapping[str, bytes]
 
 
 class Repository:
@@ -78,6 +87,8 @@ class Repository:
         self.models: Mapping[str, Mapping[int, Version]] = {}
         self._graphs: Mapping[str, Mapping[int, Graph]] = {}
         self._seen: dict[str, Signature] = {}
+        # By path, checksum and config: what several models stand on is loaded once, and freed with the last of them.
+        self._shared: WeakValueDictionary[tuple[str, str, bytes], Graph] = WeakValueDictionary()
 
     def load(self) -> None:
         """Load everything, model by model; blocks for as long as that takes.
@@ -112,7 +123,7 @@ class Repository:
             raise InvalidArgument.field(
                 "model", f"{name} serves the capability {found.card.capability}, not {' or '.join(capabilities)}"
             )
-        return Model(found.card, found.graphs)
+        return Model(found.card, found.graphs, found.assets)
 
     def graph(self, name: str, version: int) -> Graph:
         """A READY graph by its own name, whatever its model; 0 = latest.
@@ -190,7 +201,7 @@ class Repository:
         graphs: dict[str, dict[int, Graph]] = {}
         for version in (v for vs in models.values() for v in vs.values()):
             for graph in version.graphs.values():
-                graphs.setdefault(graph.config.name, {})[version.number] = graph
+                graphs.setdefault(graph.config.name, {})[graph.version] = graph
         self.models, self._graphs = models, graphs
         for number in replaced.keys() | versions.keys():
             ready = number in versions and versions[number].state is State.READY
@@ -263,15 +274,36 @@ class Repository:
             if card.capability not in self._capabilities:
                 return Version(number, State.UNAVAILABLE, "not served here", card)
             graphs = {role: self._load_graph(card, graph_name) for role, graph_name in card.graphs.items()}
+            assets = {Path(path).name: self._read(card, path) for path in card.files if path.endswith(ASSET_SUFFIX)}
         except (ConfigError, EngineError, OSError, ValueError) as error:
             temporary = isinstance(error, EngineUnavailableError)
             return Version(number, State.UNAVAILABLE, str(error), card, temporary=temporary)
         log.info("loaded %s version %d in %.2f s", name, number, time.monotonic() - started)
-        return Version(number, State.READY, "", card, graphs)
+        return Version(number, State.READY, "", card, graphs, assets)
 
     def _load_graph(self, card: Card, graph_name: str) -> Graph:
+        """A graph of the card's; one that another model has loaded already is shared with it."""
         config = read_config(self.root / graph_name)
-        relative = f"{graph_name}/{card.version}/{GRAPH_FILE}"
+        version = _version_of(card, graph_name)
+        relative = f"{graph_name}/{version}/{GRAPH_FILE}"
+        content = self._read(card, relative)
+        try:
+            refuse_external_data(content)
+        except ValueError as error:
+            raise ValueError(f"{relative}: {error}") from None
+        key = (relative, card.files[relative], config.message.SerializeToString(deterministic=True))
+        graph = self._shared.get(key)
+        if graph is None:
+            graph = self._shared[key] = self._engine.load(config, version, content)
+            metrics.MODEL_INFO.labels(graph_name, str(version), self._engine.name, graph.provider).set(1)
+        return graph
+
+    def _read(self, card: Card, relative: str) -> bytes:
+        """A file that the card gives the checksum of; nothing parses it before that is known to be right.
+
+        Raises:
+            OSError: it cannot be read. ValueError: it lies outside the repository, or is not what the card says.
+        """
         path = (self.root / relative).resolve()
         if not path.is_relative_to(self.root.resolve()):
             raise ValueError(f"{relative} is a link that leads out of the repository")
@@ -279,21 +311,21 @@ class Repository:
         expected = card.files.get(relative)
         if expected is None:
             raise ValueError(f"{CARD} has no checksum for {relative}")
-        # Nothing parses a file before its checksum is known to be right.
         if (found := hashlib.sha256(content).hexdigest()) != expected:
             raise ValueError(f"{relative} has SHA-256 {found[:12]}…, its card says {expected[:12]}…")
-        try:
-            refuse_external_data(content)
-        except ValueError as error:
-            raise ValueError(f"{relative}: {error}") from None
-        graph = self._engine.load(config, card.version, content)
-        metrics.MODEL_INFO.labels(graph_name, str(card.version), self._engine.name, graph.provider).set(1)
-        return graph
+        return content
 
 
 def _numbers(directory: Path) -> tuple[int, ...]:
     """The version directories, from 1."""
     return tuple(sorted(int(p.name) for p in directory.iterdir() if p.is_dir() and _VERSION.fullmatch(p.name)))
+
+
+def _version_of(card: Card, graph_name: str) -> int:
+    """The version of a graph that the card has a checksum of: the card's own, unless the graph is another model's."""
+    own = f"{graph_name}/{card.version}/{GRAPH_FILE}"
+    listed = [path for path in card.files if path.startswith(f"{graph_name}/") and path.endswith(f"/{GRAPH_FILE}")]
+    return card.version if own in listed or not listed else int(listed[0].split("/")[1])
 
 
 def _read_card(path: Path, name: str, number: int) -> Card:

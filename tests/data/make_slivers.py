@@ -8,7 +8,18 @@ from pathlib import Path
 
 import numpy as np
 
-from training.data import cifar10, covid, drawings, faces, fashion_mnist, fonts, mnist, omniglot, printed_digits
+from training.data import (
+    cifar10,
+    covid,
+    drawings,
+    faces,
+    fashion_mnist,
+    fonts,
+    mnist,
+    omniglot,
+    parallel,
+    printed_digits,
+)
 
 HERE = Path(__file__).parent
 PER_CLASS = 20
@@ -53,6 +64,17 @@ def covid_regressor(rows: int = 120) -> None:
             for i in range(count):
                 values = [f"{v:.4f}" for v in walks[i].ravel()]
                 writer.writerow([i, *np.eye(covid.STATES, dtype=int)[states[i]], *values])
+
+
+def translator_en_zh(pairs: int = 300) -> None:
+    """Short training pairs of each domain in turn."""
+    train = parallel.load().train
+    by_domain = [[p for p in train if p.domain == d and len(p.english) < 60] for d in parallel.DOMAINS]
+    chosen = [domain[i * (len(domain) // (pairs // 3))] for i in range(pairs // 3) for domain in by_domain]
+    with (HERE / "translator_en_zh.tsv").open("w", newline="") as file:
+        csv.writer(file, delimiter="\t", lineterminator="\n").writerows(
+            [p.domain, p.english, p.chinese] for p in chosen
+        )
 
 
 def anomaly_detector() -> None:
@@ -145,3 +167,4 @@ if __name__ == "__main__":
     drawing_classifier()
     few_shot_classifier()
     lifelong_classifier()
+    translator_en_zh()

@@ -108,7 +108,6 @@ def test_explanations_are_alike(beside: Server, server: Server, photos: np.ndarr
                 assert np.linalg.norm(theirs - ours) <= 1e-3 * np.linalg.norm(ours)
 
 
-@pytest.mark.skipif(not (EXPORTED / "few_shot_classifier").exists(), reason="few_shot_classifier is not trained yet")
 @pytest.mark.parametrize("method", ["prototypes", "maml"])
 def test_graphs_without_a_batch_answer_alike(beside: Server, server: Server, method: FewShotMethod) -> None:
     with np.load(ROOT / "tests" / "data" / "few_shot_classifier.npz") as file:

@@ -15,7 +15,7 @@ from tritonclient.grpc import model_config_pb2
 
 from lectern.card import Card, Explanation, Figure, Parity, Training
 from training.data.fetch import sha256_file
-from training.export.onnx import export_graph
+from training.export.onnx import ExportError, export_graph
 from training.recipe import Graph, Trained
 
 TRITON_TYPES: dict[int, int] = {
@@ -47,11 +47,12 @@ def write_versions(
     training = Training(
         command=command, seed=seed, device="", seconds=round(seconds, 1), parameters=0, commit=_commit()
     )
+    borrowed = {role: newest_card(repository / model) for role, model in versions[0].borrowed.items()}
     with tempfile.TemporaryDirectory(dir=repository, prefix=".staging-") as staging:
         cards = []
         for version, trained in enumerate(versions, first):
             (directory := Path(staging) / str(version)).mkdir()
-            cards.append(_stage(name, names, version, trained, training, directory, served=len(versions)))
+            cards.append(_stage(name, names, version, trained, borrowed, training, directory, served=len(versions)))
         for card in cards:
             for graph_name in sorted(names.values(), key=lambda n: n == name):  # the one with the card last
                 _place(Path(staging) / str(card.version) / graph_name, repository / graph_name, card.version)
@@ -83,11 +84,32 @@ def add_graphs(card: Card, graphs: dict[str, Graph], explanation: Explanation, r
     return added
 
 
+def newest_card(model: Path) -> Card:
+    """The card of the newest version of an exported model.
+
+    Raises:
+        ExportError: it has none.
+    """
+    if version := _latest(model):
+        return Card.read(model / str(version) / "card.json")
+    raise ExportError(f"{model.parent} has no {model.name}: train it first, `lectern train {model.name}`")
+
+
 def _stage(
-    name: str, names: dict[str, str], version: int, trained: Trained, training: Training, directory: Path, served: int
+    name: str,
+    names: dict[str, str],
+    version: int,
+    trained: Trained,
+    borrowed: dict[str, Card],
+    training: Training,
+    directory: Path,
+    served: int,
 ) -> Card:
-    """Write one version into `directory`: a folder for each graph, in the model's own also figures and the card."""
+    """Write one version into `directory`: a folder for each graph, in the model's own also figures, assets and the
+    card."""
     files: dict[str, str] = {}
+    for lender in borrowed.values():
+        files |= {path: checksum for path, checksum in lender.files.items() if _is_borrowed(path, lender)}
     parities: list[Parity] = []
     for role, graph in trained.graphs.items():
         parities.append(_stage_graph(names[role], graph, directory, served))
@@ -95,6 +117,9 @@ def _stage(
     for figure in trained.figures:
         (path := directory / name / figure.file).write_bytes(figure.png)
         files[f"{name}/{version}/{figure.file}"] = sha256_file(path)
+    for file, content in trained.assets.items():
+        (path := directory / name / file).write_bytes(content)
+        files[f"{name}/{version}/{file}"] = sha256_file(path)
     card = Card(
         name=name,
         version=version,
@@ -103,7 +128,7 @@ def _stage(
         capability=trained.capability,
         task=trained.task,
         description=trained.description,
-        graphs=names,
+        graphs=names | {role: lender.name for role, lender in borrowed.items()},
         preprocessing=trained.preprocessing,
         labels=trained.labels,
         decision=trained.decision,
@@ -159,8 +184,14 @@ def _triton_type(value: onnx.ValueInfoProto) -> int:
 
 
 def _item_shape(value: onnx.ValueInfoProto, graph: Graph) -> list[int]:
-    """Dimensions, after the batch if there is one; -1 where the length varies."""
+    """Dimensions, after the batch if there is one; -1 where the length varies.
+
+    Raises:
+        ExportError: there are none, which Triton refuses.
+    """
     dimensions = value.type.tensor_type.shape.dim[1 if graph.max_batch_size else 0 :]
+    if not dimensions:
+        raise ExportError(f"{value.name} has no dimension beside the batch, which Triton needs: make it [N, 1]")
     return [d.dim_value if d.HasField("dim_value") else -1 for d in dimensions]
 
 
@@ -170,6 +201,11 @@ def _place(staged: Path, model: Path, version: int) -> None:
     # mkdtemp's directories are private; a served repository is readable.
     staged.chmod(0o755)
     shutil.move(staged, model / str(version))
+
+
+def _is_borrowed(path: str, lender: Card) -> bool:
+    """Whether who stands on a model needs this file of it: its forward graph, and what services read beside it."""
+    return path.startswith(f"{lender.name}/") and path.endswith((".onnx", ".json"))
 
 
 def _latest(model: Path) -> int:
