@@ -280,7 +280,7 @@ class Client:
     ) -> explain_pb2.ExplainResponse:
         """As `lectern.Client.explain`."""
         request = await asyncio.to_thread(
-            requests.explain, method, image, row, target, seed, model, version, parameters
+            requests.explain, method, image, row, target, seed, model, version, **parameters
         )
         return await self._call(self._explain.Explain, request, timeout)
 

@@ -324,7 +324,7 @@ class Client:
             parameters: of the method, as in explain.proto, e.g. `samples=100` of `smooth_grad`; `baseline` is `black`,
                 `white`, `mean` or `blur`.
         """
-        request = requests.explain(method, image, row, target, seed, model, version, parameters)
+        request = requests.explain(method, image, row, target, seed, model, version, **parameters)
         return self._call(self._explain.Explain, request, timeout)
 
     def explain_model(

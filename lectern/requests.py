@@ -183,13 +183,13 @@ def transform_image(image: File, style: str, model: str, version: int) -> genera
 
 def explain(
     method: ExplanationMethod,
-    image: File | None,
-    row: ArrayLike | None,
-    target: int | str | None,
-    seed: int,
-    model: str,
-    version: int,
-    parameters: Mapping[str, Any],
+    image: File | None = None,
+    row: ArrayLike | None = None,
+    target: int | str | None = None,
+    seed: int = 0,
+    model: str = "",
+    version: int = 0,
+    **parameters: Any,
 ) -> explain_pb2.ExplainRequest:
     return explain_pb2.ExplainRequest(
         model=model,

@@ -195,7 +195,7 @@ def forward(shipped: Detector, data: FashionMnist) -> Graph:
     return Graph(shipped, {"images": to_images(data.test.images[:8])}, outputs, tolerance=TOLERANCE)
 
 
-def load() -> FashionMnist:
+def full_data() -> FashionMnist:
     """What it is trained on."""
     return fashion_mnist.load()
 

@@ -192,7 +192,7 @@ def forward(model: CovidRegressor, data: Covid) -> Graph:
     return Graph(model, {"features": torch.from_numpy(data.test.features[:16])}, ("prediction",), max_batch_size=256)
 
 
-def load() -> Covid:
+def full_data() -> Covid:
     """What it is trained on."""
     return covid.load()
 

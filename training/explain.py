@@ -30,7 +30,7 @@ def make_explainable(name: str, version: int = 0, repository: Path = REPOSITORY)
         raise TrainingError(f"{repository} has no version {version or ''} of {name}; it has: {sorted(cards)}")
     path = repository / name / str(card.version) / "model.onnx"
     try:
-        net, data = recipe.restore(path.read_bytes()), recipe.load()
+        net, data = recipe.restore(path.read_bytes()), recipe.full_data()
         forward = recipe.forward(net, data)
         if (difference := measure_parity(forward, path).max_abs_diff) > forward.tolerance:
             raise TrainingError(f"the network read from {path} answers otherwise, by {difference:.2g}")

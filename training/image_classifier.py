@@ -172,7 +172,7 @@ def forward(net: ImageClassifier, data: Cifar10) -> Graph:
     return Graph(net, {"images": torch.from_numpy(data.test.images[:8])}, ("logits",), max_batch_size=64)
 
 
-def load() -> Cifar10:
+def full_data() -> Cifar10:
     """What it is trained on."""
     return cifar10.load()
 
