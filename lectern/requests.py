@@ -255,13 +255,13 @@ def explanation_method(name: ExplanationMethod, **parameters: Any) -> explain_pb
     if name not in fields:
         raise ValueError(f"there is no method {name!r}; there are: {', '.join(fields)}")
     given = {key: value for key, value in parameters.items() if value is not None}
-    known = fields[name].message_type.fields_by_name
+    method = explain_pb2.ExplanationMethod()
+    chosen = getattr(method, name)
+    known = chosen.DESCRIPTOR.fields_by_name
     if unknown := sorted(given.keys() - known.keys()):
         raise ValueError(f"{name} has no {unknown[0]!r}; it has: {', '.join(known) or 'no parameters'}")
     if "baseline" in given:
         given["baseline"] = explain_pb2.Baseline.Value(f"BASELINE_{given['baseline'].upper() or 'UNSPECIFIED'}")
-    method = explain_pb2.ExplanationMethod()
-    chosen = getattr(method, name)
     chosen.SetInParent()
     for key, value in given.items():
         setattr(chosen, key, value)

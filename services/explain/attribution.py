@@ -26,10 +26,10 @@ class Attribution:
     promised: float | None = None
 
     @property
-    def gap(self) -> float | None:
-        """How far their sum is from what it should be, relative to it."""
+    def gap(self) -> float:
+        """How far their sum is from what is promised, relative to that; 0 if nothing is."""
         if self.promised is None:
-            return None
+            return 0.0
         return abs(float(self.values.sum(dtype=np.float64)) - self.promised) / max(abs(self.promised), 1e-6)
 
     @property

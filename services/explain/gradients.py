@@ -13,6 +13,8 @@ from services.explain.parameters import field_of, number, whole
 from services.explain.subjects import Floats, Subject
 from services.limits import Limits
 
+STEPS, MOST_STEPS, GAP = 100, 400, 0.01
+
 
 async def saliency(subject: Subject, method: pb.Saliency, seed: int, limits: Limits) -> Attribution:
     """Simonyan et al., "Deep Inside Convolutional Networks", 2014."""
@@ -45,23 +47,35 @@ async def smooth_grad(subject: Subject, method: pb.SmoothGrad, seed: int, limits
 async def integrated_gradients(
     subject: Subject, method: pb.IntegratedGradients, seed: int, limits: Limits
 ) -> Attribution:
-    """Sundararajan et al., "Axiomatic Attribution for Deep Networks", 2017; by Gauss-Legendre quadrature."""
-    steps = whole(method, "steps", 100, 1, limits.explanation_samples)
-    x, baseline = subject.kind.x, subject.baseline(method, pb.BASELINE_BLACK)
+    """Sundararajan et al., "Axiomatic Attribution for Deep Networks", 2017; by Gauss-Legendre quadrature.
+
+    Unless the caller says how many steps, more are taken while values do not add up: gradients that jump, as where
+    another training picture becomes the nearest, take more than smooth ones.
+    """
+    steps = whole(method, "steps", STEPS, 1, limits.explanation_samples)
+    baseline = subject.baseline(method, pb.BASELINE_BLACK)
+    found = await _along(subject, baseline, steps)
+    while not method.HasField("steps") and found.gap > GAP and 2 * steps <= min(MOST_STEPS, limits.explanation_samples):
+        steps *= 2
+        found = await _along(subject, baseline, steps)
+    return found
+
+
+async def _along(subject: Subject, baseline: Floats, steps: int) -> Attribution:
+    """Gradients from the baseline to the input, times the way."""
+    x = subject.kind.x
     points, weights = np.polynomial.legendre.leggauss(steps)
-    along = ((1 + points) / 2).astype(np.float32).reshape(-1, *[1] * x.ndim)
-    ends = np.stack([x, baseline])
-    total, done = np.zeros(x.shape, np.float64), 0
-    values = []
+    places = ((1 + points) / 2).astype(np.float32).reshape(-1, *[1] * x.ndim)
     # Both ends travel along, as their difference is what the values should add up to.
-    async for part in subject.gradients(np.concatenate([baseline + along * (x - baseline), ends])):
+    xs = np.concatenate([baseline + places * (x - baseline), x[None], baseline[None]])
+    total, done, outputs = np.zeros(x.shape, np.float64), 0, []
+    async for part in subject.gradients(xs):
         share = weights[done : done + len(part["gradient"])] / 2
         total += np.tensordot(share, part["gradient"][: len(share)], 1)
         done += len(part["gradient"])
-        values.append(part[subject.explanation.output][:, subject.target])
-    found = (total * (x - baseline)).astype(np.float32)
-    at_x, at_baseline = np.concatenate(values)[-2:]
-    return Attribution(found, signed=True, promised=float(at_x - at_baseline))
+        outputs.append(part[subject.explanation.output][:, subject.target])
+    at_x, at_baseline = np.concatenate(outputs)[-2:]
+    return Attribution((total * (x - baseline)).astype(np.float32), signed=True, promised=float(at_x - at_baseline))
 
 
 async def grad_cam(subject: Subject, method: pb.GradCam, seed: int, limits: Limits) -> Attribution:

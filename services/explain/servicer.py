@@ -49,7 +49,7 @@ class ExplainServicer:
             prediction=prediction(subject),
             attribution=found.message(),
             picture=picture,
-            completeness_gap=found.gap,
+            completeness_gap=None if found.promised is None else found.gap,
         )
 
     async def Compare(self, request: pb.CompareRequest, call: Call) -> pb.CompareResponse:
@@ -70,7 +70,7 @@ class ExplainServicer:
             random = await methods.explain(replace(subject, random=True), method, request.seed, self._limits)
             entry = await _judged(subject, name, found)
             entry.correlation_with_random_weights = rank_correlation(found.map, random.map)
-            if found.gap is not None:
+            if found.promised is not None:
                 entry.completeness_gap = found.gap
             compared.append(entry)
             rows.append(pictures.Row(name, found, random, _figures(entry)))

@@ -32,17 +32,19 @@ BLUR = 8  # of the longer side of an image, one in so many is the blur's standar
 
 
 class Kind(Protocol):
-    """How inputs of one kind are taken apart.
+    """How inputs of one kind are taken apart."""
 
-    Attributes:
-        x: float32, the input.
-        pixels: shape of what methods weigh: an image's height and width, a row's features.
-        noise_scale: standard deviation of noise of size 1, for each value of x.
-    """
+    @property
+    def x(self) -> Floats:
+        """The input, float32."""
 
-    x: Floats
-    pixels: tuple[int, ...]
-    noise_scale: Floats
+    @property
+    def pixels(self) -> tuple[int, ...]:
+        """Shape of what methods weigh: an image's height and width, a row's features."""
+
+    @property
+    def noise_scale(self) -> Floats:
+        """Standard deviation of noise of size 1, for each value of x."""
 
     def baseline(self, given: int) -> Floats:
         """What stands for nothing, like x.
@@ -189,7 +191,7 @@ class Subject:
         Raises:
             InvalidArgument: there is no such baseline of this kind of input.
         """
-        given = method.baseline if method else pb.BASELINE_UNSPECIFIED
+        given: int = method.baseline if method else pb.BASELINE_UNSPECIFIED
         if not given and isinstance(self.kind, ImageKind):
             given = image_default
         try:

@@ -186,8 +186,9 @@ class Repository:
     async def any_healthy(self, *capabilities: str) -> bool:
         """Whether any model, of one of the capabilities if any are named, answers now."""
         for version in (v for versions in self.models.values() for v in versions.values()):
-            serves = version.state is State.READY and version.card
-            serves = serves and (not capabilities or version.card.capability in capabilities)
+            if version.state is not State.READY or version.card is None:
+                continue
+            serves = not capabilities or version.card.capability in capabilities
             if serves and all([await graph.healthy() for graph in version.graphs.values()]):
                 return True
         return False
