@@ -20,10 +20,11 @@ def make_explainable(name: str, version: int = 0, repository: Path = REPOSITORY)
         TrainingError: there is no such version, its recipe has no `restore`, its data cannot be had, or the network
             that was read does not answer as the file does.
     """
-    recipe = importlib.import_module(f"training.{name}") if name in RECIPES else None
-    if not hasattr(recipe, "restore"):
-        able = ", ".join(n for n in RECIPES if hasattr(importlib.import_module(f"training.{n}"), "restore"))
-        raise TrainingError(f"the recipe of {name!r} reads no exported network; those that do: {able}")
+    recipes = {n: importlib.import_module(f"training.{n}") for n in RECIPES}
+    able = {n: recipe for n, recipe in recipes.items() if hasattr(recipe, "restore")}
+    if name not in able:
+        raise TrainingError(f"no recipe reads an exported {name!r}; there are recipes for: {', '.join(able)}")
+    recipe = able[name]
     cards = {card.version: card for card in map(Card.read, (repository / name).glob("*/card.json"))}
     card = cards.get(version or max(cards, default=0))
     if card is None:

@@ -3,7 +3,7 @@ intermediate layers using linear classifier probes", 2016)."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
@@ -28,7 +28,7 @@ def probes(net: nn.Module, layers: Sequence[str], train: Split, test: Split) -> 
     """How well a linear classifier tells two properties of a photo from each layer: its class, and which quarter of all
     photos by brightness it belongs to."""
     edges = np.quantile(_brightness(train), np.linspace(0, 1, BRIGHTNESS + 1)[1:-1])
-    properties = {
+    properties: dict[str, Callable[[Split], NDArray[np.int64]]] = {
         "class": lambda split: split.labels,
         "brightness, in quarters": lambda split: np.searchsorted(edges, _brightness(split)),
     }
@@ -54,7 +54,7 @@ def _features(net: nn.Module, layers: Sequence[str], split: Split, count: int) -
     hooks = [
         net.get_submodule(name).register_forward_hook(lambda *call, name=name: keep(name, call[2])) for name in layers
     ]
-    for photos in torch.from_numpy(split.images[:count]).split(BATCH):
+    for photos in torch.split(torch.from_numpy(split.images[:count]), BATCH):
         keep("input", photos.permute(0, 3, 1, 2).float())
         net(photos)
     for hook in hooks:

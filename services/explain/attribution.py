@@ -37,10 +37,5 @@ class Attribution:
         """One value for each pixel or feature."""
         return np.asarray(self.values.sum(-1) if self.values.ndim == 3 else self.values)
 
-    @property
-    def order(self) -> np.ndarray[tuple[int], np.dtype[np.int64]]:
-        """Places in the flat map, those that matter most first: what speaks for the target before what does not."""
-        return np.argsort(-self.map.ravel(), kind="stable")
-
     def message(self) -> pb.Attribution:
         return pb.Attribution(shape=self.values.shape, values=to_raw(self.values), signed=self.signed)

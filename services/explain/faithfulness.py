@@ -13,6 +13,7 @@ from services.explain.perturbations import masked
 from services.explain.subjects import Floats, ImageKind, Subject
 
 STEPS = 32
+REGIONS = 8  # along an image's longer side
 LUMA = np.array([0.299, 0.587, 0.114])
 
 
@@ -25,16 +26,17 @@ class Curves:
 
 
 async def curves(subject: Subject, attribution: Attribution) -> Curves:
-    """Petsiuk et al., "RISE", 2018: 32 steps, each of as many pixels or features."""
-    black = subject.baseline(None, pb.BASELINE_BLACK)
+    """Petsiuk et al., "RISE", 2018, in 32 steps; region by region as Samek et al., "Evaluating the visualization of what
+    a deep neural network has learned", 2017: single pixels of another colour fool a network wherever they are."""
+    nothing = subject.baseline(None, pb.BASELINE_MEAN)
     blurred = subject.baseline(None, pb.BASELINE_BLUR)
-    scale = _Scale() if subject.classifies else await _Scale.of(subject, black)
-    values = attribution.map.ravel() * (scale.sign if attribution.signed else 1)
-    ranks = np.empty(values.size)
-    ranks[np.argsort(-values, kind="stable")] = np.arange(values.size)
-    shares = np.linspace(0, 1, STEPS + 1)[:, None]
-    gone = (ranks < shares * values.size).reshape(-1, *subject.kind.pixels)
-    deletion = scale.apply(await masked(subject, ~gone, black, probability=True))
+    scale = _Scale() if subject.classifies else await _Scale.of(subject, nothing)
+    regions = subject.kind.groups(REGIONS)
+    values = np.bincount(regions.ravel(), attribution.map.ravel()) / np.bincount(regions.ravel())
+    ranks = (-values * (scale.sign if attribution.signed else 1)).argsort(kind="stable").argsort()
+    shares = np.linspace(0, 1, STEPS + 1).reshape(-1, *[1] * regions.ndim)
+    gone = ranks[regions] < (shares * len(ranks)).round()
+    deletion = scale.apply(await masked(subject, ~gone, nothing, probability=True))
     insertion = scale.apply(await masked(subject, gone, blurred, probability=True))
     return Curves(area(deletion), area(insertion))
 

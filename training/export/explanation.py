@@ -141,7 +141,7 @@ def _random_weights(spreads: Mapping[str, Spread]) -> dict[str, Tensor]:
     for factor in (69621, 40692):
         mixed = (mixed * mixed + factor * mixed + places) % MODULUS
     uniform = (mixed // 64 % LEVELS).float() / (LEVELS / 2) - 1
-    parts = zip(spreads.items(), uniform.split(sizes), strict=True)
+    parts = zip(spreads.items(), torch.split(uniform, sizes), strict=True)
     return {name: part.reshape(shape) * spread for (name, (shape, spread)), part in parts}
 
 
