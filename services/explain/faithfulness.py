@@ -26,8 +26,11 @@ class Curves:
 
 
 async def curves(subject: Subject, attribution: Attribution) -> Curves:
-    """Petsiuk et al., "RISE", 2018, in 32 steps; region by region as Samek et al., "Evaluating the visualization of what
-    a deep neural network has learned", 2017: single pixels of another colour fool a network wherever they are."""
+    """Petsiuk et al., "RISE", 2018, in 32 steps.
+
+    Region by region, as Samek et al., "Evaluating the visualization of what a deep neural network has learned", 2017:
+    single pixels of another colour fool a network wherever they are.
+    """
     nothing = subject.baseline(None, pb.BASELINE_MEAN)
     blurred = subject.baseline(None, pb.BASELINE_BLUR)
     scale = _Scale() if subject.classifies else await _Scale.of(subject, nothing)
