@@ -17,6 +17,8 @@ class Limits(BaseModel):
     image_pixels: PositiveInt = Field(50_000_000, description="Width times height of one image, before resizing.")
     texts: PositiveInt = Field(256, description="Texts in one request.")
     text_bytes: PositiveInt = Field(128 * 1024, description="Bytes of one text, or of one context, as UTF-8.")
+    text_windows: PositiveInt = Field(1024, description="Windows of tokens that the texts of one request fill.")
+    answers: PositiveInt = Field(20, description="Answers to each question of one request.")
     rows: PositiveInt = Field(4096, description="Rows of features in one request.")
     episodes: PositiveInt = Field(8, description="Episodes that one process plays at once.")
     episode_steps: PositiveInt = Field(1000, description="Steps of one episode.")

@@ -27,6 +27,9 @@ RECIPES = (
     "image_classifier",
     "lifelong_classifier",
     "lunar_lander",
+    "question_answerer",
+    "sentiment_classifier",
+    "spam_classifier",
     "style_translator",
 )
 # Their data's licences keep the weights out of `exported`; trained when named, not by --all.
@@ -66,8 +69,12 @@ def train(
     if output is None:
         unshipped = name in UNSHIPPED_RECIPES
         output = FAST_REPOSITORY if fast else UNSHIPPED_REPOSITORY if unshipped else REPOSITORY
-    run = Run(name, fast=fast, seed=seed, device=device, restart=restart, console=console)
+    run = Run(name, fast=fast, seed=seed, device=device, restart=restart, repository=output, console=console)
     recipe = importlib.import_module(f"training.{name}")
+    for needed in getattr(recipe, "NEEDS", ()):
+        if not (output / needed).is_dir():
+            console.print(f"{name} stands on {needed}, which {output} lacks: training that first")
+            train(needed, fast=fast, seed=seed, device=device, output=output, restart=restart, console=console)
     command = f"lectern train {shlex.quote(name)} --seed {seed}" + (" --fast" if fast else "")
     try:
         trained = recipe.train(run)

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from lectern.card import ImagePreprocessing
 from lectern.v1 import classify_pb2 as pb
 from services.classify.episodes import ROLES, classes_of, method_and_steps, one_hot
+from services.classify.texts import logits_of
 from services.codecs.images import decode_images, decode_named
 from services.errors import InvalidArgument
 from services.limits import Limits
@@ -20,6 +21,7 @@ from services.streams import pipelined
 
 CAPABILITY = "classify"
 DEFAULT_IMAGE_MODEL = "image_classifier"
+DEFAULT_TEXT_MODEL = "sentiment_classifier"
 DEFAULT_FEW_SHOT_MODEL = "few_shot_classifier"
 
 
@@ -38,6 +40,14 @@ class ClassifyServicer:
     ) -> AsyncIterator[pb.StreamClassifyImageResponse]:
         async for fields in pipelined(requests, lambda r: self._classify_images(r, call), self._limits.stream_window):
             yield pb.StreamClassifyImageResponse(**fields)
+
+    async def ClassifyText(self, request: pb.ClassifyTextRequest, call: Call) -> pb.ClassifyTextResponse:
+        model = self._repository.find(request.model or DEFAULT_TEXT_MODEL, request.version, CAPABILITY)
+        card = model.card
+        call.model = f"{card.name}/{card.version}"
+        logits = await logits_of(request.texts, model, self._limits, call)
+        results = classifications(logits, card.labels, request.top_k)
+        return pb.ClassifyTextResponse(model=card.name, version=card.version, results=results)
 
     async def ClassifyFewShot(self, request: pb.ClassifyFewShotRequest, call: Call) -> pb.ClassifyFewShotResponse:
         model, preprocessing = self._find(request.model or DEFAULT_FEW_SHOT_MODEL, request.version, call)

@@ -16,6 +16,7 @@ from onnx import TensorProto, helper, numpy_helper
 from torch import Tensor
 
 from lectern.card import Card, Parity
+from training.export.int8 import TRANSLATIONS
 from training.recipe import Graph
 
 OPSET = 20
@@ -123,6 +124,7 @@ def _export(graph: Graph) -> onnx.ModelProto:
             dynamic_shapes=tuple(
                 dict.fromkeys(axes, torch.export.Dim.DYNAMIC) for axes in _varying_axes(graph).values()
             ),
+            custom_translation_table=TRANSLATIONS,
             verbose=False,
         )
     assert program is not None
