@@ -46,9 +46,10 @@ deploy-check: $(VENV)/.dev ## Check what an operator applies: manifests, Prometh
 loadtest: $(VENV)/.serve .venv-load/.installed ## Load every capability with locust: LOADTEST_SECONDS=30 LOADTEST_USERS=16
 	.venv-load/bin/python loadtests/run.py --lectern $(BIN)/lectern
 
-bench: $(VENV)/.dev ## Measure Lectern beside Triton, MLServer and bare ONNX Runtime, then under overload; DEVICE=cuda
+bench: $(VENV)/.dev ## Measure Lectern beside Triton, MLServer and bare ONNX Runtime, under overload, and every RPC; DEVICE=cuda
 	$(BIN)/python -m benchmarks.throughput --device $(DEVICE)
 	$(BIN)/python -m benchmarks.saturation
+	$(BIN)/python -m benchmarks.rpcs
 
 soak: $(VENV)/.dev ## Mixed load, bad input, cancellations and reloads for SOAK_SECONDS=900: does anything leak?
 	SOAK_SECONDS=$(SOAK_SECONDS) $(BIN)/python -m pytest -s tests/server/test_soak.py

@@ -1,4 +1,4 @@
-"""One measurement: h2load against one graph of one server, with the server's CPU time and memory."""
+"""One measurement: h2load against one RPC of one server, with the server's CPU time and memory."""
 
 from __future__ import annotations
 
@@ -11,10 +11,11 @@ from pathlib import Path
 
 import numpy as np
 import psutil
+from google.protobuf.message import Message
 from numpy.typing import NDArray
 from tritonclient.grpc import InferenceServerClient, InferInput, service_pb2
 
-PILOT_REQUESTS = 200
+INFER = "/inference.GRPCInferenceService/ModelInfer"
 DATATYPES = {np.dtype(np.uint8): "UINT8", np.dtype(np.float32): "FP32"}
 
 
@@ -42,28 +43,34 @@ def check(target: str, model: str, inputs: Mapping[str, NDArray[np.generic]]) ->
                 raise RuntimeError(f"{model} at {target} answers with values that are not finite")
 
 
-def measure(
-    target: str, model: str, inputs: Mapping[str, NDArray[np.generic]], pid: int, callers: int, seconds: float
-) -> Measurement:
-    """Send one request again and again from `callers` concurrent streams for about `seconds`, after a pilot run.
-
-    Raises:
-        RuntimeError: a request failed.
-    """
+def infer_request(model: str, inputs: Mapping[str, NDArray[np.generic]]) -> Message:
+    """A ModelInfer request of the Open Inference Protocol."""
     request = service_pb2.ModelInferRequest(model_name=model)
     for name, array in inputs.items():
         request.inputs.add(name=name, datatype=DATATYPES[array.dtype], shape=array.shape)
         request.raw_input_contents.append(array.tobytes())
-    message = request.SerializeToString()
+    return request
+
+
+def measure(target: str, method: str, message: Message, pid: int, callers: int, seconds: float) -> Measurement:
+    """Send one request again and again from `callers` concurrent streams for about `seconds`, after a pilot run.
+
+    Args:
+        method: e.g. `/inference.GRPCInferenceService/ModelInfer`.
+
+    Raises:
+        RuntimeError: a request failed in HTTP; h2load does not look at gRPC's status.
+    """
+    content = message.SerializeToString()
     with tempfile.TemporaryDirectory() as directory:
         body, log = Path(directory, "body"), Path(directory, "log")
-        body.write_bytes(b"\0" + len(message).to_bytes(4, "big") + message)
+        body.write_bytes(b"\0" + len(content).to_bytes(4, "big") + content)
         connections = min(callers, 4)
         command = ["h2load", "-d", str(body), "-H", "content-type: application/grpc", "-H", "te: trailers"]
         command += ["-c", str(connections), "-m", str(callers // connections)]
-        url = f"http://{target}/inference.GRPCInferenceService/ModelInfer"
-        pilot = _run([*command, "-n", str(PILOT_REQUESTS), url])
-        count = max(PILOT_REQUESTS, int(pilot * seconds))
+        url = f"http://{target}{method}"
+        pilot = _run([*command, "-n", str(4 * callers), url])
+        count = max(4 * callers, int(pilot * seconds))
         before = _cpu_seconds(pid)
         rate = _run([*command, "-n", str(count), "--log-file", str(log), url])
         cpu, memory = _cpu_seconds(pid) - before, _resident(pid)

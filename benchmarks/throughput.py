@@ -23,7 +23,7 @@ from matplotlib import pyplot as plt
 from numpy.typing import NDArray
 
 from benchmarks.graphs import FEATURES, make_repository
-from benchmarks.load import Measurement, check, measure
+from benchmarks.load import INFER, Measurement, check, infer_request, measure
 from benchmarks.servers import Contestant, running
 
 ROOT = Path(__file__).parents[1]
@@ -111,7 +111,7 @@ def run_all(contestant: Contestant, repository: Path, seconds: float, found: dic
             inputs = inputs_of("mlp" if model == ECHO else model, items)
             if model != ECHO:
                 check(server.target, model, inputs)
-            result = measure(server.target, model, inputs, server.pid, callers, seconds)
+            result = measure(server.target, INFER, infer_request(model, inputs), server.pid, callers, seconds)
             found[model, contestant.name, callers, items].append(result)
 
 

@@ -54,11 +54,11 @@ class Settings:
             best on the validation split, after learning `trial` images of each task.
     """
 
-    filters: int = 200
-    active: int = 100
+    filters: int = 1200
+    active: int = 200
     epochs: int = 2
-    batch_size: int = 64
-    learning_rate: float = 50.0
+    batch_size: int = 128
+    learning_rate: float = 100.0
     examples: int = 1000
     strengths: tuple[tuple[str, float], ...] = (
         ("EWC", 20.0),
@@ -94,7 +94,7 @@ class Sequence:
 
 @dataclass(frozen=True)
 class Features:
-    """Of images, in sparse form: positions int16 [N, A], values float32 [N, A], labels int64 [N]; `size` positions."""
+    """Of images, in sparse form: positions int32 [N, A], values float32 [N, A], labels int64 [N]; `size` positions."""
 
     where: Tensor
     values: Tensor
@@ -315,7 +315,7 @@ def tasks_of(run: Run, fabric: Fabric, settings: Settings, data: Mnist, sequence
         images, labels = sequence.task(split, number)
         found = [net.strongest(fabric.to_device(batch)) for batch in torch.split(images, 500)]
         where, values = (torch.cat(parts) for parts in zip(*found, strict=True))
-        return Features(where.short(), values, fabric.to_device(labels), net.head.in_features)
+        return Features(where.int(), values, fabric.to_device(labels), net.head.in_features)
 
     numbers = run.track(range(TASKS), f"{run.name} {sequence.name} features", TASKS)
     return [Task(*(features(split, n) for split in (data.train, data.validation, data.test))) for n in numbers]

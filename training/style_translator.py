@@ -2,8 +2,10 @@
 
 CycleGAN (Zhu et al., "Unpaired Image-to-Image Translation using Cycle-Consistent Adversarial Networks", 2017): one
 generator for each direction, least-squares discriminators of patches, and an image sent there and back must return as
-it was. Each generator starts as the identity, which replaces the paper's identity loss: nothing else would keep a 3
-from being redrawn, and redrawn back, by way of an 8. Averaged weights are shipped, as in `gans`.
+it was. Nothing in that keeps a 4 from being redrawn, and redrawn back, by way of a 9. So each generator starts as the
+identity, which replaces the paper's identity loss, and the discriminators are told which digit a training image shows
+(projection: Miyato and Koyama, "cGANs with Projection Discriminator", 2018); without that, the redrawn test digits were
+read at 0.665. The generators never are told. Averaged weights are shipped, as in `gans`.
 """
 
 from __future__ import annotations
@@ -33,8 +35,10 @@ from training.recipe import Figure, Graph, Trained
 from training.run import Run, device_name
 
 STYLES = ("printed", "handwritten")
+DIGITS = 10
 TARGET = 0.9
 SHOWN = 20
+Batch = tuple[Tensor, Tensor]  # digits [N, 1, 28, 28] in -1..1 and labels [N]
 DESCRIPTION = (
     "Redraws a digit, 28 x 28 pixels, as if printed or as if written by hand. `accuracy` is the share of MNIST's test "
     "digits that, redrawn as printed, are read rightly by the nearest of the printed digits learned from, pixel by "
@@ -103,7 +107,7 @@ class Generator(nn.Module):
 
 
 class Discriminator(nn.Module):
-    """Digits [N, 1, 28, 28] -> how much each patch looks like the style [N, 1, 7, 7]."""
+    """Digits [N, 1, 28, 28] and labels [N] -> how much each patch looks like that digit in the style [N, 1, 7, 7]."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -114,11 +118,13 @@ class Discriminator(nn.Module):
             nn.LeakyReLU(0.2),
             spectral_norm(nn.Conv2d(2 * width, 4 * width, 3, padding=1)),
             nn.LeakyReLU(0.2),
-            spectral_norm(nn.Conv2d(4 * width, 1, 3, padding=1)),
         )
+        self.score = spectral_norm(nn.Conv2d(4 * width, 1, 3, padding=1))
+        self.embedding = spectral_norm(nn.Embedding(DIGITS, 4 * width))
 
-    def forward(self, digits: Tensor) -> Tensor:
-        scores: Tensor = self.net(digits)
+    def forward(self, digits: Tensor, labels: Tensor) -> Tensor:
+        features = self.net(digits)
+        scores: Tensor = self.score(features) + (features * self.embedding(labels)[:, :, None, None]).sum(1, True)
         return scores
 
 
@@ -221,11 +227,11 @@ def fit(run: Run, settings: Settings, data: Digits) -> tuple[tuple[nn.Module, nn
         total = torch.zeros(3)
         description = f"{run.name} epoch {epoch + 1}/{settings.epochs}"
         for batch in run.track(pairs(data, settings), description, batches):
-            handwritten, printed = (fabric.to_device(images) for images in batch)
+            (handwritten, written_labels), (printed, printed_labels) = fabric.to_device(batch)
             fake_printed, fake_handwritten = to_printed(handwritten), to_handwritten(printed)
             discriminators.requires_grad_(False)
-            fooled = (d_printed(fake_printed) - 1).square().mean() + (
-                d_handwritten(fake_handwritten) - 1
+            fooled = (d_printed(fake_printed, written_labels) - 1).square().mean() + (
+                d_handwritten(fake_handwritten, printed_labels) - 1
             ).square().mean()
             cycle = F.l1_loss(to_handwritten(fake_printed), handwritten) + F.l1_loss(
                 to_printed(fake_handwritten), printed
@@ -233,10 +239,10 @@ def fit(run: Run, settings: Settings, data: Digits) -> tuple[tuple[nn.Module, nn
             step(fabric, g_optimizer, fooled + settings.cycle_weight * cycle)
             discriminators.requires_grad_(True)
             d_loss = sum(
-                (d(real) - 1).square().mean() + d(fake.detach()).square().mean()
-                for d, real, fake in (
-                    (d_printed, printed, fake_printed),
-                    (d_handwritten, handwritten, fake_handwritten),
+                (d(real, labels) - 1).square().mean() + d(fake.detach(), asked).square().mean()
+                for d, real, labels, fake, asked in (
+                    (d_printed, printed, printed_labels, fake_printed, written_labels),
+                    (d_handwritten, handwritten, written_labels, fake_handwritten, printed_labels),
                 )
             )
             step(fabric, d_optimizer, d_loss)
@@ -249,15 +255,16 @@ def fit(run: Run, settings: Settings, data: Digits) -> tuple[tuple[nn.Module, nn
     return (nets[0], nets[1]), device_name(fabric)
 
 
-def pairs(data: Digits, settings: Settings) -> Iterator[tuple[Tensor, Tensor]]:
-    """Batches [N, 1, 28, 28] in -1..1 of handwritten and, having nothing to do with them, of printed digits."""
+def pairs(data: Digits, settings: Settings) -> Iterator[tuple[Batch, Batch]]:
+    """Batches of handwritten and, having nothing to do with them, of printed digits."""
     for _ in range(settings.pairs // settings.batch_size):
-        yield tuple(
-            torch.from_numpy(split.images[torch.randint(len(split), (settings.batch_size,)).numpy()])[:, None].float()
-            / 127.5
-            - 1
-            for split in (data.handwritten, data.printed)
-        )  # type: ignore[misc]
+        yield some(data.handwritten, settings.batch_size), some(data.printed, settings.batch_size)
+
+
+def some(split: Split, count: int) -> Batch:
+    """That many digits drawn at random."""
+    rows = torch.randint(len(split), (count,)).numpy()
+    return torch.from_numpy(split.images[rows])[:, None].float() / 127.5 - 1, torch.from_numpy(split.labels[rows]).long()
 
 
 def load() -> Digits:

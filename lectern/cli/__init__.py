@@ -19,11 +19,13 @@ from lectern.cli.console import console
 from lectern.cli.detect_anomaly import detect_anomaly
 from lectern.cli.episode import episode
 from lectern.cli.evaluate import evaluate
+from lectern.cli.generate import generate
 from lectern.cli.models import models
 from lectern.cli.predict import predict
 from lectern.cli.serve import serve
 from lectern.cli.token import token
 from lectern.cli.train import train
+from lectern.cli.transform import transform
 from lectern.cli.triton import triton
 
 __all__ = ["app", "main"]
@@ -42,6 +44,8 @@ app.command()(takes_connection(classify))
 app.command()(takes_connection(classify_few_shot))
 app.command()(takes_connection(predict))
 app.command()(takes_connection(detect_anomaly))
+app.add_typer(generate, name="generate")
+app.command()(takes_connection(transform))
 app.command(context_settings={"ignore_unknown_options": True})(takes_connection(act))  # numbers may begin with a minus
 app.command()(takes_connection(episode))
 app.command()(takes_connection(console))
@@ -74,6 +78,8 @@ def options(
     lectern classify-few-shot --help   which of some new classes, from a few examples of each
     lectern predict rows.csv           a number for each row of a table
     lectern detect-anomaly shoe.png    whether it looks unlike the training pictures
+    lectern generate images --seed 7   faces that nobody drew
+    lectern transform seven.png        a digit by hand, as if it were printed
     lectern episode --out landing.gif  a flight to the moon, as an animation
     """
 

@@ -16,6 +16,7 @@ log = logging.getLogger(__name__)
 EXAMPLES = {
     "act": "lectern episode --seed 7 --out landing.gif",
     "classify": "lectern classify photo.png",
+    "generate": "lectern generate images --seed 7",
     "predict": "lectern predict rows.csv",
 }
 COLOURS = {"READY": "green", "LOADING": "yellow", "UNAVAILABLE": "red"}

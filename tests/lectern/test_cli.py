@@ -21,14 +21,9 @@ from PIL import Image
 
 import lectern
 from lectern.cli.rows import RowsError, read_rows
-from tests.conftest import EXPORTED
 
 Run = Callable[..., subprocess.CompletedProcess[bytes]]
 FEATURES = ("AL", "cli", "ili", "cli.1")
-
-FEW_SHOT = pytest.mark.skipif(
-    not (EXPORTED / "few_shot_classifier").exists(), reason="few_shot_classifier is not trained yet"
-)
 
 
 def invoke(*arguments: object, stdin: bytes = b"", target: str = "127.0.0.1:1") -> subprocess.CompletedProcess[bytes]:
@@ -170,7 +165,6 @@ def letters(png: Callable[..., bytes], tmp_path: Path) -> tuple[Path, Path]:
     return tmp_path / "letters", unknown
 
 
-@FEW_SHOT
 @pytest.mark.parametrize("method", ["prototypes", "maml", "first-order-maml"])
 def test_new_classes_are_learned_from_folders(run: Run, letters: tuple[Path, Path], method: str) -> None:
     support, unknown = letters
@@ -180,7 +174,6 @@ def test_new_classes_are_learned_from_folders(run: Run, letters: tuple[Path, Pat
     assert (result["file"], result["classes"][0]["label"]) == (str(unknown), "down")
 
 
-@FEW_SHOT
 def test_examples_that_do_not_do_are_named(run: Run, letters: tuple[Path, Path], tmp_path: Path) -> None:
     support, unknown = letters
     refused(run("classify-few-shot", "--support", tmp_path / "none", unknown), 2, "none")

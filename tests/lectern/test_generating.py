@@ -19,12 +19,8 @@ from PIL import Image
 
 import lectern
 import lectern.aio
-from tests.conftest import EXPORTED, ROOT, encode
+from tests.conftest import ROOT, encode
 from tests.lectern.test_cli import invoke, refused
-
-pytestmark = pytest.mark.skipif(
-    not (EXPORTED / "face_generator").exists(), reason="face_generator and its capability are served once it is trained"
-)
 
 
 @pytest.fixture

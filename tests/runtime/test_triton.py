@@ -98,7 +98,6 @@ def test_a_seed_draws_the_same_on_both(beside: Server, server: Server) -> None:
         assert flights[0] == flights[1]
 
 
-@pytest.mark.skipif(not (EXPORTED / "few_shot_classifier").exists(), reason="few_shot_classifier is not trained yet")
 @pytest.mark.parametrize("method", ["prototypes", "maml"])
 def test_graphs_without_a_batch_answer_alike(beside: Server, server: Server, method: FewShotMethod) -> None:
     with np.load(ROOT / "tests" / "data" / "few_shot_classifier.npz") as file:

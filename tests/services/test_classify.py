@@ -16,7 +16,7 @@ from PIL import Image
 
 from lectern.v1 import classify_pb2 as pb
 from lectern.v1.classify_pb2_grpc import ClassifyServiceStub
-from tests.conftest import EXPORTED, ROOT, encode
+from tests.conftest import ROOT, encode
 
 DEADLINE = 30
 
@@ -82,7 +82,6 @@ def test_is_accurate_on_official_test_photos(stub: ClassifyServiceStub) -> None:
     assert np.mean(np.array(found) == labels) >= 0.88  # 0.93 on all 10,000; three standard errors of 200
 
 
-@pytest.mark.skipif(not (EXPORTED / "lifelong_classifier").exists(), reason="lifelong_classifier is not trained yet")
 @pytest.mark.parametrize("angle", [0, 36, 72, 108, 144])
 def test_digits_are_read_at_every_rotation_learned(stub: ClassifyServiceStub, angle: int) -> None:
     with np.load(ROOT / "tests" / "data" / "lifelong_classifier.npz") as file:

@@ -15,12 +15,8 @@ from lectern import Client, LecternError
 from lectern.requests import FewShotMethod
 from lectern.v1 import classify_pb2 as pb
 from lectern.v1.classify_pb2_grpc import ClassifyServiceStub
-from tests.conftest import EXPORTED, ROOT, Server, encode
+from tests.conftest import ROOT, Server, encode
 from tests.services.test_classify import DEADLINE, failure, probabilities
-
-pytestmark = pytest.mark.skipif(
-    not (EXPORTED / "few_shot_classifier").exists(), reason="few_shot_classifier is not trained yet"
-)
 
 METHODS = tuple(method for method in get_args(FewShotMethod) if method)
 

@@ -20,10 +20,6 @@ from tests.services.test_classify import DEADLINE, failure
 Generate = Callable[..., list[pb.GenerateImagesResponse]]
 GARMENTS = ("T-shirt", "trousers", "pullover", "dress", "coat", "sandal", "shirt", "sneaker", "bag", "ankle boot")
 
-pytestmark = pytest.mark.skipif(
-    not (EXPORTED / "face_generator").exists(), reason="face_generator and its capability are served once it is trained"
-)
-
 
 @pytest.fixture
 def stub(channel: grpc.Channel) -> GenerateServiceStub:

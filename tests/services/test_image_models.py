@@ -10,15 +10,10 @@ from lectern.v1 import classify_pb2 as pb
 from lectern.v1 import model_pb2
 from lectern.v1.classify_pb2_grpc import ClassifyServiceStub
 from lectern.v1.model_pb2_grpc import ModelServiceStub
-from tests.conftest import EXPORTED, ROOT, encode
+from tests.conftest import ROOT, encode
 from tests.services.test_classify import DEADLINE, failure, probabilities
 
 COMPACT = "compact_classifier"
-
-pytestmark = pytest.mark.skipif(
-    not all((EXPORTED / name).exists() for name in (COMPACT, "drawing_classifier")),
-    reason="compact_classifier and drawing_classifier are not trained yet",
-)
 
 
 @pytest.fixture

@@ -1,0 +1,151 @@
+"""Every RPC of a server of the committed models, the third part of `make bench`; writes docs/benchmarks/rpcs.md."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import platform
+import sys
+import urllib.request
+from collections import defaultdict
+from dataclasses import dataclass
+from pathlib import Path
+
+import grpc
+import numpy as np
+import onnxruntime
+from google.protobuf.message import Message
+from google.protobuf.message_factory import GetMessageClass
+from prometheus_client.parser import text_string_to_metric_families
+
+from benchmarks.load import Measurement, measure
+from benchmarks.servers import Contestant, Running, running
+from lectern.v1 import act_pb2, classify_pb2, detect_anomaly_pb2, generate_pb2, predict_pb2
+from services.server.registry import SERVICERS, service_of
+
+ROOT = Path(__file__).parents[1]
+EXAMPLES = ROOT / "docs" / "examples"
+REPORT = ROOT / "docs" / "benchmarks" / "rpcs.md"
+CALLERS = 8
+EPISODE_STEPS = 50
+
+
+@dataclass(frozen=True)
+class Row:
+    """A request that is sent again and again, and what to call it beyond its RPC's name."""
+
+    request: Message
+    detail: str = ""
+
+
+def rows() -> list[Row]:
+    """Requests as the README shows them."""
+    photo, boot, digit = (EXAMPLES.joinpath(f"{name}.png").read_bytes() for name in ("ship", "boot", "digit"))
+    support = [
+        classify_pb2.LabelledImage(label=path.parent.name, image=path.read_bytes())
+        for path in sorted((EXAMPLES / "characters").glob("*/*.png"))
+    ]
+    character = (EXAMPLES / "character.png").read_bytes()
+    observation = act_pb2.Observation(features=[0, 1.4, 0.3, -0.5, -0.1, 0.05, 0, 0])
+    survey = np.genfromtxt(EXAMPLES / "survey.csv", delimiter=",", skip_header=1)
+    image = classify_pb2.ClassifyImageRequest
+    maml = classify_pb2.FEW_SHOT_METHOD_MAML
+    sheet = generate_pb2.IMAGE_LAYOUT_CONTACT_SHEET
+    return [
+        Row(image(images=[photo])),
+        Row(image(images=[photo] * 16), "16 images"),
+        Row(image(images=[photo], model="compact_classifier", version=1), "compact_classifier, float32"),
+        Row(image(images=[photo], model="compact_classifier", version=2), "compact_classifier, int8"),
+        Row(image(images=[photo], model="drawing_classifier"), "drawing_classifier"),
+        Row(image(images=[digit], model="lifelong_classifier"), "lifelong_classifier"),
+        Row(classify_pb2.StreamClassifyImageRequest(images=[photo])),
+        Row(classify_pb2.ClassifyFewShotRequest(support=support, queries=[character])),
+        Row(classify_pb2.ClassifyFewShotRequest(support=support, queries=[character], method=maml), "MAML"),
+        Row(predict_pb2.PredictRequest(rows=[predict_pb2.FeatureRow(features=survey[0])])),
+        Row(detect_anomaly_pb2.DetectAnomalyRequest(images=[boot])),
+        Row(detect_anomaly_pb2.DetectAnomalyRequest(images=[boot], include_heat_map=True), "with heat map"),
+        Row(detect_anomaly_pb2.StreamDetectAnomalyRequest(images=[boot])),
+        Row(generate_pb2.GenerateImagesRequest(seed=7)),
+        Row(generate_pb2.GenerateImagesRequest(seed=7, count=16, layout=sheet), "a sheet of 16"),
+        Row(generate_pb2.GenerateImagesRequest(seed=7, model="garment_generator"), "garment_generator"),
+        Row(generate_pb2.TransformImageRequest(image=digit, style="printed")),
+        Row(act_pb2.ActRequest(observations=[observation])),
+        Row(act_pb2.RunEpisodeRequest(seed=7, max_steps=EPISODE_STEPS), f"{EPISODE_STEPS} steps"),
+    ]
+
+
+def main() -> None:
+    """Measure each RPC at eight callers, and write the report."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--seconds", type=float, default=3, help="of each measurement")
+    options = parser.parse_args()
+    models = [path.parent.name for path in sorted((ROOT / "exported").glob("*/config.pbtxt"))]
+    lines = []
+    # Each caller may play an episode.
+    with running(Contestant("Lectern", "lectern"), ROOT / "exported", models, LECTERN_LIMITS__EPISODES="8") as server:
+        for row in rows():
+            service, name = rpc_of(row.request)
+            print(f"{service}.{name} {row.detail}", file=sys.stderr)
+            result = measure_good(server, f"/{service}/{name}", row.request, options.seconds)
+            title = f"`{service.rpartition('.')[2]}.{name}`" + (f", {row.detail}" if row.detail else "")
+            figures = (f"{result.rate:,.0f}", f"{result.p50:.1f}", f"{result.p99:.1f}", f"{result.cpu:.2f}")
+            lines.append(f"| {title} | {' | '.join(figures)} |")
+    REPORT.write_text(report(lines, options.seconds))
+    print(REPORT.read_text())
+
+
+def rpc_of(request: Message) -> tuple[str, str]:
+    """Full name of the service, and the RPC that takes such a request."""
+    for capability in SERVICERS:
+        service = service_of(capability)
+        for method in service.methods:
+            if GetMessageClass(method.input_type) is type(request):
+                return service.full_name, method.name
+    raise LookupError(f"no RPC takes a {type(request).__name__}")
+
+
+def measure_good(server: Running, method: str, request: Message, seconds: float) -> Measurement:
+    """Measure, and see by the server's own count that every answer was OK.
+
+    Raises:
+        RuntimeError: one was not.
+    """
+    before = failures(server)
+    result = measure(server.target, method, request, server.pid, CALLERS, seconds)
+    if (after := failures(server)) != before:
+        raise RuntimeError(f"{method} was not always answered: {after} failures since the start, {before} before")
+    return result
+
+
+def failures(server: Running) -> dict[str, float]:
+    """How often each status code other than OK was answered so far."""
+    with urllib.request.urlopen(server.metrics_url, timeout=10) as response:  # noqa: S310 - our own server's
+        families = list(text_string_to_metric_families(response.read().decode()))
+    counts: dict[str, float] = defaultdict(float)
+    for sample in (s for family in families for s in family.samples if s.name == "grpc_server_handled_total"):
+        if sample.labels["grpc_code"] != "OK":
+            counts[sample.labels["grpc_code"]] += sample.value
+    return counts
+
+
+def report(lines: list[str], seconds: float) -> str:
+    """Markdown: a row for each request."""
+    return "\n".join(
+        [
+            "# Every RPC",
+            "",
+            f"Written by `make bench` on {os.cpu_count()} cores ({platform.system()}, Python "
+            f"{platform.python_version()}, grpcio {grpc.__version__}, ONNX Runtime {onnxruntime.__version__}): the "
+            f"committed models in one process, {CALLERS} callers on the same cores by h2load, {seconds:g} s each. "
+            "Images come as PNG files, and pictures go as such. Every answer was OK by the server's own count.",
+            "",
+            "| RPC | requests/s | p50 ms | p99 ms | CPU s per 1,000 |",
+            "| --- | --- | --- | --- | --- |",
+            *lines,
+            "",
+        ]
+    )
+
+
+if __name__ == "__main__":
+    main()
