@@ -40,7 +40,8 @@ class Windows:
     @property
     def lengths(self) -> NDArray[np.int64]:
         """Tokens of each row `[N]`, those around the window included."""
-        return (self.ids != PAD).sum(axis=1)
+        lengths: NDArray[np.int64] = (self.ids != PAD).sum(axis=1)
+        return lengths
 
 
 @dataclass(frozen=True)
@@ -69,7 +70,8 @@ def question_windows(
 def mean_embedding(embeddings: NDArray[np.float32], windows: Windows) -> NDArray[np.float32]:
     """Mean embeddings `[N, C]` of the windows of one text, as the mean `[1, C]` over all of their tokens."""
     weights = windows.lengths / windows.lengths.sum()
-    return (weights[:, None] * embeddings).sum(axis=0, keepdims=True).astype(np.float32)
+    mean: NDArray[np.float32] = (weights[:, None] * embeddings).sum(axis=0, keepdims=True).astype(np.float32)
+    return mean
 
 
 def best_spans(

@@ -119,6 +119,14 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
 
 
 @pytest.fixture(scope="session")
+def reader(trained: Callable[[str], Path], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """One server of question_answerer and sentiment_classifier, trained on their slivers."""
+    repository = trained("sentiment_classifier")  # with what it stands on
+    with serving(tmp_path_factory.mktemp("reader"), "answer", "classify", repository=repository) as running:
+        yield running
+
+
+@pytest.fixture(scope="session")
 def photos() -> np.ndarray:
     """Real CIFAR-10 photos, uint8 [N, 32, 32, 3]."""
     with np.load(ROOT / "tests" / "data" / "image_classifier.npz") as file:

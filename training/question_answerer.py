@@ -17,15 +17,18 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from copy import deepcopy
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import numpy as np
 import onnxruntime
 import torch
+from lightning.fabric import Fabric
 from tokenizers import Tokenizer
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from lectern.card import Baseline, DataSource, Metric, Table, TextPreprocessing
 from lectern.client import Client
@@ -44,7 +47,6 @@ from training.reading import (
     QuestionExamples,
     TextExamples,
     batches,
-    classification_loss,
     span_loss,
 )
 from training.recipe import Graph, Trained
@@ -135,18 +137,18 @@ class Tasks(nn.Module):
         self.reader = reader
         self.heads = nn.ModuleDict({task: nn.Linear(reader.encoder.width, count) for task, count in classes.items()})
 
-    def forward(self, batch: Batch) -> Tensor:
+    def forward(self, task: str, ids: Tensor, segments: Tensor, answers: Tensor) -> Tensor:
         """The loss of a batch."""
-        starts, ends, mean = self.reader(batch.ids, batch.segments)
-        if batch.task != QUESTION:
-            return classification_loss(self.heads[batch.task](mean), batch.answers)
-        starts_loss = span_loss(starts, batch.answers[:, 0], batch.segments)
-        return (starts_loss + span_loss(ends, batch.answers[:, 1], batch.segments)) / 2
+        starts, ends, mean = self.reader(ids, segments)
+        if task != QUESTION:
+            return F.cross_entropy(self.heads[task](mean).float(), answers)
+        return (span_loss(starts, answers[:, 0], segments) + span_loss(ends, answers[:, 1], segments)) / 2
 
 
 def train(run: Run) -> Trained:
     """Fine-tune on the four data sets; the card's figures are of the 8-bit graph."""
     settings = FAST if run.fast else FULL
+    fabric = run.fabric("bf16-mixed")
     data = load_sliver(run.sliver) if run.fast else load()
     texts = list(data.texts())
     encoder, tokenizer = (
@@ -154,18 +156,16 @@ def train(run: Run) -> Trained:
         if settings.shape
         else text_encoder.pretrained(texts, settings.most_frequent, settings.least, settings.dropout)
     )
-    reader, device = fit(run, settings, data, Reader(encoder), tokenizer)
+    reader = fit(run, fabric, settings, data, Reader(encoder), tokenizer)
     parameters = sum(p.numel() for p in reader.parameters())
     example = example_inputs(tokenizer, data.bible.test[:4])
     exact = graph_of(round_to_half(deepcopy(reader)), example)
     graph = graph_of(to_int8(round_to_half(reader)), example, INT8_TOLERANCE)
     answerers = {"float32": Answerer(exported(exact), tokenizer), "int8": Answerer(exported(graph), tokenizer)}
     threshold = no_answer_threshold(run, answerers["int8"], (*data.bible.validation, *data.xquad.validation))
+    tests = (data.bible.test, data.xquad.test, unanswerable(data.bible.test, TEST_UNANSWERABLE))
     scores = {
-        name: [
-            score(run.track(tests, f"{run.name} {name}", len(tests)), lambda q, a=answerer: a.answer(q, threshold))
-            for tests in (data.bible.test, data.xquad.test, unanswerable(data.bible.test, TEST_UNANSWERABLE))
-        ]
+        name: [score(run.track(test, f"{run.name} {name}"), partial(answerer.answer, threshold=threshold)) for test in tests]
         for name, answerer in answerers.items()
     }
     bible, xquad, _ = scores["int8"]
@@ -176,7 +176,7 @@ def train(run: Run) -> Trained:
         task="question answering",
         description="MiniLM, fine-tuned to point at the span of a text that answers a question, or to say that none "
         "does; in 8 bits. The mean of its vectors is what sentiment_classifier and spam_classifier read.",
-        graphs={"forward": graph},
+        graphs={"forward": replace(graph, onnx=answerers["int8"].content)},
         preprocessing=TextPreprocessing(tokenizer=TOKENIZER, max_tokens=MAX_TOKENS),
         assets={TOKENIZER: tokenizer.to_str().encode()},
         decision={"no_answer": threshold},
@@ -184,7 +184,7 @@ def train(run: Run) -> Trained:
         baselines=baselines(data),
         tables=(comparison(answerers, scores),),
         data=sources(data),
-        device=device,
+        device=device_name(fabric),
         parameters=parameters,
     )
 
@@ -213,9 +213,10 @@ def load_sliver(path: Path) -> Data:
     return Data(bible, xquad, *texts)
 
 
-def fit(run: Run, settings: Settings, data: Data, reader: Reader, tokenizer: Tokenizer) -> tuple[Reader, str]:
-    """Train on all tasks at once; the validation questions are only watched. Returns it and the device's name."""
-    fabric = run.fabric("bf16-mixed")
+def fit(
+    run: Run, fabric: Fabric, settings: Settings, data: Data, reader: Reader, tokenizer: Tokenizer
+) -> Reader:
+    """Train on all tasks at once; the validation questions are only watched."""
     drawers = examples_of(settings, data, tokenizer)
     watched = QuestionExamples(tokenizer, data.bible.validation, settings.window)
     tasks = Tasks(reader, {"sentiment": len(data.sentiments.labels), "spam": len(data.mails.labels)})
@@ -233,7 +234,7 @@ def fit(run: Run, settings: Settings, data: Data, reader: Reader, tokenizer: Tok
         losses: dict[str, list[float]] = {}
         made = epoch_of(settings, drawers, run.seed, epoch)
         for batch in run.track(made, f"{run.name} epoch {epoch + 1}", len(made)):
-            loss = model(batch.to(fabric))
+            loss = model(batch.task, *fabric.to_device(batch.tensors))
             optimizer.zero_grad(set_to_none=True)
             fabric.backward(loss)
             fabric.clip_gradients(model, optimizer, max_norm=1.0)
@@ -244,9 +245,9 @@ def fit(run: Run, settings: Settings, data: Data, reader: Reader, tokenizer: Tok
         model.eval()
         with torch.no_grad():
             ahead = batches(list(watched.draw(np.random.default_rng(0))), settings.tokens, np.random.default_rng(0))
-            validation = float(np.mean([float(model(batch.to(fabric))) for batch in ahead]))
+            validation = float(np.mean([float(model(batch.task, *fabric.to_device(batch.tensors))) for batch in ahead]))
         run.log(epoch=epoch + 1, **means, validation_question_loss=validation)
-    return reader.eval().cpu(), device_name(fabric)
+    return reader.eval().cpu()
 
 
 def examples_of(settings: Settings, data: Data, tokenizer: Tokenizer) -> list[QuestionExamples | TextExamples]:

@@ -7,10 +7,8 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from lightning.fabric import Fabric
 from tokenizers import Encoding, Tokenizer
 from torch import Tensor
-from torch.nn import functional as F
 
 from lectern.windows import CLS, SEP, padded
 from training.data.labelled_texts import Split
@@ -38,9 +36,10 @@ class Batch:
     segments: Tensor
     answers: Tensor
 
-    def to(self, fabric: Fabric) -> Batch:
-        """The same on the device."""
-        return Batch(self.task, *fabric.to_device((self.ids, self.segments, self.answers)))
+    @property
+    def tensors(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Ids, segments and answers."""
+        return self.ids, self.segments, self.answers
 
 
 def span_loss(logits: Tensor, answers: Tensor, segments: Tensor) -> Tensor:
@@ -81,7 +80,7 @@ class QuestionExamples:
         """Where the part begins: anywhere, but so that it holds one of the answers if there is any."""
         lowest, highest = 0, max(0, length - size)
         if spans and highest:
-            start, end = spans[random.integers(len(spans))]
+            start, end = spans[int(random.integers(len(spans)))]
             lowest, highest = max(0, end - size + 1), min(start, highest)
         return int(random.integers(min(lowest, highest), highest + 1))
 
@@ -142,8 +141,3 @@ def batch_of(examples: Sequence[Example]) -> Batch:
         for part, places in zip(row, example.answer, strict=True):
             part[list(places)] = True
     return Batch(QUESTION, ids, segments, answers)
-
-
-def classification_loss(logits: Tensor, labels: Tensor) -> Tensor:
-    """Cross-entropy of logits [N, classes]."""
-    return F.cross_entropy(logits.float(), labels)

@@ -264,7 +264,9 @@ def pairs(data: Digits, settings: Settings) -> Iterator[tuple[Batch, Batch]]:
 def some(split: Split, count: int) -> Batch:
     """That many digits drawn at random."""
     rows = torch.randint(len(split), (count,)).numpy()
-    return torch.from_numpy(split.images[rows])[:, None].float() / 127.5 - 1, torch.from_numpy(split.labels[rows]).long()
+    return torch.from_numpy(split.images[rows])[:, None].float() / 127.5 - 1, torch.from_numpy(
+        split.labels[rows]
+    ).long()
 
 
 def load() -> Digits:

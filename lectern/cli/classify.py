@@ -1,4 +1,4 @@
-"""`lectern classify`: what is on pictures."""
+"""`lectern classify`: what is on pictures, and in texts."""
 
 from __future__ import annotations
 
@@ -14,11 +14,12 @@ from rich.text import Text
 
 from lectern.channel import MAX_MESSAGE_BYTES
 from lectern.cli.connection import Connection
-from lectern.cli.output import check_files, fail, print_json, read, show
+from lectern.cli.output import WRONG_USAGE, check_files, fail, print_json, read, show
+from lectern.cli.texts import classify_arguments, classify_files, is_text
 
 if TYPE_CHECKING:
     from lectern.errors import LecternError
-    from lectern.v1.classify_pb2 import Classification
+    from lectern.v1.classify_pb2 import Classification, ClassifyImageResponse, ClassifyTextResponse
 
 IMAGES_PER_REQUEST = 256
 BYTES_PER_REQUEST = MAX_MESSAGE_BYTES - 1024 * 1024  # the rest is for what surrounds the images
@@ -27,36 +28,54 @@ BYTES_PER_REQUEST = MAX_MESSAGE_BYTES - 1024 * 1024  # the rest is for what surr
 def classify(
     connection: Connection,
     files: Annotated[
-        list[Path],
+        list[Path] | None,
         typer.Argument(
             metavar="FILE",
-            help="PNG, JPEG or WebP files; - is standard input.",
+            help="PNG, JPEG or WebP files, or texts as UTF-8; - is standard input.",
             show_default=False,
         ),
-    ],
-    model: Annotated[str, typer.Option(help="One of `lectern models`.", show_default="image_classifier")] = "",
+    ] = None,
+    texts: Annotated[
+        list[str] | None, typer.Option("--text", metavar="TEXT", help="A text; may be given several times.")
+    ] = None,
+    model: Annotated[
+        str, typer.Option(help="One of `lectern models`.", show_default="image_classifier or sentiment_classifier")
+    ] = "",
     version: Annotated[int, typer.Option(min=0, help="0 is the latest.")] = 0,
     top_k: Annotated[int, typer.Option(min=0, help="Classes to print for each file, best first; 0 = all.")] = 3,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
 ) -> None:
-    """Say what is on pictures.
+    """Say what is on pictures, or what kind of text something is.
 
     \b
     lectern classify cat.png dog.jpg
     lectern classify --model drawing_classifier --top-k 5 sketch.webp
     curl -s https://example.org/cat.jpg | lectern classify -
+    lectern classify --text "What a lovely film!"
+    lectern classify --model spam_classifier mail.txt
     """
     answers: list[dict[str, Any]] = []
     answered_by: dict[str, Any] = {}
-    check_files(files)
+    if bool(files) == bool(texts):
+        fail("name files, or give texts with --text", WRONG_USAGE)
+    check_files(files or [])
     with connection.client() as client:
         from lectern.errors import LecternError
 
-        for paths, images in batches(files):
+        response: ClassifyImageResponse | ClassifyTextResponse
+        if texts:
+            response = classify_arguments(client, texts, model, version, top_k)
+            answered_by = {"model": response.model, "version": response.version}
+            answers = as_dicts(texts, response.results, "text")
+        for paths, contents in batches(files) if files else ():
+            version = version or answered_by.get("version", 0)
             try:
-                response = client.classify_image(images, model, version or answered_by.get("version", 0), top_k)
+                if is_text(contents[0]):
+                    response = classify_files(client, contents, model, version, top_k)
+                else:
+                    response = client.classify_image(contents, model, version, top_k)
             except LecternError as error:
-                name_files(error, {"images": paths})
+                name_files(error, {"images": paths, "texts": paths})
                 raise
             answered_by = {"model": response.model, "version": response.version}
             answers += as_dicts(paths, response.results)
@@ -66,21 +85,21 @@ def classify(
     show_classes(answers)
 
 
-def as_dicts(paths: Sequence[Path], results: Sequence[Classification]) -> list[dict[str, Any]]:
-    """What JSON has of each file's classes."""
+def as_dicts(items: Sequence[object], results: Sequence[Classification], kind: str = "file") -> list[dict[str, Any]]:
+    """What JSON has of the classes of each item, a `file` or a `text`."""
     return [
         {
-            "file": str(path),
+            kind: str(item),
             "classes": [{"label": c.label, "index": c.index, "probability": c.probability} for c in result.classes],
         }
-        for path, result in zip(paths, results, strict=True)
+        for item, result in zip(items, results, strict=True)
     ]
 
 
 def show_classes(answers: list[dict[str, Any]]) -> None:
     """Print a table for each file."""
     for answer in answers:
-        show(Text(answer["file"], style="bold", no_wrap=True, overflow="ignore"))
+        show(Text(answer.get("file") or answer["text"], style="bold", no_wrap=True, overflow="ignore"))
         table = Table(box=None, show_header=False)
         for scored in answer["classes"]:
             bar = ProgressBar(total=1, completed=scored["probability"], width=30)

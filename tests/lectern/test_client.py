@@ -182,7 +182,7 @@ def test_models_and_health(client: lectern.Client) -> None:
 
 def test_an_rpc_whose_models_are_to_come_is_unimplemented(client: lectern.Client) -> None:
     with pytest.raises(lectern.LecternError) as caught:
-        client.classify_text("a")
+        client.classify_audio(b"a")
     assert caught.value.code() is grpc.StatusCode.UNIMPLEMENTED
 
 

@@ -225,8 +225,8 @@ def test_failures_have_their_code_and_servers_faults_the_error_status(tmp_path: 
         with pytest.raises(LecternError, match="images"):
             client.classify_image(b"x")
         with pytest.raises(LecternError, match="not served"):
-            client.classify_text("x")
-    wrong, missing = collector.one(CLASSIFY), collector.one("lectern.v1.ClassifyService/ClassifyText")
+            client.classify_audio(b"x")
+    wrong, missing = collector.one(CLASSIFY), collector.one("lectern.v1.ClassifyService/ClassifyAudio")
     # The caller's mistake is no fault of the server: so OpenTelemetry's conventions.
     assert attributes(wrong)["rpc.grpc.status_code"] == grpc.StatusCode.INVALID_ARGUMENT.value[0]
     assert wrong.status.code == Status.STATUS_CODE_UNSET

@@ -229,10 +229,7 @@ def test_wrong_models_are_named(
 
 
 def test_rpcs_without_a_model_say_so(stub: ClassifyServiceStub) -> None:
-    for call in (
-        lambda: stub.ClassifyText(pb.ClassifyTextRequest(texts=["hello"]), timeout=DEADLINE),
-        lambda: stub.ClassifyAudio(pb.ClassifyAudioRequest(), timeout=DEADLINE),
-    ):
+    for call in (lambda: stub.ClassifyAudio(pb.ClassifyAudioRequest(), timeout=DEADLINE),):
         code, message, _ = failure(call)
         assert code is grpc.StatusCode.UNIMPLEMENTED
         assert "ListModels" in message

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from itertools import chain
 from pathlib import Path
+from typing import TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
 from training.data.hashing import bucket
+
+Item: TypeAlias = tuple[str, int, str]
+"""A text, its label, and where it came from."""
 
 
 @dataclass(frozen=True)
@@ -36,21 +39,22 @@ class LabelledTexts:
     test: Split
 
 
-def split(labels: tuple[str, ...], items: Iterable[tuple[str, int, str]]) -> LabelledTexts:
-    """Distinct `(text, label, source)` by the hash of the text, in their order."""
-    parts: dict[int, list[tuple[str, int, str]]] = {}
-    for item in {item[0]: item for item in items}.values():
-        parts.setdefault(bucket(item[0], 10), []).append(item)
-    test, validation = parts.pop(0, []), parts.pop(1, [])
-    return LabelledTexts(labels, _split(list(chain(*parts.values()))), _split(validation), _split(test))
+def split(labels: tuple[str, ...], items: Iterable[Item]) -> LabelledTexts:
+    """Distinct texts, by the hash of each."""
+    distinct = list({item[0]: item for item in items}.values())
+    return _parts(labels, distinct, [bucket(text, 10) for text, _, _ in distinct])
 
 
 def load_sliver(path: Path) -> LabelledTexts:
-    """The few texts of a file."""
+    """The few texts of a file, all of them of a training split: every eighth stands in for the test split."""
     stored = json.loads(path.read_text())
-    return split(tuple(stored["labels"]), map(tuple, stored["items"]))
+    items: list[Item] = [(text, label, source) for text, label, source in stored["items"]]
+    return _parts(tuple(stored["labels"]), items, [i % 8 for i in range(len(items))])
 
 
-def _split(items: list[tuple[str, int, str]]) -> Split:
-    texts, labels, sources = zip(*items, strict=True)
-    return Split(texts, np.array(labels, dtype=np.int64), sources)
+def _parts(labels: tuple[str, ...], items: Sequence[Item], buckets: Sequence[int]) -> LabelledTexts:
+    parts = []
+    for wanted in (range(2, 10), (1,), (0,)):
+        texts, classes, sources = zip(*(x for x, b in zip(items, buckets, strict=True) if b in wanted), strict=True)
+        parts.append(Split(texts, np.array(classes, dtype=np.int64), sources))
+    return LabelledTexts(labels, *parts)

@@ -8,12 +8,15 @@ depend on what else is in its batch. The products are ONNX's MatMulInteger.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
+from onnx import TensorProto
 from onnxscript import INT8, UINT8, opset20
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+Module = TypeVar("Module", bound=nn.Module)
 
 LEVELS = 127
 ZERO = 128  # of activations, which are uint8
@@ -32,8 +35,9 @@ def _(x: Tensor, weight: Tensor) -> Tensor:
 
 
 def _to_onnx(x: UINT8, weight: INT8) -> Any:
-    zero = opset20.Cast(opset20.Constant(value_int=ZERO), to=UINT8.dtype)
-    return opset20.Cast(opset20.MatMulInteger(x, weight, zero), to=1)
+    op: Any = opset20
+    zero = op.Cast(op.Constant(value_int=ZERO), to=TensorProto.UINT8)
+    return op.Cast(op.MatMulInteger(x, weight, zero), to=TensorProto.FLOAT)
 
 
 # What torch.onnx.export needs to know of the operators above.
@@ -56,7 +60,8 @@ class Int8Linear(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         step = x.abs().amax(dim=-1, keepdim=True).clamp(min=SMALLEST) / LEVELS
         rounded = ((x / step).round() + ZERO).to(torch.uint8)
-        return matmul_integer(rounded, self.weight) * step * self.scale + self.bias
+        product: Tensor = matmul_integer(rounded, self.weight)
+        return product * step * self.scale + self.bias
 
 
 class Int8Embedding(nn.Module):
@@ -82,7 +87,7 @@ def rows_as_int8(values: Tensor) -> tuple[Tensor, Tensor]:
     return (values / scale).round().to(torch.int8), scale
 
 
-def to_int8(module: nn.Module) -> nn.Module:
+def to_int8(module: Module) -> Module:
     """Replace every linear layer and embedding inside `module`, in place."""
     for name, child in module.named_children():
         if isinstance(child, nn.Linear):

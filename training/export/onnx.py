@@ -6,6 +6,7 @@ import logging
 import warnings
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import onnx
@@ -21,6 +22,9 @@ from training.recipe import Graph
 
 OPSET = 20
 LARGE_BATCH_FACTOR = 3
+
+
+Module = TypeVar("Module", bound=torch.nn.Module)
 
 
 class ExportError(RuntimeError):
@@ -103,7 +107,7 @@ def load_weights(module: torch.nn.Module, content: bytes) -> torch.nn.Module:
 
 
 @torch.no_grad()
-def round_to_half(module: torch.nn.Module) -> torch.nn.Module:
+def round_to_half(module: Module) -> Module:
     """Round every parameter to float16's precision in place, so that what is measured is what is stored."""
     for parameter in module.parameters():
         parameter.copy_(parameter.half().float())
