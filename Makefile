@@ -59,6 +59,7 @@ chaos: $(VENV)/.dev ## Kill, corrupt and starve what serves, and see it recover 
 
 docs: $(VENV)/.dev ## Write the generated parts of docs/
 	$(BIN)/python docs/make_settings.py
+	$(BIN)/python docs/make_models.py
 
 console: $(VENV)/.console ## Open a Python shell with a connected client
 	$(BIN)/lectern console

@@ -35,6 +35,8 @@ from lectern.v1 import (
     model_pb2_grpc,
     predict_pb2,
     predict_pb2_grpc,
+    translate_pb2,
+    translate_pb2_grpc,
 )
 
 __all__ = ["Client"]
@@ -74,6 +76,7 @@ class Client:
         self._generate = generate_pb2_grpc.GenerateServiceStub(self._channel)
         self._models = model_pb2_grpc.ModelServiceStub(self._channel)
         self._predict = predict_pb2_grpc.PredictServiceStub(self._channel)
+        self._translate = translate_pb2_grpc.TranslateServiceStub(self._channel)
         self._health = health_pb2_grpc.HealthStub(self._channel)
 
     async def __aenter__(self) -> Client:
@@ -183,6 +186,41 @@ class Client:
         async for response in self._stream(self._generate.GenerateImages, request, timeout):
             yield response
 
+    async def generate_text(
+        self,
+        prompt: str = "",
+        *,
+        title: str = "",
+        form: str = "",
+        temperature: float | None = None,
+        top_k: int = 0,
+        top_p: float | None = None,
+        repetition_penalty: float | None = None,
+        seed: int | None = None,
+        stop: Sequence[str] = (),
+        max_tokens: int = 0,
+        model: str = "",
+        version: int = 0,
+        timeout: float | None = None,
+    ) -> AsyncIterator[generate_pb2.GenerateTextResponse]:
+        """As `lectern.Client.generate_text`."""
+        request = requests.generate_text(
+            model=model,
+            version=version,
+            prompt=prompt,
+            title=title,
+            form=form,
+            temperature=temperature,
+            top_k=top_k,
+            top_p=top_p,
+            repetition_penalty=repetition_penalty,
+            seed=seed,
+            stop=stop,
+            max_tokens=max_tokens,
+        )
+        async for response in self._stream(self._generate.GenerateText, request, timeout):
+            yield response
+
     async def transform_image(
         self, image: File, style: str, model: str = "", version: int = 0, *, timeout: float | None = None
     ) -> generate_pb2.TransformImageResponse:
@@ -277,6 +315,37 @@ class Client:
             raise LecternError.of(error) from error
         finally:
             call.cancel()  # a caller that stops early stops the server's work too
+
+    async def translate(
+        self,
+        texts: str | Sequence[str],
+        model: str = "",
+        version: int = 0,
+        *,
+        beam_size: int = 0,
+        length_penalty: float | None = None,
+        count: int = 0,
+        alignment: bool = False,
+        timeout: float | None = None,
+    ) -> translate_pb2.TranslateResponse:
+        """As `lectern.Client.translate`."""
+        request = requests.translate(texts, model, version, beam_size, length_penalty, count, alignment)
+        return await self._call(self._translate.Translate, request, timeout)
+
+    async def stream_translate(
+        self,
+        text: str,
+        model: str = "",
+        version: int = 0,
+        *,
+        beam_size: int = 0,
+        length_penalty: float | None = None,
+        timeout: float | None = None,
+    ) -> AsyncIterator[translate_pb2.StreamTranslateResponse]:
+        """As `lectern.Client.stream_translate`."""
+        request = requests.stream_translate(text, model, version, beam_size, length_penalty)
+        async for response in self._stream(self._translate.StreamTranslate, request, timeout):
+            yield response
 
     async def list_models(
         self, include_cards: bool = False, *, timeout: float | None = None

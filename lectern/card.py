@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, NonNegativeFloat, NonNegative
 
 # Names become directories, so they hold nothing that a path could be made of.
 Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$")]
+Asset = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*\.json$")]
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 Split = Literal["train", "validation", "test"]
 
@@ -63,12 +64,29 @@ class TextPreprocessing(_Strict):
     """
 
     kind: Literal["text"] = "text"
-    tokenizer: Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*\.json$")]
+    tokenizer: Asset
+    max_tokens: PositiveInt
+
+
+class TranslationPreprocessing(_Strict):
+    """The graph takes token ids int64 `[N, S]` with S up to `max_tokens`, as the tokenizer `source` makes them.
+
+    `target` makes text of the ids that decoding gives; both are files of the library `tokenizers`.
+    """
+
+    kind: Literal["translation"] = "translation"
+    source: Asset
+    target: Asset
     max_tokens: PositiveInt
 
 
 Preprocessing = Annotated[
-    ImagePreprocessing | NoisePreprocessing | ObservationPreprocessing | TabularPreprocessing | TextPreprocessing,
+    ImagePreprocessing
+    | NoisePreprocessing
+    | ObservationPreprocessing
+    | TabularPreprocessing
+    | TextPreprocessing
+    | TranslationPreprocessing,
     Field(discriminator="kind"),
 ]
 

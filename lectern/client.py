@@ -32,6 +32,8 @@ from lectern.v1 import (
     model_pb2_grpc,
     predict_pb2,
     predict_pb2_grpc,
+    translate_pb2,
+    translate_pb2_grpc,
 )
 
 
@@ -81,6 +83,7 @@ class Client:
         self._generate = generate_pb2_grpc.GenerateServiceStub(self._channel)
         self._models = model_pb2_grpc.ModelServiceStub(self._channel)
         self._predict = predict_pb2_grpc.PredictServiceStub(self._channel)
+        self._translate = translate_pb2_grpc.TranslateServiceStub(self._channel)
         self._health = health_pb2_grpc.HealthStub(self._channel)
 
     def __enter__(self) -> Client:
@@ -214,6 +217,52 @@ class Client:
         )
         return self._stream(self._generate.GenerateImages, request, timeout)
 
+    def generate_text(
+        self,
+        prompt: str = "",
+        *,
+        title: str = "",
+        form: str = "",
+        temperature: float | None = None,
+        top_k: int = 0,
+        top_p: float | None = None,
+        repetition_penalty: float | None = None,
+        seed: int | None = None,
+        stop: Sequence[str] = (),
+        max_tokens: int = 0,
+        model: str = "",
+        version: int = 0,
+        timeout: float | None = None,
+    ) -> Iterator[generate_pb2.GenerateTextResponse]:
+        """Write a text; yields what is added to it, as it is chosen.
+
+        Args:
+            prompt: what it begins with; it is not sent back.
+            title: what it is about.
+            form: one of the card's `labels`; empty = the model's choice.
+            temperature: 0 = always the likeliest; None = 1.
+            top_k, top_p: choose among so many of the likeliest, or those that together have this probability.
+            repetition_penalty: 1 to 5; more = fewer repeated characters. None = 1.
+            seed: the same seed and arguments give the same text; None = the server draws one and says which.
+            stop: texts that end it as soon as one is written.
+            max_tokens: 0 = until it ends.
+        """
+        request = requests.generate_text(
+            model=model,
+            version=version,
+            prompt=prompt,
+            title=title,
+            form=form,
+            temperature=temperature,
+            top_k=top_k,
+            top_p=top_p,
+            repetition_penalty=repetition_penalty,
+            seed=seed,
+            stop=stop,
+            max_tokens=max_tokens,
+        )
+        return self._stream(self._generate.GenerateText, request, timeout)
+
     def transform_image(
         self, image: File, style: str, model: str = "", version: int = 0, *, timeout: float | None = None
     ) -> generate_pb2.TransformImageResponse:
@@ -317,6 +366,48 @@ class Client:
             raise LecternError.of(error) from error
         finally:
             call.cancel()  # a caller that stops early stops the server's work too
+
+    def translate(
+        self,
+        texts: str | Sequence[str],
+        model: str = "",
+        version: int = 0,
+        *,
+        beam_size: int = 0,
+        length_penalty: float | None = None,
+        count: int = 0,
+        alignment: bool = False,
+        timeout: float | None = None,
+    ) -> translate_pb2.TranslateResponse:
+        """Translate one or more texts; `results` has one per text, each with `translations`, best first.
+
+        Args:
+            beam_size: beams of the search, 1 (greedy) to 8; 0 = the model's own.
+            length_penalty: power of the length that scores are divided by; None = the model's own.
+            count: translations of each text, up to `beam_size`; 0 = one.
+            alignment: whether to say what the model looked at as it wrote each token.
+        """
+        request = requests.translate(texts, model, version, beam_size, length_penalty, count, alignment)
+        return self._call(self._translate.Translate, request, timeout)
+
+    def stream_translate(
+        self,
+        text: str,
+        model: str = "",
+        version: int = 0,
+        *,
+        beam_size: int = 0,
+        length_penalty: float | None = None,
+        timeout: float | None = None,
+    ) -> Iterator[translate_pb2.StreamTranslateResponse]:
+        """Translate one text, sentence by sentence; yields what there is of a sentence after each step.
+
+        Args:
+            beam_size: 1 to 8; 0 = 1, the greedy choice, whose text only grows.
+            length_penalty: as of `translate`.
+        """
+        request = requests.stream_translate(text, model, version, beam_size, length_penalty)
+        return self._stream(self._translate.StreamTranslate, request, timeout)
 
     def list_models(self, include_cards: bool = False, *, timeout: float | None = None) -> model_pb2.ListModelsResponse:
         """Every model of the server, with states; with each version's card if asked."""

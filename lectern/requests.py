@@ -14,7 +14,16 @@ from typing import Any, Literal, TypeAlias
 import numpy as np
 from numpy.typing import ArrayLike
 
-from lectern.v1 import act_pb2, answer_pb2, classify_pb2, detect_anomaly_pb2, generate_pb2, model_pb2, predict_pb2
+from lectern.v1 import (
+    act_pb2,
+    answer_pb2,
+    classify_pb2,
+    detect_anomaly_pb2,
+    generate_pb2,
+    model_pb2,
+    predict_pb2,
+    translate_pb2,
+)
 
 File: TypeAlias = bytes | str | os.PathLike[str]
 """The bytes of a file, or its path."""
@@ -176,6 +185,38 @@ def generate_images(
 def transform_image(image: File, style: str, model: str, version: int) -> generate_pb2.TransformImageRequest:
     (content,) = read_files(image)
     return generate_pb2.TransformImageRequest(model=model, version=version, image=content, style=style)
+
+
+def generate_text(**fields: Any) -> generate_pb2.GenerateTextRequest:
+    return generate_pb2.GenerateTextRequest(**fields)
+
+
+def translate(
+    texts: str | Sequence[str],
+    model: str,
+    version: int,
+    beam_size: int,
+    length_penalty: float | None,
+    count: int,
+    alignment: bool,
+) -> translate_pb2.TranslateRequest:
+    return translate_pb2.TranslateRequest(
+        model=model,
+        version=version,
+        texts=[texts] if isinstance(texts, str) else texts,
+        beam_size=beam_size,
+        length_penalty=length_penalty,
+        count=count,
+        alignment=alignment,
+    )
+
+
+def stream_translate(
+    text: str, model: str, version: int, beam_size: int, length_penalty: float | None
+) -> translate_pb2.StreamTranslateRequest:
+    return translate_pb2.StreamTranslateRequest(
+        model=model, version=version, text=text, beam_size=beam_size, length_penalty=length_penalty
+    )
 
 
 def list_models(include_cards: bool) -> model_pb2.ListModelsRequest:

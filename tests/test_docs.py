@@ -14,9 +14,10 @@ import pytest
 from tests.conftest import ROOT, Server, serving
 
 
-def test_settings_table_is_current() -> None:
-    script = runpy.run_path(str(ROOT / "docs" / "make_settings.py"))
-    assert (ROOT / "docs" / "settings.md").read_text() == script["table"](), "run `make docs`"
+@pytest.mark.parametrize(("name", "function"), [("settings", "table"), ("models", "gallery")])
+def test_generated_pages_are_current(name: str, function: str) -> None:
+    script = runpy.run_path(str(ROOT / "docs" / f"make_{name}.py"))
+    assert (ROOT / "docs" / f"{name}.md").read_text() == script[function](), "run `make docs`"
 
 
 def blocks(document: str, mark: str) -> list[tuple[str, str]]:

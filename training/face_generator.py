@@ -28,7 +28,7 @@ from training.gans import LATENT, Discriminator, Generator, Images, Settings
 from training.recipe import Figure, Graph, Trained
 from training.run import Run, device_name
 
-FULL = Settings(epochs=50, batch_size=16, widths=(256, 128, 64, 48, 24), discriminator_width=24)
+FULL = Settings(epochs=30, batch_size=16, widths=(256, 128, 64, 48, 24), discriminator_width=24)
 FAST = Settings(epochs=2, batch_size=8, widths=(16, 16, 16, 16, 16), discriminator_width=8)
 TARGET_SHARE = 0.5  # of the DCGAN's distance
 SAMPLES = 2_000

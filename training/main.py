@@ -31,6 +31,7 @@ RECIPES = (
     "sentiment_classifier",
     "spam_classifier",
     "style_translator",
+    "translator_en_zh",
 )
 # Their data's licences keep the weights out of `exported`; trained when named, not by --all.
 UNSHIPPED_RECIPES = ("solar_anomaly_detector",)

@@ -165,7 +165,10 @@ def train(run: Run) -> Trained:
     threshold = no_answer_threshold(run, answerers["int8"], (*data.bible.validation, *data.xquad.validation))
     tests = (data.bible.test, data.xquad.test, unanswerable(data.bible.test, TEST_UNANSWERABLE))
     scores = {
-        name: [score(run.track(test, f"{run.name} {name}"), partial(answerer.answer, threshold=threshold)) for test in tests]
+        name: [
+            score(run.track(test, f"{run.name} {name}"), partial(answerer.answer, threshold=threshold))
+            for test in tests
+        ]
         for name, answerer in answerers.items()
     }
     bible, xquad, _ = scores["int8"]
@@ -213,9 +216,7 @@ def load_sliver(path: Path) -> Data:
     return Data(bible, xquad, *texts)
 
 
-def fit(
-    run: Run, fabric: Fabric, settings: Settings, data: Data, reader: Reader, tokenizer: Tokenizer
-) -> Reader:
+def fit(run: Run, fabric: Fabric, settings: Settings, data: Data, reader: Reader, tokenizer: Tokenizer) -> Reader:
     """Train on all tasks at once; the validation questions are only watched."""
     drawers = examples_of(settings, data, tokenizer)
     watched = QuestionExamples(tokenizer, data.bible.validation, settings.window)

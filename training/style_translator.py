@@ -264,9 +264,8 @@ def pairs(data: Digits, settings: Settings) -> Iterator[tuple[Batch, Batch]]:
 def some(split: Split, count: int) -> Batch:
     """That many digits drawn at random."""
     rows = torch.randint(len(split), (count,)).numpy()
-    return torch.from_numpy(split.images[rows])[:, None].float() / 127.5 - 1, torch.from_numpy(
-        split.labels[rows]
-    ).long()
+    images, labels = torch.from_numpy(split.images[rows]), torch.from_numpy(split.labels[rows])
+    return images[:, None].float() / 127.5 - 1, labels.long()
 
 
 def load() -> Digits:

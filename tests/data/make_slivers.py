@@ -20,6 +20,7 @@ from training.data import (
     mails,
     mnist,
     omniglot,
+    parallel,
     printed_digits,
     questions,
     sentiments,
@@ -69,6 +70,17 @@ def covid_regressor(rows: int = 120) -> None:
             for i in range(count):
                 values = [f"{v:.4f}" for v in walks[i].ravel()]
                 writer.writerow([i, *np.eye(covid.STATES, dtype=int)[states[i]], *values])
+
+
+def translator_en_zh(pairs: int = 300) -> None:
+    """Short training pairs of each domain in turn."""
+    train = parallel.load().train
+    by_domain = [[p for p in train if p.domain == d and len(p.english) < 60] for d in parallel.DOMAINS]
+    chosen = [domain[i * (len(domain) // (pairs // 3))] for i in range(pairs // 3) for domain in by_domain]
+    with (HERE / "translator_en_zh.tsv").open("w", newline="") as file:
+        csv.writer(file, delimiter="\t", lineterminator="\n").writerows(
+            [p.domain, p.english, p.chinese] for p in chosen
+        )
 
 
 def anomaly_detector() -> None:
@@ -199,3 +211,4 @@ if __name__ == "__main__":
     question_answerer()
     sentiment_classifier()
     spam_classifier()
+    translator_en_zh()

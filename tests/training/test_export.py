@@ -86,3 +86,10 @@ def test_a_finished_graph_is_compared_with_the_module_too(tmp_path: Path, traine
     assert {"QuantizeLinear", "DequantizeLinear"} <= {
         node.op_type for node in onnx.load_from_string(quantised).graph.node
     }
+
+
+def test_an_output_without_a_dimension_beside_the_batch_is_refused(tmp_path: Path, trained: Trained) -> None:
+    flat = replace(trained.graphs["forward"], module=nn.Sequential(nn.Linear(2, 1), nn.Flatten(0)))
+    with pytest.raises(ExportError, match="prediction has no dimension beside the batch"):
+        write_version("linear", replace(trained, graphs={"forward": flat}), tmp_path, "test", 0, 0.0)
+    assert not (tmp_path / "linear").exists()

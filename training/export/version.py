@@ -153,8 +153,14 @@ def _triton_type(value: onnx.ValueInfoProto) -> int:
 
 
 def _item_shape(value: onnx.ValueInfoProto, graph: Graph) -> list[int]:
-    """Dimensions, after the batch if there is one; -1 where the length varies."""
+    """Dimensions, after the batch if there is one; -1 where the length varies.
+
+    Raises:
+        ExportError: there are none, which Triton refuses.
+    """
     dimensions = value.type.tensor_type.shape.dim[1 if graph.max_batch_size else 0 :]
+    if not dimensions:
+        raise ExportError(f"{value.name} has no dimension beside the batch, which Triton needs: make it [N, 1]")
     return [d.dim_value if d.HasField("dim_value") else -1 for d in dimensions]
 
 

@@ -1,0 +1,47 @@
+"""Tokenizers: byte-pair encodings (Sennrich et al., "Neural Machine Translation of Rare Words with Subword Units",
+2016) in the library `tokenizers`, which training and services both use."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
+
+PADDING, UNKNOWN, START, END = SPECIAL = ("<pad>", "<unk>", "<s>", "</s>")
+PADDING_ID, UNKNOWN_ID, START_ID, END_ID = range(len(SPECIAL))
+CHARACTERS = 3400  # Chinese characters that get a token, the commonest first; a rarer one is unknown
+
+
+def byte_pair_encoding(
+    texts: Iterable[str], vocabulary: int, *, lowercase: bool = False, ends: bool = True
+) -> Tokenizer:
+    """Learn a vocabulary of so many tokens at most. `ends` marks each text's end.
+
+    Texts come into Unicode's composed form. Punctuation and digits stay alone; a space belongs to the word after it.
+    """
+    tokenizer = Tokenizer(models.BPE(unk_token=UNKNOWN))
+    steps: list[normalizers.Normalizer] = [
+        normalizers.NFC(),
+        normalizers.Replace(Regex(r"\p{Cc}|\p{Cf}"), " "),
+        normalizers.Replace(Regex(r"\s+"), " "),
+        normalizers.Strip(),
+    ]
+    if lowercase:
+        quotes = [normalizers.Replace(Regex("[“”]"), '"'), normalizers.Replace(Regex("[‘’]"), "'")]
+        steps += [normalizers.Lowercase(), *quotes]
+    tokenizer.normalizer = normalizers.Sequence(steps)
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.Metaspace(prepend_scheme="always" if lowercase else "never"),
+            pre_tokenizers.Punctuation(),
+            pre_tokenizers.Digits(individual_digits=True),
+        ]
+    )
+    tokenizer.decoder = decoders.Metaspace(prepend_scheme="always" if lowercase else "never")
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocabulary, special_tokens=list(SPECIAL), limit_alphabet=CHARACTERS, show_progress=False
+    )
+    tokenizer.train_from_iterator(texts, trainer)
+    if ends:
+        tokenizer.post_processor = processors.TemplateProcessing(single=f"$A {END}", special_tokens=[(END, END_ID)])
+    return tokenizer

@@ -1,0 +1,451 @@
+"""HW5: a Transformer that translates English into Traditional Chinese.
+
+An encoder and a decoder of three layers each (training/transformer.py), byte-pair encodings with dropout (Provilkov et
+al., "BPE-Dropout", 2020) that cut every text in another way in each epoch, label smoothing, a rate that warms up and
+then falls to nothing, and batches of sentences of similar length.
+
+Exported are the encoder, which gives the keys and values that the decoder looks up, and one step of the decoder, which
+extends every sequence of a batch by a token, whatever its length (docs/runtime.md, "Decoding").
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from sacrebleu.metrics.bleu import BLEU
+from tokenizers import Tokenizer
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from lectern.card import Baseline, Metric, Table, TranslationPreprocessing
+from lectern.client import Client
+from training.data import parallel
+from training.data.parallel import DOMAINS, Pair, Parallel
+from training.decoding import beam_search
+from training.evaluate import Track
+from training.export.onnx import round_to_bytes
+from training.recipe import Graph, Trained
+from training.run import Run, device_name
+from training.tokens import END_ID, START_ID, UNKNOWN_ID, byte_pair_encoding
+from training.transformer import (
+    MASKED,
+    Layer,
+    Past,
+    SequenceDropout,
+    causal_bias,
+    filled_bias,
+    positions,
+    stack,
+)
+
+TARGETS = {"bleu": 20.0, "bleu_everyday": 25.0, "bleu_bible": 12.0, "bleu_help": 12.0}
+CANDIDATES = 9  # of each sequence and step: enough for eight beams, one of which may end
+LONGEST = 256  # tokens of a sentence, of either language
+MAX_STEP_BATCH = 64
+BEAM = 4
+LENGTH_PENALTY = 1.0
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Hyper-parameters.
+
+    Args:
+        batch_tokens: of the longer side, with padding.
+        everyday_weight: how often an epoch shows each everyday sentence: they are short, and few tokens in all.
+        bpe_dropout: share of merges that are left out.
+    """
+
+    epochs: int = 18
+    batch_tokens: int = 4096
+    everyday_weight: int = 2
+    width: int = 256
+    heads: int = 4
+    hidden: int = 1024
+    layers: int = 3
+    source_vocabulary: int = 6000
+    target_vocabulary: int = 6000
+    bpe_dropout: float = 0.1
+    dropout: float = 0.15
+    label_smoothing: float = 0.1
+    peak_learning_rate: float = 1.5e-3
+    weight_decay: float = 0.01
+    warm_up: float = 0.06
+
+
+FULL = Settings()
+FAST = Settings(epochs=2, batch_tokens=1024, width=32, heads=2, hidden=64, layers=2, source_vocabulary=400)
+
+
+class Translator(nn.Module):
+    """Token ids [N, S] of English and [N, T] of Chinese so far -> features [N, T, width], of which `logits` makes the
+    logits [.., vocabulary] of what follows each place."""
+
+    places: Tensor
+    encoder: Sequence[Layer]
+    decoder: Sequence[Layer]
+
+    def __init__(self, settings: Settings, source_vocabulary: int, target_vocabulary: int) -> None:
+        super().__init__()
+        width, heads, hidden, dropout = settings.width, settings.heads, settings.hidden, settings.dropout
+        self.scale = width**0.5
+        self.source = nn.Embedding(source_vocabulary, width)
+        self.target = nn.Embedding(target_vocabulary, width)  # and, transposed, the output layer
+        self.encoder = stack(Layer(width, heads, hidden, dropout) for _ in range(settings.layers))
+        self.decoder = stack(Layer(width, heads, hidden, dropout, memory=True) for _ in range(settings.layers))
+        self.encoder_norm, self.decoder_norm = nn.LayerNorm(width), nn.LayerNorm(width)
+        self.dropout = SequenceDropout(dropout)
+        self.register_buffer("places", positions(LONGEST, width))
+        for parameter in self.parameters():
+            if parameter.dim() > 1:
+                nn.init.xavier_uniform_(parameter)
+        for embedding in (self.source, self.target):
+            nn.init.normal_(embedding.weight, std=width**-0.5)
+
+    def forward(self, source: Tensor, lengths: Tensor, target: Tensor) -> Tensor:
+        return self.decode(self.encode(source, lengths), lengths, target)
+
+    def encode(self, source: Tensor, lengths: Tensor) -> Tensor:
+        """What the decoder looks up, [N, S, width], of sentences [N, S] that fill `lengths` [N, 1] places."""
+        bias = filled_bias(lengths, source.shape[1])
+        x = self.dropout(self.source(source) * self.scale + self.places[: source.shape[1]])
+        for layer in self.encoder:
+            x = layer(x, bias)
+        memory: Tensor = self.encoder_norm(x)
+        return memory
+
+    def decode(self, memory: Tensor, lengths: Tensor, target: Tensor) -> Tensor:
+        causal, filled = causal_bias(target.shape[1], target.device), filled_bias(lengths, memory.shape[1])
+        x = self.dropout(self.target(target) * self.scale + self.places[: target.shape[1]])
+        for layer in self.decoder:
+            x = layer(x, causal, memory, filled)
+        features: Tensor = self.decoder_norm(x)
+        return features
+
+    def logits(self, features: Tensor) -> Tensor:
+        return F.linear(features, self.target.weight)
+
+
+class Encoder(nn.Module):
+    """Token ids int64 [N, S] and how many count [N, 1] -> each decoder layer's keys and values [N, H, S, D]."""
+
+    def __init__(self, net: Translator) -> None:
+        super().__init__()
+        self.net = net
+
+    def forward(self, tokens: Tensor, length: Tensor) -> tuple[Tensor, ...]:
+        memory = self.net.encode(tokens, length)
+        return tuple(x for layer in self.net.decoder for x in layer.memory_attention.keys_values(memory))
+
+
+class Step(nn.Module):
+    """One more token for each of N sequences.
+
+    Takes the last token int64 [N, 1], how many came before it [N, 1], the length of the English [N, 1], and the keys
+    and values [N, H, ...] of each layer's past and memory. Gives the log-probabilities and ids [N, CANDIDATES] of the
+    likeliest next tokens, the new keys and values [N, H, 1, D], and what the last layer looked at [N, S].
+    """
+
+    def __init__(self, net: Translator) -> None:
+        super().__init__()
+        self.net = net
+
+    def forward(self, tokens: Tensor, length: Tensor, memory_length: Tensor, *caches: Tensor) -> tuple[Tensor, ...]:
+        net, layers = self.net, len(self.net.decoder)
+        past, memory = caches[: 2 * layers], caches[2 * layers :]
+        past_bias = filled_bias(length, past[0].shape[2])
+        memory_bias = filled_bias(memory_length, memory[0].shape[2])
+        x = net.target(tokens) * net.scale + net.places[length]
+        new: list[Tensor] = []
+        for i, layer in enumerate(net.decoder):
+            before = Past(past[2 * i], past[2 * i + 1], past_bias)
+            looked_up = Past(memory[2 * i], memory[2 * i + 1], memory_bias)
+            x, keys, values, weights = layer.step(x, before, looked_up)
+            new += (keys, values)
+        assert weights is not None
+        scores, ids = likeliest(net.logits(net.decoder_norm(x[:, 0])))
+        return scores, ids, weights.mean(1)[:, 0], *new
+
+
+def likeliest(logits: Tensor) -> tuple[Tensor, Tensor]:
+    """Log-probabilities and ids of the CANDIDATES likeliest tokens, the best first; never the unknown one."""
+    scores, ids = without_unknown(logits).log_softmax(1).topk(CANDIDATES)
+    return scores, ids
+
+
+def without_unknown(logits: Tensor) -> Tensor:
+    """Logits [N, vocabulary] with no chance for the unknown token."""
+    before, after = logits[:, :UNKNOWN_ID], logits[:, UNKNOWN_ID + 1 :]
+    return torch.cat([before, torch.full_like(logits[:, :1], MASKED), after], dim=1)
+
+
+def train(run: Run) -> Trained:
+    """Train, round the weights to 8 bits, and measure exactly that network."""
+    settings = FAST if run.fast else FULL
+    data = parallel.load_sliver(run.sliver.with_suffix(".tsv")) if run.fast else parallel.load()
+    english, chinese = parallel.texts(data.train)
+    source = byte_pair_encoding(english, settings.source_vocabulary, lowercase=True)
+    target = byte_pair_encoding(chinese, settings.target_vocabulary, ends=False)
+    net, device = fit(run, settings, data, source, target)
+    round_to_bytes(net)
+    test = translations(run, net, source, target, data.test)
+    scores = bleu(data.test, test)
+    return Trained(
+        title="English to Chinese translator",
+        lecture="HW5",
+        capability="translate",
+        task="machine translation",
+        description="A small Transformer that translates English sentences into Traditional Chinese.",
+        graphs=graphs(net),
+        preprocessing=TranslationPreprocessing(source="english.json", target="chinese.json", max_tokens=LONGEST),
+        assets={"english.json": source.to_str().encode(), "chinese.json": target.to_str().encode()},
+        decision={"beam_size": BEAM, "length_penalty": LENGTH_PENALTY},
+        metrics=metrics(data.test, scores),
+        baselines=baselines(data),
+        tables=(samples(data.test, test),),
+        data=parallel.card_entries(data),
+        device=device,
+        parameters=sum(p.numel() for p in net.parameters()),
+    )
+
+
+def evaluate(client: Client, track: Track) -> tuple[Metric, ...]:
+    """BLEU of the test sentences' translations, one request for each sentence."""
+    test = parallel.load().test
+    found = [client.translate(pair.english).results[0].translations[0].text for pair in track(test, len(test))]
+    return metrics(test, bleu(test, found))
+
+
+def bleu(pairs: Sequence[Pair], found: Sequence[str]) -> dict[str, float]:
+    """sacrebleu's BLEU by characters, over all sentences and over each domain's, against the one reference of each."""
+    scorer = BLEU(tokenize="zh")
+    scores = {}
+    for name, domains in (("bleu", DOMAINS), *((f"bleu_{domain}", (domain,)) for domain in DOMAINS)):
+        chosen = [(f, p.chinese) for f, p in zip(found, pairs, strict=True) if p.domain in domains]
+        if chosen:
+            hypotheses, references = zip(*chosen, strict=True)
+            scores[name] = float(scorer.corpus_score(hypotheses, [references]).score)
+    return scores
+
+
+def metrics(pairs: Sequence[Pair], scores: dict[str, float]) -> tuple[Metric, ...]:
+    counts = {"bleu": len(pairs)} | {f"bleu_{d}": sum(p.domain == d for p in pairs) for d in DOMAINS}
+    return tuple(
+        Metric(name=name, value=value, split="test", n=counts[name], target=TARGETS[name])
+        for name, value in scores.items()
+    )
+
+
+def baselines(data: Parallel) -> tuple[Baseline, ...]:
+    """What the training sentence with the most words in common, weighted by rarity, has for a translation."""
+    from sklearn.feature_extraction.text import TfidfVectorizer
+
+    vectorizer = TfidfVectorizer(sublinear_tf=True)
+    known = vectorizer.fit_transform([p.english for p in data.train])
+    nearest = (vectorizer.transform([p.english for p in data.test]) @ known.T).argmax(axis=1)
+    found = [data.train[int(i)].chinese for i in nearest.A1]
+    return tuple(
+        Baseline(name="translation of the nearest training sentence", metric=name, value=value)
+        for name, value in bleu(data.test, found).items()
+    )
+
+
+def samples(pairs: Sequence[Pair], found: Sequence[str]) -> Table:
+    """Three test sentences of each domain with reference and translation, by chance."""
+    chosen = []
+    for domain in DOMAINS:
+        mine = [(p, f) for p, f in zip(pairs, found, strict=True) if p.domain == domain and len(p.english) < 120]
+        chosen += [mine[int(i)] for i in np.random.default_rng(0).permutation(len(mine))[:3]]
+    rows = tuple((p.english, p.chinese, f) for p, f in chosen)
+    return Table(title="Test sentences", columns=("English", "reference", "translation"), rows=rows)
+
+
+def fit(run: Run, settings: Settings, data: Parallel, source: Tokenizer, target: Tokenizer) -> tuple[Translator, str]:
+    """Train on the train split; the validation split is only watched. Returns the network and the device's name."""
+    fabric = run.fabric("bf16-mixed")
+    net = Translator(settings, source.get_vocab_size(), target.get_vocab_size())
+    matrices = [p for p in net.parameters() if p.dim() > 1]
+    others = [p for p in net.parameters() if p.dim() == 1]
+    optimizer = torch.optim.AdamW(
+        [{"params": matrices, "weight_decay": settings.weight_decay}, {"params": others, "weight_decay": 0.0}],
+        lr=settings.peak_learning_rate,
+        betas=(0.9, 0.98),
+        eps=1e-9,
+        fused=True,
+    )
+    model, optimizer = fabric.setup(net, optimizer)
+    state = {"model": model, "optimizer": optimizer}
+    validation = batches(data.validation, source, target, settings, seed=None)
+    for epoch in run.epochs(fabric, settings.epochs, state, settings):
+        model.train()
+        total, tokens = 0.0, 0
+        cut = batches(data.train, source, target, settings, seed=run.seed + 1000 * epoch)
+        for i, batch in enumerate(run.track(cut, f"{run.name} epoch {epoch + 1}/{settings.epochs}", len(cut))):
+            done = (epoch + i / len(cut)) / settings.epochs
+            for group in optimizer.param_groups:
+                group["lr"] = settings.peak_learning_rate * rate(done, settings.warm_up)
+            loss = batch_loss(model, fabric.to_device(batch), settings.label_smoothing)
+            optimizer.zero_grad(set_to_none=True)
+            fabric.backward(loss)
+            fabric.clip_gradients(model, optimizer, max_norm=1.0)
+            optimizer.step()
+            total, tokens = total + float(loss.detach()) * batch.tokens, tokens + batch.tokens
+        run.log(epoch=epoch + 1, loss=total / tokens, validation_loss=mean_loss(model, validation, fabric.device))
+    return net.eval().cpu(), device_name(fabric)
+
+
+def rate(done: float, warm_up: float) -> float:
+    """The learning rate as a share of its peak: up in a straight line, and down in another."""
+    return min(done / warm_up, (1 - done) / (1 - warm_up))
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Sentences [N, S] that fill `lengths` [N, 1] places, and their translations [N, T] with start and end."""
+
+    source: Tensor
+    lengths: Tensor
+    target: Tensor
+
+    @property
+    def tokens(self) -> int:
+        return int((self.target[:, 1:] != 0).sum())
+
+    def to(self, device: torch.device, non_blocking: bool = False) -> Batch:
+        return Batch(*(t.to(device, non_blocking=non_blocking) for t in (self.source, self.lengths, self.target)))
+
+
+def batch_loss(model: nn.Module, batch: Batch, label_smoothing: float = 0.0) -> Tensor:
+    """Mean negative log-likelihood of a token, in nats."""
+    wanted = batch.target[:, 1:]
+    counted = wanted != 0
+    features = model(batch.source, batch.lengths, batch.target[:, :-1])[counted]
+    weight = next(p for name, p in model.named_parameters() if name.endswith("target.weight"))
+    return F.cross_entropy(F.linear(features, weight).float(), wanted[counted], label_smoothing=label_smoothing)
+
+
+@torch.no_grad()
+def mean_loss(model: nn.Module, part: Sequence[Batch], device: torch.device) -> float:
+    model.eval()
+    losses = [(float(batch_loss(model, batch.to(device))), batch.tokens) for batch in part]
+    return sum(loss * tokens for loss, tokens in losses) / sum(tokens for _, tokens in losses)
+
+
+def batches(
+    pairs: Sequence[Pair], source: Tokenizer, target: Tokenizer, settings: Settings, seed: int | None
+) -> list[Batch]:
+    """Batches of sentences of similar length. With a seed, as training has them: shuffled, and cut by chance."""
+    order = np.random.default_rng(seed)
+    if seed is not None:
+        pairs = [p for p in pairs for _ in range(settings.everyday_weight if p.domain == "everyday" else 1)]
+    english, chinese = parallel.texts(pairs)
+    dropout = None if seed is None else settings.bpe_dropout
+    sources = [ids[:LONGEST] for ids in encode(source, english, dropout)]
+    targets = [[START_ID, *ids[: LONGEST - 2], END_ID] for ids in encode(target, chinese, dropout)]
+    # Lengths are compared in steps, so that sentences of a step come together in another way in each epoch.
+    keys = [(-(-len(t) // 4), -(-len(s) // 4), order.random()) for s, t in zip(sources, targets, strict=True)]
+    batch: list[int] = []
+    found: list[Batch] = []
+    for i in sorted(range(len(pairs)), key=keys.__getitem__):
+        longest = max(max(len(sources[j]), len(targets[j])) for j in (*batch, i))
+        if batch and longest * (len(batch) + 1) > settings.batch_tokens:
+            found.append(padded([sources[j] for j in batch], [targets[j] for j in batch]))
+            batch = []
+        batch.append(i)
+    found.append(padded([sources[j] for j in batch], [targets[j] for j in batch]))
+    return [found[int(i)] for i in order.permutation(len(found))]
+
+
+def encode(tokenizer: Tokenizer, texts: Sequence[str], dropout: float | None) -> Iterator[list[int]]:
+    """Token ids of each text; `dropout` is the share of merges to leave out."""
+    if dropout:
+        described = json.loads(tokenizer.to_str())
+        described["model"]["dropout"] = dropout
+        tokenizer = Tokenizer.from_str(json.dumps(described))
+    return (encoding.ids for encoding in tokenizer.encode_batch_fast(list(texts)))
+
+
+def padded(sources: Sequence[list[int]], targets: Sequence[list[int]]) -> Batch:
+    """Filled up with zeros to a multiple of 8: fewer shapes, for which the CPU's kernels are prepared once."""
+
+    def pad(rows: Sequence[list[int]], extra: int) -> Tensor:
+        length = -(-(max(map(len, rows)) - extra) // 8) * 8 + extra
+        return torch.tensor([row + [0] * (length - len(row)) for row in rows])
+
+    return Batch(pad(sources, 0), torch.tensor([[len(row)] for row in sources]), pad(targets, 1))
+
+
+def translations(run: Run, net: Translator, source: Tokenizer, target: Tokenizer, pairs: Sequence[Pair]) -> list[str]:
+    """The best translation of each sentence by beam search in torch."""
+    found: dict[int, str] = {}
+    sources = list(encode(source, [p.english for p in pairs], None))
+    order = sorted(range(len(pairs)), key=lambda i: len(sources[i]))
+    chunks = [order[i : i + 32] for i in range(0, len(order), 32)]
+    for chunk in run.track(chunks, f"{run.name} test", len(chunks)):
+        for i, ids in zip(chunk, beams(net, target, [sources[i] for i in chunk]), strict=True):
+            found[i] = target.decode(ids)
+    return [found[i] for i in range(len(pairs))]
+
+
+def beams(net: Translator, target: Tokenizer, sources: Sequence[list[int]]) -> list[list[int]]:
+    """Token ids of the best translation of each sentence."""
+    batch = padded(sources, [[0, 0]] * len(sources))
+    with torch.no_grad():
+        memory = net.encode(batch.source, batch.lengths)
+
+    def next_tokens(rows: Tensor, prefixes: Tensor) -> Tensor:
+        features = net.decode(memory[rows], batch.lengths[rows], prefixes)[:, -1]
+        return without_unknown(net.logits(features)).log_softmax(1)
+
+    found = beam_search(
+        next_tokens,
+        len(sources),
+        start=START_ID,
+        end=END_ID,
+        size=BEAM,
+        length_penalty=LENGTH_PENALTY,
+        longest=[longest(len(s)) for s in sources],
+    )
+    return [hypotheses[0].tokens for hypotheses in found]
+
+
+def longest(source_tokens: int) -> int:
+    """Most tokens of a translation: loops end there."""
+    return min(LONGEST - 1, 2 * source_tokens + 10)
+
+
+def graphs(net: Translator) -> dict[str, Graph]:
+    """The encoder, and a step of the decoder."""
+    layers, n, size = len(net.decoder), 3, 12
+    heads, width = net.decoder[0].attention.heads, net.source.embedding_dim
+    names = [f"{part}_{i}" for i in range(layers) for part in ("key", "value")]
+    memory_names = [f"memory_{name}" for name in names]
+    length = torch.tensor([[9], [12], [5]])
+    tokens = torch.randint(4, 300, (n, size))
+    encoder = Encoder(net)
+    with torch.no_grad():
+        memory = encoder(tokens, length)
+    inputs = {"tokens": tokens[:, :1], "length": torch.tensor([[3], [0], [8]]), "memory_length": length}
+    inputs |= {name: torch.randn(n, heads, 8, width // heads) for name in names}
+    inputs |= {name: value.contiguous() for name, value in zip(memory_names, memory, strict=True)}
+    return {
+        "forward": Graph(
+            encoder,
+            {"tokens": tokens, "length": length},
+            tuple(memory_names),
+            dynamic_axes={"tokens": (1,)},
+            max_batch_size=MAX_STEP_BATCH,
+        ),
+        "step": Graph(
+            Step(net),
+            inputs,
+            ("scores", "ids", "attention", *(f"new_{name}" for name in names)),
+            dynamic_axes=dict.fromkeys((*names, *memory_names), (2,)),
+            max_batch_size=MAX_STEP_BATCH,
+            tolerance=2e-4,
+        ),
+    }
