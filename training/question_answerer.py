@@ -174,7 +174,7 @@ def train(run: Run) -> Trained:
     bible, xquad, _ = scores["int8"]
     return Trained(
         title="Answers to questions on a text",
-        lecture="HW7 BERT",
+        lecture="HW7",
         capability="answer",
         task="question answering",
         description="MiniLM, fine-tuned to point at the span of a text that answers a question, or to say that none "

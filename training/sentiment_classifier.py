@@ -36,7 +36,7 @@ def train(run: Run) -> Trained:
     kinds = np.array(data.test.sources)
     return Trained(
         title="Good or bad, as a text says",
-        lecture="HW7 BERT",
+        lecture="HW7",
         capability="classify",
         task="sentiment classification",
         description="The sign of the sentiment of tweets, reviews and news sentences: a linear layer on "

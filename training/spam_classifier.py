@@ -28,7 +28,7 @@ def train(run: Run) -> Trained:
     labels = data.test.labels
     return Trained(
         title="Spam or wanted mail",
-        lecture="HW7 BERT",
+        lecture="HW7",
         capability="classify",
         task="spam classification",
         description="Whether the body of a mail is spam: a linear layer on question_answerer's mean vector.",
