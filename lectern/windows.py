@@ -75,12 +75,17 @@ def mean_embedding(embeddings: NDArray[np.float32], windows: Windows) -> NDArray
 
 
 def best_spans(
-    starts: NDArray[np.float32], ends: NDArray[np.float32], windows: Windows, count: int
+    starts: NDArray[np.float32],
+    ends: NDArray[np.float32],
+    windows: Windows,
+    words: Sequence[int | None],
+    count: int,
 ) -> tuple[list[Span], float]:
-    """The `count` most probable answers, best first, and the probability that there is none.
+    """The `count` most probable answers of whole words, best first, and the probability that there is none.
 
     Args:
         starts, ends: logits `[N, T]` of being the answer's first and last token; at [CLS], of there being none.
+        words: of each token of the context, which word it belongs to.
     """
     tokens = windows.first[-1] + windows.sizes[-1]
     scores = np.full((tokens, LONGEST_ANSWER), -np.inf, dtype=np.float64)  # by first token, and how many follow
@@ -90,6 +95,9 @@ def best_spans(
         found = start[own, None] + np.lib.stride_tricks.sliding_window_view(following, LONGEST_ANSWER)
         rows = slice(first, first + size)
         scores[rows] = np.maximum(scores[rows], found)
+    heads = np.array([word != before for word, before in zip(words, (None, *words), strict=False)])
+    tails = np.concatenate([np.append(heads[1:], True), np.zeros(LONGEST_ANSWER - 1, dtype=bool)])
+    scores[~(heads[:, None] & np.lib.stride_tricks.sliding_window_view(tails, LONGEST_ANSWER))] = -np.inf
     # A window without the answer says so; there is none if every window says so.
     none = float((starts[:, 0] + ends[:, 0]).min())
     highest = max(none, scores.max())

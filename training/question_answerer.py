@@ -314,7 +314,7 @@ class Answerer:
         windows = question_windows(asked.ids, context.ids, MAX_TOKENS)
         inputs = {"ids": windows.ids, "segments": windows.segments}
         starts, ends = self._session.run(["starts", "ends"], inputs)
-        (span,), none = best_spans(starts, ends, windows, 1)
+        (span,), none = best_spans(starts, ends, windows, context.word_ids, 1)
         return question.context[context.offsets[span.start][0] : context.offsets[span.end][1]], none
 
     def answer(self, question: Question, threshold: float) -> str:

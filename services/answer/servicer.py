@@ -94,7 +94,7 @@ def results(
     found, row = [], 0
     for one in windows:
         rows = slice(row, row := row + len(one.ids))
-        spans, none = best_spans(outputs["starts"][rows], outputs["ends"][rows], one, count)
+        spans, none = best_spans(outputs["starts"][rows], outputs["ends"][rows], one, context.word_ids, count)
         answers = []
         for span in spans:
             start, end = whole_characters(text, context.offsets[span.start][0], context.offsets[span.end][1])
