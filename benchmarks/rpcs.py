@@ -49,7 +49,11 @@ def rows() -> list[Row]:
     story = (EXAMPLES / "beagle.txt").read_text()
     observation = act_pb2.Observation(features=[0, 1.4, 0.3, -0.5, -0.1, 0.05, 0, 0])
     survey = np.genfromtxt(EXAMPLES / "survey.csv", delimiter=",", skip_header=1)
-    image = classify_pb2.ClassifyImageRequest
+    clips = [
+        classify_pb2.AudioClip(encoded=EXAMPLES.joinpath(f"{name}.wav").read_bytes())
+        for name in ("sentence", "armelle_1", "armelle_2")
+    ]
+    image, audio = classify_pb2.ClassifyImageRequest, classify_pb2.ClassifyAudioRequest
     maml = classify_pb2.FEW_SHOT_METHOD_MAML
     sheet = generate_pb2.IMAGE_LAYOUT_CONTACT_SHEET
     return [
@@ -64,6 +68,9 @@ def rows() -> list[Row]:
         Row(classify_pb2.ClassifyFewShotRequest(support=support, queries=[character], method=maml), "MAML"),
         Row(classify_pb2.ClassifyTextRequest(texts=["What a lovely film!"])),
         Row(answer_pb2.AnswerRequest(context=story, questions=["Who commanded the ship?"])),
+        Row(audio(clips=clips[:1]), "5.5 s of speech"),
+        Row(audio(clips=clips[1:2], model="speaker_classifier"), "speaker_classifier, 1.5 s"),
+        Row(classify_pb2.VerifySpeakerRequest(first=clips[1], second=clips[2])),
         Row(predict_pb2.PredictRequest(rows=[predict_pb2.FeatureRow(features=survey[0])])),
         Row(detect_anomaly_pb2.DetectAnomalyRequest(images=[boot])),
         Row(detect_anomaly_pb2.DetectAnomalyRequest(images=[boot], include_heat_map=True), "with heat map"),

@@ -19,7 +19,7 @@ from numpy.typing import ArrayLike
 from lectern import requests
 from lectern.channel import DEFAULT_TARGET, DEFAULT_TIMEOUT, TLS, call_metadata, channel_options
 from lectern.errors import LecternError
-from lectern.requests import Clips, FewShotMethod, File, Files
+from lectern.requests import Clip, Clips, FewShotMethod, File, Files, Piece
 from lectern.v1 import (
     act_pb2,
     act_pb2_grpc,
@@ -141,11 +141,55 @@ class Client:
         return await self._call(self._classify.ClassifyText, request, timeout)
 
     async def classify_audio(
-        self, clips: Clips, model: str = "", version: int = 0, top_k: int = 0, *, timeout: float | None = None
+        self,
+        clips: Clips,
+        model: str = "",
+        version: int = 0,
+        top_k: int = 0,
+        *,
+        include_frames: bool = False,
+        include_embedding: bool = False,
+        timeout: float | None = None,
     ) -> classify_pb2.ClassifyAudioResponse:
         """As `lectern.Client.classify_audio`."""
-        request = await asyncio.to_thread(requests.classify_audio, clips, model, version, top_k)
+        request = await asyncio.to_thread(
+            requests.classify_audio,
+            clips,
+            model=model,
+            version=version,
+            top_k=top_k,
+            include_frames=include_frames,
+            include_embedding=include_embedding,
+        )
         return await self._call(self._classify.ClassifyAudio, request, timeout)
+
+    async def stream_classify_audio(
+        self,
+        pieces: Iterable[Piece] | AsyncIterable[Piece],
+        sample_rate: int,
+        model: str = "",
+        version: int = 0,
+        *,
+        timeout: float | None = None,
+    ) -> AsyncIterator[classify_pb2.StreamClassifyAudioResponse]:
+        """As `lectern.Client.stream_classify_audio`; `pieces` may be an async iterable too."""
+        message = requests.StreamClassifyAudio(sample_rate, model, version)
+        async for response in self._pipelined(self._classify.StreamClassifyAudio, message, pieces, timeout):
+            yield response
+
+    async def verify_speaker(
+        self,
+        first: Clip,
+        second: Clip,
+        model: str = "",
+        version: int = 0,
+        *,
+        threshold: float | None = None,
+        timeout: float | None = None,
+    ) -> classify_pb2.VerifySpeakerResponse:
+        """As `lectern.Client.verify_speaker`."""
+        request = await asyncio.to_thread(requests.verify_speaker, first, second, model, version, threshold)
+        return await self._call(self._classify.VerifySpeaker, request, timeout)
 
     async def classify_few_shot(
         self,
@@ -372,17 +416,17 @@ class Client:
     async def _pipelined(
         self,
         method: Callable[..., Any],
-        message: Callable[[Files], Any],
-        batches: Iterable[Files] | AsyncIterable[Files],
+        message: Callable[[T], Any],
+        batches: Iterable[T] | AsyncIterable[T],
         timeout: float | None,
     ) -> AsyncIterator[Any]:
-        """Send `message(images)` of each batch and yield the responses; what reading `batches` raises comes last."""
+        """Send `message(batch)` of each batch and yield the responses; what reading `batches` raises comes last."""
         failures: list[Exception] = []
 
         async def outgoing() -> AsyncIterator[Any]:
             try:
-                async for images in _each(batches):
-                    yield await asyncio.to_thread(message, images)
+                async for batch in _each(batches):
+                    yield await asyncio.to_thread(message, batch)
             except Exception as error:
                 failures.append(error)
 

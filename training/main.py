@@ -27,9 +27,12 @@ RECIPES = (
     "image_classifier",
     "lifelong_classifier",
     "lunar_lander",
+    "phoneme_classifier",
+    "poem_generator",
     "question_answerer",
     "sentiment_classifier",
     "spam_classifier",
+    "speaker_classifier",
     "style_translator",
     "translator_en_zh",
 )

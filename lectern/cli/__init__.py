@@ -21,6 +21,7 @@ from lectern.cli.detect_anomaly import detect_anomaly
 from lectern.cli.episode import episode
 from lectern.cli.evaluate import evaluate
 from lectern.cli.generate import generate
+from lectern.cli.listen import listen
 from lectern.cli.models import models
 from lectern.cli.predict import predict
 from lectern.cli.serve import serve
@@ -28,6 +29,7 @@ from lectern.cli.token import token
 from lectern.cli.train import train
 from lectern.cli.transform import transform
 from lectern.cli.triton import triton
+from lectern.cli.verify_speaker import verify_speaker
 
 __all__ = ["app", "main"]
 
@@ -44,6 +46,8 @@ app.command()(takes_connection(models))
 app.command()(takes_connection(classify))
 app.command()(takes_connection(classify_few_shot))
 app.command()(takes_connection(answer))
+app.command()(takes_connection(listen))
+app.command()(takes_connection(verify_speaker))
 app.command()(takes_connection(predict))
 app.command()(takes_connection(detect_anomaly))
 app.add_typer(generate, name="generate")
@@ -77,6 +81,8 @@ def options(
     lectern serve                      start a server on this machine
     lectern models                     what it serves, and how good each model is
     lectern classify cat.png dog.jpg   what is on these pictures
+    lectern classify speech.wav        which phones sound in it, and when
+    lectern verify-speaker a.wav b.wav whether both are of one speaker
     lectern classify-few-shot --help   which of some new classes, from a few examples of each
     lectern classify --text "..."      whether a text speaks well or ill
     lectern answer --context FILE ...  what a text says to a question

@@ -16,15 +16,14 @@ from services.rpc import Call
 from services.runtime.repository import Model
 
 
-async def logits_of(texts: Sequence[str], model: Model, limits: Limits, call: Call) -> NDArray[np.float32]:
+async def logits_of(
+    texts: Sequence[str], model: Model, preprocessing: TextPreprocessing, limits: Limits, call: Call
+) -> NDArray[np.float32]:
     """Logits `[N, classes]` of texts; a text longer than the encoder's window is read window by window.
 
     Raises:
-        InvalidArgument: the model takes no texts, `check_texts` refuses them, or they are too long together.
+        InvalidArgument: `check_texts` refuses them, or they are too long together.
     """
-    card, preprocessing = model.card, model.card.preprocessing
-    if not isinstance(preprocessing, TextPreprocessing):
-        raise InvalidArgument.field("model", f"{card.name} does not take texts")
     check_texts(texts, limits)
     tokenizer = load_tokenizer(model.assets[preprocessing.tokenizer])
     encodings = await encode(tokenizer, {f"texts[{i}]": text for i, text in enumerate(texts)})

@@ -9,21 +9,26 @@ import re
 from pathlib import Path
 
 import numpy as np
+import soundfile
 
 from training.data import (
+    audio,
     cifar10,
     covid,
     drawings,
     faces,
     fashion_mnist,
+    festvox_ru,
     fonts,
     mails,
     mnist,
     omniglot,
     parallel,
+    poems,
     printed_digits,
     questions,
     sentiments,
+    voices,
 )
 from training.data.labelled_texts import LabelledTexts
 
@@ -81,6 +86,14 @@ def translator_en_zh(pairs: int = 300) -> None:
         csv.writer(file, delimiter="\t", lineterminator="\n").writerows(
             [p.domain, p.english, p.chinese] for p in chosen
         )
+
+
+def poem_generator(count: int = 240) -> None:
+    """Short poems, all through the training split."""
+    chosen = [p for p in poems.load().train if p.complete and p.title and len(p.text) <= 64]
+    with (HERE / "poem_generator.tsv").open("w", newline="") as file:
+        writer = csv.writer(file, delimiter="\t", lineterminator="\n")
+        writer.writerows([p.title, p.text] for p in chosen[:: len(chosen) // count][:count])
 
 
 def anomaly_detector() -> None:
@@ -197,6 +210,35 @@ def labelled(name: str, data: LabelledTexts, count: int, characters: int) -> Non
     (HERE / f"{name}.json").write_text(json.dumps(stored, indent=0, ensure_ascii=False) + "\n")
 
 
+def phoneme_classifier(count: int = 6) -> None:
+    """The shortest sentences of the training split; and of the test split the shortest, for docs/examples."""
+    data = festvox_ru.load()
+    shortest = sorted(data.train, key=lambda sentence: len(sentence.samples))[:count]
+    clips = audio.pack([sentence.samples for sentence in shortest])
+    phones = np.concatenate([sentence.phones for sentence in shortest]).astype(np.uint8)
+    np.savez_compressed(HERE / "phoneme_classifier.npz", phones=phones, **clips)
+    example = min(data.test, key=lambda sentence: len(sentence.samples))
+    soundfile.write(HERE.parents[1] / "docs/examples/sentence.wav", example.samples, audio.RATE)
+
+
+def speaker_classifier() -> None:
+    """Short clips of the training split of a few voices, four with fewer than the rest; two clips for docs/examples."""
+    data = voices.load()
+    counts = {"asterisk-prompt-fr-armelle fr": 16, "gcin-voice 3": 16, "gcin-voice 5": 16}
+    counts |= {f"kajongg {name}": 6 for name in ("female1", "female2", "male1", "male2")}
+    found = []
+    for i, (name, count) in enumerate(counts.items()):
+        clips = [data.train.clips[j] for j in np.flatnonzero(data.train.voices == data.names.index(name))]
+        found += [(clip[: audio.RATE], i) for clip in sorted(clips, key=len)[-2 * count :: 2]]
+    clips = audio.pack([clip for clip, _ in found])
+    labels = np.array([i for _, i in found], np.uint8)
+    np.savez_compressed(HERE / "speaker_classifier.npz", voices=labels, names=np.array(list(counts)), **clips)
+    armelle = data.test.voices == data.names.index("asterisk-prompt-fr-armelle fr")
+    spoken = sorted((data.test.clips[j] for j in np.flatnonzero(armelle)), key=len)
+    for name, clip in (("armelle_1", spoken[30]), ("armelle_2", spoken[34])):
+        soundfile.write(HERE.parents[1] / f"docs/examples/{name}.wav", clip, audio.RATE)
+
+
 if __name__ == "__main__":
     anomaly_detector()
     image_classifier()
@@ -211,4 +253,7 @@ if __name__ == "__main__":
     question_answerer()
     sentiment_classifier()
     spam_classifier()
+    phoneme_classifier()
+    speaker_classifier()
     translator_en_zh()
+    poem_generator()

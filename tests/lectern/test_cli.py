@@ -85,6 +85,8 @@ def test_help_loads_nothing_heavy() -> None:
         "classify",
         "classify-few-shot",
         "predict",
+        "generate images",
+        "transform",
         "act",
         "episode",
         "console",

@@ -127,6 +127,25 @@ def test_texts_are_read_alike(beside: Server, server: Server) -> None:
                 assert a.classes[0].probability == pytest.approx(b.classes[0].probability, abs=0.03)
 
 
+SPEECH = pytest.mark.skipif(
+    not all((EXPORTED / name).exists() for name in ("phoneme_classifier", "speaker_classifier")),
+    reason="the speech models are not trained yet",
+)
+
+
+@SPEECH
+def test_recordings_are_answered_alike(beside: Server, server: Server) -> None:
+    sentence, *clips = ((ROOT / "docs/examples" / f).read_bytes() for f in ("sentence.wav", "armelle_1.wav"))
+    answers = []
+    for target in (beside.target, server.target):
+        with Client(target) as client:
+            phones = client.classify_audio([sentence, clips[0]], include_frames=True).results
+            speakers = client.classify_audio([*clips, sentence], "speaker_classifier", include_embedding=True).results
+        answers.append(([f for r in phones for f in r.frames], [r.embedding for r in speakers]))
+    assert np.mean(np.array(answers[0][0]) == answers[1][0]) > 0.999  # a tie may fall either way
+    np.testing.assert_allclose(answers[0][1], answers[1][1], atol=1e-4)
+
+
 def test_streams_pass_through(beside: Server, photos: np.ndarray) -> None:
     with Client(beside.target) as client:
         assert len(list(client.stream_classify_image(encode(p) for p in photos[:20]))) == 20
