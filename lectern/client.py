@@ -20,6 +20,8 @@ from lectern.requests import Clip, Clips, FewShotMethod, File, Files, Piece
 from lectern.v1 import (
     act_pb2,
     act_pb2_grpc,
+    answer_pb2,
+    answer_pb2_grpc,
     classify_pb2,
     classify_pb2_grpc,
     detect_anomaly_pb2,
@@ -75,6 +77,7 @@ class Client:
         )
         self._token, self._wait_for_ready, self._priority = token, wait_for_ready, priority
         self._act = act_pb2_grpc.ActServiceStub(self._channel)
+        self._answer = answer_pb2_grpc.AnswerServiceStub(self._channel)
         self._classify = classify_pb2_grpc.ClassifyServiceStub(self._channel)
         self._detect_anomaly = detect_anomaly_pb2_grpc.DetectAnomalyServiceStub(self._channel)
         self._generate = generate_pb2_grpc.GenerateServiceStub(self._channel)
@@ -94,6 +97,27 @@ class Client:
     def close(self) -> None:
         """End calls under way and close the connection."""
         self._channel.close()
+
+    def answer(
+        self,
+        questions: str | Sequence[str],
+        context: str,
+        model: str = "",
+        version: int = 0,
+        top_k: int = 0,
+        *,
+        no_answer_threshold: float | None = None,
+        timeout: float | None = None,
+    ) -> answer_pb2.AnswerResponse:
+        """Answer one question or several from a text; `results` has one per question.
+
+        Args:
+            top_k: answers to each, best first; 0 = one. `start` and `end` of each count code points of `context`.
+            no_answer_threshold: probability above which "no answer" is believed (`has_answer` is false); None = the
+                model's own.
+        """
+        request = requests.answer(questions, context, model, version, top_k, no_answer_threshold)
+        return self._call(self._answer.Answer, request, timeout)
 
     def classify_image(
         self, images: Files, model: str = "", version: int = 0, top_k: int = 0, *, timeout: float | None = None

@@ -14,7 +14,16 @@ from typing import Any, Literal, TypeAlias
 import numpy as np
 from numpy.typing import ArrayLike
 
-from lectern.v1 import act_pb2, classify_pb2, detect_anomaly_pb2, generate_pb2, model_pb2, predict_pb2, translate_pb2
+from lectern.v1 import (
+    act_pb2,
+    answer_pb2,
+    classify_pb2,
+    detect_anomaly_pb2,
+    generate_pb2,
+    model_pb2,
+    predict_pb2,
+    translate_pb2,
+)
 
 File: TypeAlias = bytes | str | os.PathLike[str]
 """The bytes of a file, or its path."""
@@ -53,6 +62,24 @@ def stream_classify_image(
 def classify_text(texts: str | Sequence[str], model: str, version: int, top_k: int) -> classify_pb2.ClassifyTextRequest:
     texts = [texts] if isinstance(texts, str) else texts
     return classify_pb2.ClassifyTextRequest(model=model, version=version, texts=texts, top_k=top_k)
+
+
+def answer(
+    questions: str | Sequence[str],
+    context: str,
+    model: str,
+    version: int,
+    top_k: int,
+    no_answer_threshold: float | None,
+) -> answer_pb2.AnswerRequest:
+    return answer_pb2.AnswerRequest(
+        model=model,
+        version=version,
+        context=context,
+        questions=[questions] if isinstance(questions, str) else questions,
+        top_k=top_k,
+        no_answer_threshold=no_answer_threshold,
+    )
 
 
 def classify_audio(clips: Clips, **fields: Any) -> classify_pb2.ClassifyAudioRequest:

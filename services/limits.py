@@ -20,6 +20,8 @@ class Limits(BaseModel):
     audio_seconds: PositiveInt = Field(300, description="Seconds of audio in one request, or message of a stream.")
     texts: PositiveInt = Field(256, description="Texts in one request.")
     text_bytes: PositiveInt = Field(128 * 1024, description="Bytes of one text, or of one context, as UTF-8.")
+    text_windows: PositiveInt = Field(1024, description="Windows of tokens that the texts of one request fill.")
+    answers: PositiveInt = Field(20, description="Answers to each question of one request.")
     rows: PositiveInt = Field(4096, description="Rows of features in one request.")
     episodes: PositiveInt = Field(8, description="Episodes that one process plays at once.")
     episode_steps: PositiveInt = Field(1000, description="Steps of one episode.")

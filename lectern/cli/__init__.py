@@ -12,6 +12,7 @@ from typing import Annotated
 import typer
 
 from lectern.cli.act import act
+from lectern.cli.answer import answer
 from lectern.cli.classify import classify
 from lectern.cli.classify_few_shot import classify_few_shot
 from lectern.cli.connection import takes_connection
@@ -44,6 +45,7 @@ app.command()(serve)
 app.command()(takes_connection(models))
 app.command()(takes_connection(classify))
 app.command()(takes_connection(classify_few_shot))
+app.command()(takes_connection(answer))
 app.command()(takes_connection(listen))
 app.command()(takes_connection(verify_speaker))
 app.command()(takes_connection(predict))
@@ -82,6 +84,8 @@ def options(
     lectern classify speech.wav        which phones sound in it, and when
     lectern verify-speaker a.wav b.wav whether both are of one speaker
     lectern classify-few-shot --help   which of some new classes, from a few examples of each
+    lectern classify --text "..."      whether a text speaks well or ill
+    lectern answer --context FILE ...  what a text says to a question
     lectern predict rows.csv           a number for each row of a table
     lectern detect-anomaly shoe.png    whether it looks unlike the training pictures
     lectern generate images --seed 7   faces that nobody drew

@@ -111,6 +111,22 @@ def test_graphs_without_a_batch_answer_alike(beside: Server, server: Server, met
     np.testing.assert_allclose(answers[0], answers[1], atol=1e-4)
 
 
+@pytest.mark.skipif(not (EXPORTED / "question_answerer").exists(), reason="question_answerer is not trained yet")
+def test_texts_are_read_alike(beside: Server, server: Server) -> None:
+    """8-bit arithmetic rounds, and another release of ONNX Runtime may round a close call the other way."""
+    context = (ROOT / "docs" / "examples" / "beagle.txt").read_text()
+    questions = ["Who commanded the ship?", "Where did the ship anchor?", "Who labelled the birds?"]
+    texts = ["What a lovely film!", "A waste of money.", context]
+    with Client(beside.target) as remote, Client(server.target) as local:
+        for a, b in zip(*(c.answer(questions, context).results for c in (remote, local)), strict=True):
+            assert a.answers[0].text == b.answers[0].text
+            assert a.answers[0].probability == pytest.approx(b.answers[0].probability, abs=0.03)
+        for model in ("sentiment_classifier", "spam_classifier"):
+            for a, b in zip(*(c.classify_text(texts, model).results for c in (remote, local)), strict=True):
+                assert a.classes[0].label == b.classes[0].label
+                assert a.classes[0].probability == pytest.approx(b.classes[0].probability, abs=0.03)
+
+
 SPEECH = pytest.mark.skipif(
     not all((EXPORTED / name).exists() for name in ("phoneme_classifier", "speaker_classifier")),
     reason="the speech models are not trained yet",
