@@ -21,7 +21,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from benchmarks.load import Measurement, measure
 from benchmarks.servers import Contestant, Running, running
 from lectern.requests import explain as explain_request
-from lectern.v1 import act_pb2, classify_pb2, detect_anomaly_pb2, explain_pb2, generate_pb2, predict_pb2
+from lectern.v1 import act_pb2, answer_pb2, classify_pb2, detect_anomaly_pb2, explain_pb2, generate_pb2, predict_pb2
 from services.server.registry import SERVICERS, service_of
 
 ROOT = Path(__file__).parents[1]
@@ -47,9 +47,14 @@ def rows() -> list[Row]:
         for path in sorted((EXAMPLES / "characters").glob("*/*.png"))
     ]
     character = (EXAMPLES / "character.png").read_bytes()
+    story = (EXAMPLES / "beagle.txt").read_text()
     observation = act_pb2.Observation(features=[0, 1.4, 0.3, -0.5, -0.1, 0.05, 0, 0])
     survey = np.genfromtxt(EXAMPLES / "survey.csv", delimiter=",", skip_header=1)
-    image = classify_pb2.ClassifyImageRequest
+    clips = [
+        classify_pb2.AudioClip(encoded=EXAMPLES.joinpath(f"{name}.wav").read_bytes())
+        for name in ("sentence", "armelle_1", "armelle_2")
+    ]
+    image, audio = classify_pb2.ClassifyImageRequest, classify_pb2.ClassifyAudioRequest
     maml = classify_pb2.FEW_SHOT_METHOD_MAML
     sheet = generate_pb2.IMAGE_LAYOUT_CONTACT_SHEET
     return [
@@ -62,6 +67,11 @@ def rows() -> list[Row]:
         Row(classify_pb2.StreamClassifyImageRequest(images=[photo])),
         Row(classify_pb2.ClassifyFewShotRequest(support=support, queries=[character])),
         Row(classify_pb2.ClassifyFewShotRequest(support=support, queries=[character], method=maml), "MAML"),
+        Row(classify_pb2.ClassifyTextRequest(texts=["What a lovely film!"])),
+        Row(answer_pb2.AnswerRequest(context=story, questions=["Who commanded the ship?"])),
+        Row(audio(clips=clips[:1]), "5.5 s of speech"),
+        Row(audio(clips=clips[1:2], model="speaker_classifier"), "speaker_classifier, 1.5 s"),
+        Row(classify_pb2.VerifySpeakerRequest(first=clips[1], second=clips[2])),
         Row(predict_pb2.PredictRequest(rows=[predict_pb2.FeatureRow(features=survey[0])])),
         Row(detect_anomaly_pb2.DetectAnomalyRequest(images=[boot])),
         Row(detect_anomaly_pb2.DetectAnomalyRequest(images=[boot], include_heat_map=True), "with heat map"),

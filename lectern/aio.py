@@ -19,10 +19,12 @@ from numpy.typing import ArrayLike
 from lectern import requests
 from lectern.channel import DEFAULT_TARGET, DEFAULT_TIMEOUT, TLS, call_metadata, channel_options
 from lectern.errors import LecternError
-from lectern.requests import Clips, ExplanationMethod, FewShotMethod, File, Files
+from lectern.requests import Clip, Clips, ExplanationMethod, FewShotMethod, File, Files, Piece
 from lectern.v1 import (
     act_pb2,
     act_pb2_grpc,
+    answer_pb2,
+    answer_pb2_grpc,
     classify_pb2,
     classify_pb2_grpc,
     detect_anomaly_pb2,
@@ -70,6 +72,7 @@ class Client:
         )
         self._token, self._wait_for_ready, self._priority = token, wait_for_ready, priority
         self._act = act_pb2_grpc.ActServiceStub(self._channel)
+        self._answer = answer_pb2_grpc.AnswerServiceStub(self._channel)
         self._classify = classify_pb2_grpc.ClassifyServiceStub(self._channel)
         self._detect_anomaly = detect_anomaly_pb2_grpc.DetectAnomalyServiceStub(self._channel)
         self._explain = explain_pb2_grpc.ExplainServiceStub(self._channel)
@@ -90,6 +93,21 @@ class Client:
     async def close(self) -> None:
         """End calls under way and close the connection."""
         await self._channel.close()
+
+    async def answer(
+        self,
+        questions: str | Sequence[str],
+        context: str,
+        model: str = "",
+        version: int = 0,
+        top_k: int = 0,
+        *,
+        no_answer_threshold: float | None = None,
+        timeout: float | None = None,
+    ) -> answer_pb2.AnswerResponse:
+        """As `lectern.Client.answer`."""
+        request = requests.answer(questions, context, model, version, top_k, no_answer_threshold)
+        return await self._call(self._answer.Answer, request, timeout)
 
     async def classify_image(
         self, images: Files, model: str = "", version: int = 0, top_k: int = 0, *, timeout: float | None = None
@@ -126,11 +144,55 @@ class Client:
         return await self._call(self._classify.ClassifyText, request, timeout)
 
     async def classify_audio(
-        self, clips: Clips, model: str = "", version: int = 0, top_k: int = 0, *, timeout: float | None = None
+        self,
+        clips: Clips,
+        model: str = "",
+        version: int = 0,
+        top_k: int = 0,
+        *,
+        include_frames: bool = False,
+        include_embedding: bool = False,
+        timeout: float | None = None,
     ) -> classify_pb2.ClassifyAudioResponse:
         """As `lectern.Client.classify_audio`."""
-        request = await asyncio.to_thread(requests.classify_audio, clips, model, version, top_k)
+        request = await asyncio.to_thread(
+            requests.classify_audio,
+            clips,
+            model=model,
+            version=version,
+            top_k=top_k,
+            include_frames=include_frames,
+            include_embedding=include_embedding,
+        )
         return await self._call(self._classify.ClassifyAudio, request, timeout)
+
+    async def stream_classify_audio(
+        self,
+        pieces: Iterable[Piece] | AsyncIterable[Piece],
+        sample_rate: int,
+        model: str = "",
+        version: int = 0,
+        *,
+        timeout: float | None = None,
+    ) -> AsyncIterator[classify_pb2.StreamClassifyAudioResponse]:
+        """As `lectern.Client.stream_classify_audio`; `pieces` may be an async iterable too."""
+        message = requests.StreamClassifyAudio(sample_rate, model, version)
+        async for response in self._pipelined(self._classify.StreamClassifyAudio, message, pieces, timeout):
+            yield response
+
+    async def verify_speaker(
+        self,
+        first: Clip,
+        second: Clip,
+        model: str = "",
+        version: int = 0,
+        *,
+        threshold: float | None = None,
+        timeout: float | None = None,
+    ) -> classify_pb2.VerifySpeakerResponse:
+        """As `lectern.Client.verify_speaker`."""
+        request = await asyncio.to_thread(requests.verify_speaker, first, second, model, version, threshold)
+        return await self._call(self._classify.VerifySpeaker, request, timeout)
 
     async def classify_few_shot(
         self,
@@ -409,17 +471,17 @@ class Client:
     async def _pipelined(
         self,
         method: Callable[..., Any],
-        message: Callable[[Files], Any],
-        batches: Iterable[Files] | AsyncIterable[Files],
+        message: Callable[[T], Any],
+        batches: Iterable[T] | AsyncIterable[T],
         timeout: float | None,
     ) -> AsyncIterator[Any]:
-        """Send `message(images)` of each batch and yield the responses; what reading `batches` raises comes last."""
+        """Send `message(batch)` of each batch and yield the responses; what reading `batches` raises comes last."""
         failures: list[Exception] = []
 
         async def outgoing() -> AsyncIterator[Any]:
             try:
-                async for images in _each(batches):
-                    yield await asyncio.to_thread(message, images)
+                async for batch in _each(batches):
+                    yield await asyncio.to_thread(message, batch)
             except Exception as error:
                 failures.append(error)
 

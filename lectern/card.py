@@ -57,6 +57,28 @@ class NoisePreprocessing(_Strict):
     size: PositiveInt
 
 
+class AudioPreprocessing(_Strict):
+    """The graph takes mono `samples` int16 `[N, T]` and int64 `lengths` `[N, 1]`, how many of each row are the clip's.
+
+    What is longer than `window` samples goes in several windows. A graph with a `hop` answers for every `hop` samples,
+    which depends on `context` samples around them; one without answers for the whole window. Windows start at multiples
+    of `step`.
+    """
+
+    kind: Literal["audio"] = "audio"
+    sample_rate: PositiveInt
+    window: PositiveInt
+    step: PositiveInt
+    hop: PositiveInt | None = None
+    context: NonNegativeInt = 0
+
+    @model_validator(mode="after")
+    def _windows_advance(self) -> AudioPreprocessing:
+        if self.window % self.step or self.context % self.step or self.window <= 2 * self.context:
+            raise ValueError("window and context must be multiples of step, and a window longer than both its contexts")
+        return self
+
+
 class TextPreprocessing(_Strict):
     """The graph takes token ids int64 `[N, T]` with T up to `max_tokens`, as `tokenizer` makes them.
 
@@ -80,8 +102,18 @@ class TranslationPreprocessing(_Strict):
     max_tokens: PositiveInt
 
 
+class GenerationPreprocessing(_Strict):
+    """The graph takes token ids int64 `[N, T]`, as `tokenizer` makes them: with those before, `max_tokens` at most."""
+
+    kind: Literal["generation"] = "generation"
+    tokenizer: Asset
+    max_tokens: PositiveInt
+
+
 Preprocessing = Annotated[
-    ImagePreprocessing
+    AudioPreprocessing
+    | GenerationPreprocessing
+    | ImagePreprocessing
     | NoisePreprocessing
     | ObservationPreprocessing
     | TabularPreprocessing

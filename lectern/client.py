@@ -16,10 +16,12 @@ from numpy.typing import ArrayLike
 from lectern import requests
 from lectern.channel import DEFAULT_TARGET, DEFAULT_TIMEOUT, TLS, call_metadata, channel_options
 from lectern.errors import LecternError
-from lectern.requests import Clips, ExplanationMethod, FewShotMethod, File, Files
+from lectern.requests import Clip, Clips, ExplanationMethod, FewShotMethod, File, Files, Piece
 from lectern.v1 import (
     act_pb2,
     act_pb2_grpc,
+    answer_pb2,
+    answer_pb2_grpc,
     classify_pb2,
     classify_pb2_grpc,
     detect_anomaly_pb2,
@@ -77,6 +79,7 @@ class Client:
         )
         self._token, self._wait_for_ready, self._priority = token, wait_for_ready, priority
         self._act = act_pb2_grpc.ActServiceStub(self._channel)
+        self._answer = answer_pb2_grpc.AnswerServiceStub(self._channel)
         self._classify = classify_pb2_grpc.ClassifyServiceStub(self._channel)
         self._detect_anomaly = detect_anomaly_pb2_grpc.DetectAnomalyServiceStub(self._channel)
         self._explain = explain_pb2_grpc.ExplainServiceStub(self._channel)
@@ -97,6 +100,27 @@ class Client:
     def close(self) -> None:
         """End calls under way and close the connection."""
         self._channel.close()
+
+    def answer(
+        self,
+        questions: str | Sequence[str],
+        context: str,
+        model: str = "",
+        version: int = 0,
+        top_k: int = 0,
+        *,
+        no_answer_threshold: float | None = None,
+        timeout: float | None = None,
+    ) -> answer_pb2.AnswerResponse:
+        """Answer one question or several from a text; `results` has one per question.
+
+        Args:
+            top_k: answers to each, best first; 0 = one. `start` and `end` of each count code points of `context`.
+            no_answer_threshold: probability above which "no answer" is believed (`has_answer` is false); None = the
+                model's own.
+        """
+        request = requests.answer(questions, context, model, version, top_k, no_answer_threshold)
+        return self._call(self._answer.Answer, request, timeout)
 
     def classify_image(
         self, images: Files, model: str = "", version: int = 0, top_k: int = 0, *, timeout: float | None = None
@@ -139,14 +163,68 @@ class Client:
         return self._call(self._classify.ClassifyText, request, timeout)
 
     def classify_audio(
-        self, clips: Clips, model: str = "", version: int = 0, top_k: int = 0, *, timeout: float | None = None
+        self,
+        clips: Clips,
+        model: str = "",
+        version: int = 0,
+        top_k: int = 0,
+        *,
+        include_frames: bool = False,
+        include_embedding: bool = False,
+        timeout: float | None = None,
     ) -> classify_pb2.ClassifyAudioResponse:
         """Classify audio clips; `results` has one per clip.
 
         A clip is a WAV, FLAC or OGG file (bytes or path), or `(samples, rate)`: mono int16 `[T]` and Hz.
+
+        Args:
+            include_frames: whether a result carries the class of each frame, from a model that classifies frames.
+            include_embedding: whether it carries the clip's embedding, from a model that has one.
         """
-        request = requests.classify_audio(clips, model, version, top_k)
+        request = requests.classify_audio(
+            clips,
+            model=model,
+            version=version,
+            top_k=top_k,
+            include_frames=include_frames,
+            include_embedding=include_embedding,
+        )
         return self._call(self._classify.ClassifyAudio, request, timeout)
+
+    def stream_classify_audio(
+        self,
+        pieces: Iterable[Piece],
+        sample_rate: int,
+        model: str = "",
+        version: int = 0,
+        *,
+        timeout: float | None = None,
+    ) -> Iterator[classify_pb2.StreamClassifyAudioResponse]:
+        """Classify audio while it is recorded; yields the segments that have ended, and the one that goes on.
+
+        `pieces` (mono int16 samples `[T]` of any length, or their bytes) is read from another thread; when it ends,
+        what is left is answered. If it raises, so does this. `timeout` is of the whole stream.
+        """
+        message = requests.StreamClassifyAudio(sample_rate, model, version)
+        yield from self._pipelined(self._classify.StreamClassifyAudio, map(message, pieces), timeout)
+
+    def verify_speaker(
+        self,
+        first: Clip,
+        second: Clip,
+        model: str = "",
+        version: int = 0,
+        *,
+        threshold: float | None = None,
+        timeout: float | None = None,
+    ) -> classify_pb2.VerifySpeakerResponse:
+        """Say whether two clips, as in `classify_audio`, are of one speaker: whether `score` reaches `threshold`.
+
+        Args:
+            threshold: -1 to 1; None = the model's own, at which it errs as often one way as the other.
+        """
+        request = requests.verify_speaker(first, second, model, version, threshold)
+        return self._call(self._classify.VerifySpeaker, request, timeout)
 
     def classify_few_shot(
         self,

@@ -16,6 +16,7 @@ from numpy.typing import ArrayLike
 
 from lectern.v1 import (
     act_pb2,
+    answer_pb2,
     classify_pb2,
     detect_anomaly_pb2,
     explain_pb2,
@@ -35,6 +36,9 @@ Samples: TypeAlias = tuple[ArrayLike, int]
 
 Clip: TypeAlias = File | Samples
 Clips: TypeAlias = Clip | Sequence[Clip]
+
+Piece: TypeAlias = ArrayLike | bytes
+"""Mono int16 samples `[T]`, or their little-endian bytes, that follow those of the piece before."""
 
 DEFAULT_STEPS = 8
 """How many images lie on the path between two seeds."""
@@ -73,10 +77,51 @@ def classify_text(texts: str | Sequence[str], model: str, version: int, top_k: i
     return classify_pb2.ClassifyTextRequest(model=model, version=version, texts=texts, top_k=top_k)
 
 
-def classify_audio(clips: Clips, model: str, version: int, top_k: int) -> classify_pb2.ClassifyAudioRequest:
+def answer(
+    questions: str | Sequence[str],
+    context: str,
+    model: str,
+    version: int,
+    top_k: int,
+    no_answer_threshold: float | None,
+) -> answer_pb2.AnswerRequest:
+    return answer_pb2.AnswerRequest(
+        model=model,
+        version=version,
+        context=context,
+        questions=[questions] if isinstance(questions, str) else questions,
+        top_k=top_k,
+        no_answer_threshold=no_answer_threshold,
+    )
+
+
+def classify_audio(clips: Clips, **fields: Any) -> classify_pb2.ClassifyAudioRequest:
     listed: Sequence[Any] = [clips] if isinstance(clips, (bytes, str, os.PathLike, tuple)) else clips
-    return classify_pb2.ClassifyAudioRequest(
-        model=model, version=version, clips=[_clip(clip) for clip in listed], top_k=top_k
+    return classify_pb2.ClassifyAudioRequest(clips=[_clip(clip) for clip in listed], **fields)
+
+
+class StreamClassifyAudio:
+    """Makes the messages of one stream from pieces of audio; the first says what is asked for.
+
+    Args:
+        sample_rate: Hz.
+    """
+
+    def __init__(self, sample_rate: int, model: str, version: int) -> None:
+        self._settings: dict[str, Any] = {"sample_rate": sample_rate, "model": model, "version": version}
+
+    def __call__(self, piece: Piece) -> classify_pb2.StreamClassifyAudioRequest:
+        settings, self._settings = self._settings, {}
+        return classify_pb2.StreamClassifyAudioRequest(
+            samples=piece if isinstance(piece, bytes) else _pcm16(piece), **settings
+        )
+
+
+def verify_speaker(
+    first: Clip, second: Clip, model: str, version: int, threshold: float | None
+) -> classify_pb2.VerifySpeakerRequest:
+    return classify_pb2.VerifySpeakerRequest(
+        model=model, version=version, first=_clip(first), second=_clip(second), threshold=threshold
     )
 
 
@@ -341,8 +386,13 @@ def _listed(files: Files) -> Sequence[File]:
 def _clip(clip: Clip) -> classify_pb2.AudioClip:
     if not isinstance(clip, tuple):
         return classify_pb2.AudioClip(encoded=read_files(clip)[0])
-    samples, sample_rate = np.asarray(clip[0]), clip[1]
+    samples, sample_rate = clip
+    pcm16 = classify_pb2.Pcm16Audio(samples=_pcm16(samples), sample_rate=sample_rate)
+    return classify_pb2.AudioClip(pcm16=pcm16)
+
+
+def _pcm16(values: ArrayLike) -> bytes:
+    samples = np.asarray(values)
     if samples.dtype != np.int16 or samples.ndim != 1:
         raise ValueError(f"samples must be int16 [T], not {samples.dtype} {list(samples.shape)}")
-    pcm16 = classify_pb2.Pcm16Audio(samples=samples.astype("<i2").tobytes(), sample_rate=sample_rate)
-    return classify_pb2.AudioClip(pcm16=pcm16)
+    return samples.astype("<i2").tobytes()

@@ -19,6 +19,7 @@ from pathlib import Path
 import grpc
 import numpy as np
 import pytest
+import soundfile
 from PIL import Image
 
 ROOT = Path(__file__).parents[1]
@@ -119,6 +120,24 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
 
 
 @pytest.fixture(scope="session")
+def reader(trained: Callable[[str], Path], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """One server of question_answerer and sentiment_classifier, trained on their slivers."""
+    repository = trained("sentiment_classifier")  # with what it stands on
+    with serving(tmp_path_factory.mktemp("reader"), "answer", "classify", repository=repository) as running:
+        yield running
+
+
+@pytest.fixture(scope="session")
+def speech(trained: Callable[[str], Path], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """One server of the models that take audio, trained on their slivers."""
+    repository = tmp_path_factory.mktemp("speech-models")
+    for name in ("phoneme_classifier", "speaker_classifier"):
+        shutil.copytree(trained(name), repository, dirs_exist_ok=True)
+    with serving(tmp_path_factory.mktemp("speech"), "classify", repository=repository) as running:
+        yield running
+
+
+@pytest.fixture(scope="session")
 def photos() -> np.ndarray:
     """Real CIFAR-10 photos, uint8 [N, 32, 32, 3]."""
     with np.load(ROOT / "tests" / "data" / "image_classifier.npz") as file:
@@ -129,6 +148,13 @@ def encode(array: np.ndarray, kind: str = "PNG", **options: object) -> bytes:
     """An array as an image file."""
     buffer = io.BytesIO()
     Image.fromarray(array).save(buffer, kind, **options)
+    return buffer.getvalue()
+
+
+def record(samples: np.ndarray, kind: str = "WAV", rate: int = 16_000, subtype: str | None = None) -> bytes:
+    """Samples [T] or [T, channels] as an audio file."""
+    buffer = io.BytesIO()
+    soundfile.write(buffer, samples, rate, subtype, format=kind)
     return buffer.getvalue()
 
 

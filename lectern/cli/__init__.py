@@ -12,6 +12,7 @@ from typing import Annotated
 import typer
 
 from lectern.cli.act import act
+from lectern.cli.answer import answer
 from lectern.cli.classify import classify
 from lectern.cli.classify_few_shot import classify_few_shot
 from lectern.cli.connection import takes_connection
@@ -21,6 +22,7 @@ from lectern.cli.episode import episode
 from lectern.cli.evaluate import evaluate
 from lectern.cli.explain import compare_explanations, explain, explain_model
 from lectern.cli.generate import generate
+from lectern.cli.listen import listen
 from lectern.cli.make_explainable import make_explainable
 from lectern.cli.models import models
 from lectern.cli.predict import predict
@@ -29,6 +31,7 @@ from lectern.cli.token import token
 from lectern.cli.train import train
 from lectern.cli.transform import transform
 from lectern.cli.triton import triton
+from lectern.cli.verify_speaker import verify_speaker
 
 __all__ = ["app", "main"]
 
@@ -44,6 +47,9 @@ app.command()(serve)
 app.command()(takes_connection(models))
 app.command()(takes_connection(classify))
 app.command()(takes_connection(classify_few_shot))
+app.command()(takes_connection(answer))
+app.command()(takes_connection(listen))
+app.command()(takes_connection(verify_speaker))
 app.command()(takes_connection(predict))
 app.command()(takes_connection(detect_anomaly))
 app.command()(takes_connection(explain))
@@ -81,7 +87,11 @@ def options(
     lectern serve                      start a server on this machine
     lectern models                     what it serves, and how good each model is
     lectern classify cat.png dog.jpg   what is on these pictures
+    lectern classify speech.wav        which phones sound in it, and when
+    lectern verify-speaker a.wav b.wav whether both are of one speaker
     lectern classify-few-shot --help   which of some new classes, from a few examples of each
+    lectern classify --text "..."      whether a text speaks well or ill
+    lectern answer --context FILE ...  what a text says to a question
     lectern predict rows.csv           a number for each row of a table
     lectern detect-anomaly shoe.png    whether it looks unlike the training pictures
     lectern explain cat.png --out why.png   what in a picture makes it a cat

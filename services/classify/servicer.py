@@ -1,4 +1,4 @@
-"""ClassifyService: images (and, as their models come, texts, audio and new classes) into labelled classes."""
+"""ClassifyService: images, audio, new classes (and, as their models come, texts) into labelled classes."""
 
 from __future__ import annotations
 
@@ -8,25 +8,30 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from lectern.card import ImagePreprocessing
+from lectern.card import ImagePreprocessing, TextPreprocessing
 from lectern.v1 import classify_pb2 as pb
+from services.classify.audio import AudioRpcs
 from services.classify.episodes import ROLES, classes_of, method_and_steps, one_hot
+from services.classify.models import find
+from services.classify.probabilities import best_first, softmax
+from services.classify.texts import logits_of
 from services.codecs.images import decode_images, decode_named
 from services.errors import InvalidArgument
 from services.limits import Limits
 from services.rpc import Call
-from services.runtime.repository import Model, Repository
+from services.runtime.repository import Repository
 from services.streams import pipelined
 
-CAPABILITY = "classify"
 DEFAULT_IMAGE_MODEL = "image_classifier"
+DEFAULT_TEXT_MODEL = "sentiment_classifier"
 DEFAULT_FEW_SHOT_MODEL = "few_shot_classifier"
 
 
-class ClassifyServicer:
+class ClassifyServicer(AudioRpcs):
     """Answers ClassifyService from the models of the capability `classify`."""
 
     def __init__(self, repository: Repository, limits: Limits) -> None:
+        super().__init__(repository, limits)
         self._repository = repository
         self._limits = limits
 
@@ -39,8 +44,16 @@ class ClassifyServicer:
         async for fields in pipelined(requests, lambda r: self._classify_images(r, call), self._limits.stream_window):
             yield pb.StreamClassifyImageResponse(**fields)
 
+    async def ClassifyText(self, request: pb.ClassifyTextRequest, call: Call) -> pb.ClassifyTextResponse:
+        name = request.model or DEFAULT_TEXT_MODEL
+        model, preprocessing = find(self._repository, name, request.version, call, TextPreprocessing, "texts")
+        logits = await logits_of(request.texts, model, preprocessing, self._limits, call)
+        results = classifications(logits, model.card.labels, request.top_k)
+        return pb.ClassifyTextResponse(model=model.card.name, version=model.card.version, results=results)
+
     async def ClassifyFewShot(self, request: pb.ClassifyFewShotRequest, call: Call) -> pb.ClassifyFewShotResponse:
-        model, preprocessing = self._find(request.model or DEFAULT_FEW_SHOT_MODEL, request.version, call)
+        name = request.model or DEFAULT_FEW_SHOT_MODEL
+        model, preprocessing = find(self._repository, name, request.version, call, ImagePreprocessing, "images")
         if model.card.labels:
             raise InvalidArgument.field("model", f"{model.card.name} has classes of its own; it learns no new ones")
         classes = classes_of(request.support, self._limits)
@@ -62,7 +75,8 @@ class ClassifyServicer:
     async def _classify_images(
         self, request: pb.ClassifyImageRequest | pb.StreamClassifyImageRequest, call: Call
     ) -> dict[str, Any]:
-        model, preprocessing = self._find(request.model or DEFAULT_IMAGE_MODEL, request.version, call)
+        name = request.model or DEFAULT_IMAGE_MODEL
+        model, preprocessing = find(self._repository, name, request.version, call, ImagePreprocessing, "images")
         card = model.card
         if not card.labels:
             raise InvalidArgument.field(
@@ -73,25 +87,7 @@ class ClassifyServicer:
         results = classifications(outputs["logits"], card.labels, request.top_k)
         return {"model": card.name, "version": card.version, "results": results}
 
-    def _find(self, name: str, version: int, call: Call) -> tuple[Model, ImagePreprocessing]:
-        """The model that answers and how it takes images.
-
-        Raises:
-            NotFound, Unavailable, InvalidArgument: see `Repository.find`; or it does not take images.
-        """
-        model = self._repository.find(name, version, CAPABILITY)
-        call.model = f"{model.card.name}/{model.card.version}"
-        if not isinstance(model.card.preprocessing, ImagePreprocessing):
-            raise InvalidArgument.field("model", f"{model.card.name} does not take images")
-        return model, model.card.preprocessing
-
 
 def classifications(logits: NDArray[np.float32], labels: Sequence[str], top_k: int) -> list[pb.Classification]:
     """Logits `[N, len(labels)]` as classes with softmax probabilities, best first; `top_k` 0 = all."""
-    exponentials = np.exp(logits - logits.max(axis=1, keepdims=True))
-    probabilities = exponentials / exponentials.sum(axis=1, keepdims=True)
-    best = np.argsort(-probabilities, axis=1, kind="stable")[:, : top_k or None]
-    return [
-        pb.Classification(classes=[pb.ScoredClass(label=labels[i], index=i, probability=row[i]) for i in order])
-        for row, order in zip(probabilities.tolist(), best.tolist(), strict=True)
-    ]
+    return [pb.Classification(classes=classes) for classes in best_first(softmax(logits), labels, top_k)]

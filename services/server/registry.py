@@ -18,6 +18,7 @@ from services.server.auth import MODEL_CONTROL
 # Capability -> module of its stubs, module and class of its servicer.
 SERVICERS = {
     "act": ("lectern.v1.act_pb2", "services.act.servicer", "ActServicer"),
+    "answer": ("lectern.v1.answer_pb2", "services.answer.servicer", "AnswerServicer"),
     "classify": ("lectern.v1.classify_pb2", "services.classify.servicer", "ClassifyServicer"),
     "detect_anomaly": ("lectern.v1.detect_anomaly_pb2", "services.detect_anomaly.servicer", "DetectAnomalyServicer"),
     "explain": ("lectern.v1.explain_pb2", "services.explain.servicer", "ExplainServicer"),

@@ -3,23 +3,34 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
+import json
 import re
 from pathlib import Path
 
 import numpy as np
+import soundfile
 
 from training.data import (
+    audio,
     cifar10,
     covid,
     drawings,
     faces,
     fashion_mnist,
+    festvox_ru,
     fonts,
+    mails,
     mnist,
     omniglot,
     parallel,
+    poems,
     printed_digits,
+    questions,
+    sentiments,
+    voices,
 )
+from training.data.labelled_texts import LabelledTexts
 
 HERE = Path(__file__).parent
 PER_CLASS = 20
@@ -75,6 +86,14 @@ def translator_en_zh(pairs: int = 300) -> None:
         csv.writer(file, delimiter="\t", lineterminator="\n").writerows(
             [p.domain, p.english, p.chinese] for p in chosen
         )
+
+
+def poem_generator(count: int = 240) -> None:
+    """Short poems, all through the training split."""
+    chosen = [p for p in poems.load().train if p.complete and p.title and len(p.text) <= 64]
+    with (HERE / "poem_generator.tsv").open("w", newline="") as file:
+        writer = csv.writer(file, delimiter="\t", lineterminator="\n")
+        writer.writerows([p.title, p.text] for p in chosen[:: len(chosen) // count][:count])
 
 
 def anomaly_detector() -> None:
@@ -156,6 +175,70 @@ def lifelong_classifier() -> None:
     )
 
 
+def question_answerer(count: int = 96) -> None:
+    """Every hundredth or so masked name of the training split, and made-up questions in place of human ones."""
+    train = questions.load_bible().train
+    people, towns = ("Ada", "Boris", "Chen", "Dana"), ("Lima", "Oslo", "Quito", "Turin")
+    made_up = []
+    for person in people:
+        for town in towns:
+            context = f"In {1900 + len(made_up)} {person} moved to {town}. The library there opened a year later."
+            spans = [(context.index(word), context.index(word) + len(word)) for word in (town, person)]
+            for asked, span in zip((f"Where did {person} move?", f"Who moved to {town}?"), spans, strict=True):
+                made_up.append(questions.Question(asked, context, (span,), (context[slice(*span)],), "made up"))
+    few = train[:: len(train) // count][:count]
+    stored = {"bible": [dataclasses.asdict(q) for q in few], "xquad": [dataclasses.asdict(q) for q in made_up]}
+    (HERE / "question_answerer.json").write_text(json.dumps(stored, indent=0, ensure_ascii=False) + "\n")
+
+
+def sentiment_classifier() -> None:
+    """240 texts of the training split."""
+    labelled("sentiment_classifier", sentiments.load(), 240, 1000)
+
+
+def spam_classifier() -> None:
+    """120 mails of the training split, the first 1000 characters of each."""
+    labelled("spam_classifier", mails.load(), 120, 1000)
+
+
+def labelled(name: str, data: LabelledTexts, count: int, characters: int) -> None:
+    """Training texts at even distances; the loader splits them anew."""
+    train = data.train
+    chosen = range(0, len(train), len(train) // count)[:count]
+    items = [(train.texts[i][:characters], int(train.labels[i]), train.sources[i]) for i in chosen]
+    stored = {"labels": data.labels, "items": items}
+    (HERE / f"{name}.json").write_text(json.dumps(stored, indent=0, ensure_ascii=False) + "\n")
+
+
+def phoneme_classifier(count: int = 6) -> None:
+    """The shortest sentences of the training split; and of the test split the shortest, for docs/examples."""
+    data = festvox_ru.load()
+    shortest = sorted(data.train, key=lambda sentence: len(sentence.samples))[:count]
+    clips = audio.pack([sentence.samples for sentence in shortest])
+    phones = np.concatenate([sentence.phones for sentence in shortest]).astype(np.uint8)
+    np.savez_compressed(HERE / "phoneme_classifier.npz", phones=phones, **clips)
+    example = min(data.test, key=lambda sentence: len(sentence.samples))
+    soundfile.write(HERE.parents[1] / "docs/examples/sentence.wav", example.samples, audio.RATE)
+
+
+def speaker_classifier() -> None:
+    """Short clips of the training split of a few voices, four with fewer than the rest; two clips for docs/examples."""
+    data = voices.load()
+    counts = {"asterisk-prompt-fr-armelle fr": 16, "gcin-voice 3": 16, "gcin-voice 5": 16}
+    counts |= {f"kajongg {name}": 6 for name in ("female1", "female2", "male1", "male2")}
+    found = []
+    for i, (name, count) in enumerate(counts.items()):
+        clips = [data.train.clips[j] for j in np.flatnonzero(data.train.voices == data.names.index(name))]
+        found += [(clip[: audio.RATE], i) for clip in sorted(clips, key=len)[-2 * count :: 2]]
+    clips = audio.pack([clip for clip, _ in found])
+    labels = np.array([i for _, i in found], np.uint8)
+    np.savez_compressed(HERE / "speaker_classifier.npz", voices=labels, names=np.array(list(counts)), **clips)
+    armelle = data.test.voices == data.names.index("asterisk-prompt-fr-armelle fr")
+    spoken = sorted((data.test.clips[j] for j in np.flatnonzero(armelle)), key=len)
+    for name, clip in (("armelle_1", spoken[30]), ("armelle_2", spoken[34])):
+        soundfile.write(HERE.parents[1] / f"docs/examples/{name}.wav", clip, audio.RATE)
+
+
 if __name__ == "__main__":
     anomaly_detector()
     image_classifier()
@@ -167,4 +250,10 @@ if __name__ == "__main__":
     drawing_classifier()
     few_shot_classifier()
     lifelong_classifier()
+    question_answerer()
+    sentiment_classifier()
+    spam_classifier()
+    phoneme_classifier()
+    speaker_classifier()
     translator_en_zh()
+    poem_generator()

@@ -154,12 +154,12 @@ def test_rows_must_be_a_table() -> None:
 
 
 def test_clips_are_files_or_samples_with_a_rate() -> None:
-    request = requests.classify_audio([b"RIFF", (np.array([1, -2], np.int16), 16000)], "", 0, 0)
+    request = requests.classify_audio([b"RIFF", (np.array([1, -2], np.int16), 16000)])
     assert request.clips[0].encoded == b"RIFF"
     assert request.clips[1].pcm16.samples == b"\x01\x00\xfe\xff"
     assert request.clips[1].pcm16.sample_rate == 16000
     with pytest.raises(ValueError, match="int16"):
-        requests.classify_audio((np.zeros(4), 16000), "", 0, 0)
+        requests.classify_audio((np.zeros(4), 16000))
 
 
 def test_support_is_examples_by_label() -> None:
@@ -178,12 +178,6 @@ def test_models_and_health(client: lectern.Client) -> None:
     assert client.list_models(include_cards=True).models[0].versions[0].HasField("card")
     assert client.get_model("image_classifier").model.versions[0].card["name"] == "image_classifier"
     assert client.health().status == client.health("lectern.v1.ClassifyService").status == 1
-
-
-def test_an_rpc_whose_models_are_to_come_is_unimplemented(client: lectern.Client) -> None:
-    with pytest.raises(lectern.LecternError) as caught:
-        client.classify_text("a")
-    assert caught.value.code() is grpc.StatusCode.UNIMPLEMENTED
 
 
 def check_bad_image(error: lectern.LecternError) -> None:

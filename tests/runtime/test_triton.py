@@ -121,6 +121,41 @@ def test_graphs_without_a_batch_answer_alike(beside: Server, server: Server, met
     np.testing.assert_allclose(answers[0], answers[1], atol=1e-4)
 
 
+@pytest.mark.skipif(not (EXPORTED / "question_answerer").exists(), reason="question_answerer is not trained yet")
+def test_texts_are_read_alike(beside: Server, server: Server) -> None:
+    """8-bit arithmetic rounds, and another release of ONNX Runtime may round a close call the other way."""
+    context = (ROOT / "docs" / "examples" / "beagle.txt").read_text()
+    questions = ["Who commanded the ship?", "Where did the ship anchor?", "Who labelled the birds?"]
+    texts = ["What a lovely film!", "A waste of money.", context]
+    with Client(beside.target) as remote, Client(server.target) as local:
+        for a, b in zip(*(c.answer(questions, context).results for c in (remote, local)), strict=True):
+            assert a.answers[0].text == b.answers[0].text
+            assert a.answers[0].probability == pytest.approx(b.answers[0].probability, abs=0.03)
+        for model in ("sentiment_classifier", "spam_classifier"):
+            for a, b in zip(*(c.classify_text(texts, model).results for c in (remote, local)), strict=True):
+                assert a.classes[0].label == b.classes[0].label
+                assert a.classes[0].probability == pytest.approx(b.classes[0].probability, abs=0.03)
+
+
+SPEECH = pytest.mark.skipif(
+    not all((EXPORTED / name).exists() for name in ("phoneme_classifier", "speaker_classifier")),
+    reason="the speech models are not trained yet",
+)
+
+
+@SPEECH
+def test_recordings_are_answered_alike(beside: Server, server: Server) -> None:
+    sentence, *clips = ((ROOT / "docs/examples" / f).read_bytes() for f in ("sentence.wav", "armelle_1.wav"))
+    answers = []
+    for target in (beside.target, server.target):
+        with Client(target) as client:
+            phones = client.classify_audio([sentence, clips[0]], include_frames=True).results
+            speakers = client.classify_audio([*clips, sentence], "speaker_classifier", include_embedding=True).results
+        answers.append(([f for r in phones for f in r.frames], [r.embedding for r in speakers]))
+    assert np.mean(np.array(answers[0][0]) == answers[1][0]) > 0.999  # a tie may fall either way
+    np.testing.assert_allclose(answers[0][1], answers[1][1], atol=1e-4)
+
+
 def test_streams_pass_through(beside: Server, photos: np.ndarray) -> None:
     with Client(beside.target) as client:
         assert len(list(client.stream_classify_image(encode(p) for p in photos[:20]))) == 20

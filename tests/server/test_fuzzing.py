@@ -24,11 +24,12 @@ from tritonclient.grpc import service_pb2
 from lectern import Client
 from lectern.card import ImagePreprocessing
 from lectern.v1 import model_pb2
-from services.codecs import images
+from lectern.v1.classify_pb2 import AudioClip
+from services.codecs import audio, images
 from services.errors import InvalidArgument
 from services.limits import Limits
 from services.server import registry
-from tests.conftest import EXPORTED, Server, encode
+from tests.conftest import EXPORTED, Server, encode, record
 
 CASES = int(os.environ.get("FUZZ_CASES", "2000"))
 MESSAGES_PER_METHOD = max(30, CASES // 100)
@@ -48,7 +49,10 @@ PHOTO = np.random.default_rng(0).integers(0, 256, (32, 32, 3), np.uint8)
 FUZZING = settings(
     max_examples=MESSAGES_PER_METHOD, deadline=None, suppress_health_check=list(HealthCheck), derandomize=True
 )
-FILES = tuple(encode(PHOTO, kind) for kind in ("PNG", "JPEG", "WEBP", "GIF"))
+PICTURES = tuple(encode(PHOTO, kind) for kind in ("PNG", "JPEG", "WEBP", "GIF"))
+NOISE = np.random.default_rng(0).integers(-9999, 9999, 4000, np.int16)
+RECORDINGS = tuple(record(NOISE, kind) for kind in ("WAV", "FLAC", "OGG", "AIFF"))
+FILES = PICTURES + RECORDINGS
 # Words that lead past the first check.
 WORDS = (
     *sorted(p.name for p in EXPORTED.iterdir() if p.is_dir()),
@@ -97,7 +101,7 @@ def test_mutated_images_are_decoded_or_refused_quickly() -> None:
     async def decode_all() -> None:
         nonlocal slowest
         for case in range(CASES):
-            file = mutate(FILES[case % len(FILES)], random)
+            file = mutate(PICTURES[case % len(PICTURES)], random)
             started = time.process_time()
             fields = []
             try:
@@ -109,6 +113,25 @@ def test_mutated_images_are_decoded_or_refused_quickly() -> None:
             slowest = max(slowest, time.process_time() - started)
 
     asyncio.run(decode_all())
+    assert slowest < LONGEST_SECONDS
+
+
+def test_mutated_recordings_are_decoded_or_refused_quickly() -> None:
+    random = np.random.default_rng(3)
+    limits = Limits(audio_seconds=10)
+    slowest = 0.0
+    for case in range(CASES):
+        clip = AudioClip(encoded=mutate(RECORDINGS[case % len(RECORDINGS)], random))
+        started = time.process_time()
+        fields = []
+        try:
+            samples = audio.decode(clip, 16_000, limits.audio_seconds, limits, "clip")
+            assert samples.dtype == np.int16
+            assert 0 < len(samples) <= 160_000
+        except InvalidArgument as error:
+            fields = [field for field, _ in error.violations]
+        assert fields in ([], ["clip.encoded"])
+        slowest = max(slowest, time.process_time() - started)
     assert slowest < LONGEST_SECONDS
 
 

@@ -7,7 +7,7 @@ import logging
 import warnings
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import onnx
@@ -18,11 +18,15 @@ from onnx import TensorProto, helper, numpy_helper
 from torch import Tensor
 
 from lectern.card import Card, Parity
+from training.export.int8 import TRANSLATIONS
 from training.recipe import Graph
 
 OPSET = 20
 BYTE_LIMIT = 127
 LARGE_BATCH_FACTOR = 3
+
+
+Module = TypeVar("Module", bound=torch.nn.Module)
 
 
 class ExportError(RuntimeError):
@@ -146,7 +150,7 @@ def load_weights(
 
 
 @torch.no_grad()
-def round_to_half(module: torch.nn.Module) -> torch.nn.Module:
+def round_to_half(module: Module) -> Module:
     """Round every parameter to float16's precision in place, so that what is measured is what is stored."""
     for parameter in module.parameters():
         parameter.copy_(parameter.half().float())
@@ -178,6 +182,7 @@ def _export(graph: Graph) -> onnx.ModelProto:
             input_names=list(graph.inputs),
             output_names=list(graph.outputs),
             dynamic_shapes=_dynamic_shapes(graph),
+            custom_translation_table=TRANSLATIONS,
             verbose=False,
         )
     assert program is not None

@@ -22,6 +22,7 @@ TRITON_TYPES: dict[int, int] = {
     TensorProto.FLOAT: model_config_pb2.TYPE_FP32,
     TensorProto.FLOAT16: model_config_pb2.TYPE_FP16,
     TensorProto.UINT8: model_config_pb2.TYPE_UINT8,
+    TensorProto.INT16: model_config_pb2.TYPE_INT16,
     TensorProto.INT32: model_config_pb2.TYPE_INT32,
     TensorProto.INT64: model_config_pb2.TYPE_INT64,
     TensorProto.BOOL: model_config_pb2.TYPE_BOOL,

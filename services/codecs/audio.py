@@ -1,0 +1,152 @@
+"""Audio files and raw samples to mono int16 at the rate a model takes, in bounded memory."""
+
+from __future__ import annotations
+
+import asyncio
+import io
+import time
+from collections.abc import Iterator, Mapping
+
+import numpy as np
+import soundfile
+import soxr
+from numpy.typing import NDArray
+
+from lectern.v1.classify_pb2 import AudioClip
+from services.codecs.timing import decoded
+from services.errors import InvalidArgument
+from services.limits import Limits
+
+# First bytes of the files that are read; libsndfile would take many more kinds, which nobody promised.
+MAGIC = {b"RIFF": "WAV", b"fLaC": "FLAC", b"OggS": "OGG"}
+LOWEST_RATE, HIGHEST_RATE = 8_000, 48_000
+MOST_CHANNELS = 2
+# Decoding more than this takes long enough to delay other callers, so it leaves the event loop.
+INLINE_BYTES = 64 * 1024
+FULL_SCALE = 32768
+UNKNOWN_FRAMES = 2**62
+
+Samples = NDArray[np.int16]
+Blocks = Iterator[NDArray[np.float32]]
+
+
+async def decode_clips(clips: Mapping[str, AudioClip], rate: int, limits: Limits) -> list[Samples]:
+    """Clips, by the names of their fields, as int16 `[T]` at `rate`; of stereo the mean.
+
+    The limit of seconds holds for all clips together and is applied while decoding, so that a small file that would
+    decode to hours costs no more than one of the allowed length.
+
+    Raises:
+        InvalidArgument: a clip that is empty, too long, no audio, or of a rate or number of channels that is not
+            served; names its field.
+    """
+    started = time.monotonic()
+    seconds_left = float(limits.audio_seconds)
+    arrays: list[Samples] = []
+    for field, clip in clips.items():
+        if clip.ByteSize() <= INLINE_BYTES:
+            samples = decode(clip, rate, seconds_left, limits, field)
+        else:
+            samples = await asyncio.to_thread(decode, clip, rate, seconds_left, limits, field)
+        seconds_left -= len(samples) / rate
+        arrays.append(samples)
+    decoded("audio", started)
+    return arrays
+
+
+def decode(clip: AudioClip, rate: int, seconds_left: float, limits: Limits, field: str) -> Samples:
+    """One clip as int16 `[T]` at `rate`.
+
+    Args:
+        seconds_left: how long it may last.
+
+    Raises:
+        InvalidArgument: see `decode_clips`.
+    """
+    kind = clip.WhichOneof("content")
+    if kind is None:
+        raise InvalidArgument.field(field, "has neither encoded nor pcm16 audio")
+    field = f"{field}.{kind}"
+    content = clip.encoded if kind == "encoded" else clip.pcm16.samples
+    if not content:
+        raise InvalidArgument.field(field, "has no bytes")
+    if len(content) > limits.audio_bytes:
+        raise InvalidArgument.field(field, f"has {len(content):,} bytes; the most is {limits.audio_bytes:,}")
+    if kind == "encoded":
+        from_rate, blocks = _open(content, field)
+    else:
+        from_rate, blocks = clip.pcm16.sample_rate, iter([pcm16(content, f"{field}.samples")])
+    resampler = Resampler(from_rate, rate, field if kind == "encoded" else f"{field}.sample_rate")
+    frames_left = int(seconds_left * from_rate)
+    pieces = []
+    for block in blocks:
+        frames_left -= len(block)
+        if frames_left < 0:
+            most = f"the clips of one request may last {limits.audio_seconds} seconds together"
+            raise InvalidArgument.field(field, f"is too long; {most}")
+        pieces.append(resampler.add(block))
+    pieces.append(resampler.add(np.empty(0, np.float32), last=True))
+    samples = np.concatenate(pieces)
+    if not len(samples):
+        raise InvalidArgument.field(field, "has no samples")
+    return samples
+
+
+def pcm16(content: bytes, field: str) -> NDArray[np.float32]:
+    """Signed 16-bit little-endian samples as float32, full scale 1.
+
+    Raises:
+        InvalidArgument: the last one is cut in two.
+    """
+    if len(content) % 2:
+        raise InvalidArgument.field(field, f"has {len(content)} bytes; a sample is two, little-endian")
+    return np.frombuffer(content, "<i2").astype(np.float32) / np.float32(FULL_SCALE)
+
+
+class Resampler:
+    """Mono samples that come in pieces, to int16 at another rate; where the pieces were cut leaves no trace.
+
+    Raises:
+        InvalidArgument: the rate is not served; names `field`.
+    """
+
+    def __init__(self, from_rate: int, to_rate: int, field: str) -> None:
+        if not LOWEST_RATE <= from_rate <= HIGHEST_RATE:
+            raise InvalidArgument.field(field, f"{from_rate} Hz is not served; {LOWEST_RATE} to {HIGHEST_RATE} Hz are")
+        self._stream = None if from_rate == to_rate else soxr.ResampleStream(from_rate, to_rate, 1, dtype="float32")
+
+    def add(self, samples: NDArray[np.float32], last: bool = False) -> Samples:
+        """Those of the resampled samples that are certain by now; samples are of full scale 1."""
+        resampled = samples if self._stream is None else self._stream.resample_chunk(samples, last)
+        return (resampled * FULL_SCALE).round().clip(-FULL_SCALE, FULL_SCALE - 1).astype(np.int16)
+
+
+def _open(content: bytes, field: str) -> tuple[int, Blocks]:
+    """Rate and mono blocks of an audio file."""
+    if content[:4] not in MAGIC:
+        raise InvalidArgument.field(field, f"is not a {', '.join(MAGIC.values())} file")
+    try:
+        file = soundfile.SoundFile(io.BytesIO(content))
+    except soundfile.LibsndfileError as error:
+        raise InvalidArgument.field(field, f"cannot be read as audio: {error.error_string}") from None
+    if file.channels > MOST_CHANNELS:
+        raise InvalidArgument.field(field, f"has {file.channels} channels; the most is {MOST_CHANNELS}")
+    return file.samplerate, _blocks(file, field)
+
+
+def _blocks(file: soundfile.SoundFile, field: str) -> Blocks:
+    """A second at a time."""
+    read = 0
+    while True:
+        try:
+            block = file.read(file.samplerate, dtype="float32", always_2d=True)
+        except soundfile.LibsndfileError as error:
+            raise InvalidArgument.field(field, f"is truncated or corrupt: {error.error_string}") from None
+        if not len(block):
+            break
+        if not np.isfinite(block).all():
+            raise InvalidArgument.field(field, "has samples that are not finite numbers")
+        read += len(block)
+        yield block.mean(axis=1)
+    if read < file.frames < UNKNOWN_FRAMES:
+        raise InvalidArgument.field(field, f"is truncated or corrupt: it has {read} of {file.frames} samples")

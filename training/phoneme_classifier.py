@@ -1,0 +1,474 @@
+"""HW2: which phone sounds in each 10 ms of speech; an MLP, a BiLSTM and a Conformer compared.
+
+The course's frame classifiers: a multilayer perceptron on the frames around the one in question, a bidirectional LSTM
+(Graves and Schmidhuber, "Framewise Phoneme Classification with Bidirectional LSTM", 2005) and a Conformer (Gulati et
+al., 2020) whose attention reaches 240 ms, so that its answer for a frame depends on less than 1.3 s around it.
+
+Shipped is the best on the validation split of those that depend on so little, with the log-mel energies in its graph:
+long audio is cut into windows without a trace, live audio answered after a second. A BiLSTM needs all of a recording.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from matplotlib.figure import Figure as Plot
+from numpy.typing import NDArray
+from scipy.optimize import minimize_scalar
+from sklearn.linear_model import Ridge
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from lectern.card import AudioPreprocessing, Baseline, Metric, Table
+from lectern.client import Client
+from training.data import festvox_ru
+from training.data.festvox_ru import PAUSE, PHONES, FestvoxRu, Sentence
+from training.evaluate import Track
+from training.export.onnx import round_to_half
+from training.recipe import Figure, Graph, Trained
+from training.run import Run, device_name
+from training.speech import (
+    HOP,
+    MELS,
+    RATE,
+    STEP,
+    ConformerBlock,
+    LogMel,
+    Normalise,
+    Steps,
+    log_mels,
+    masked,
+    valid_frames,
+    whole_steps,
+)
+
+TARGET = 0.85
+WINDOW_SECONDS = 8
+TOLERANCE = 1e-3  # logits are up to some tens
+IGNORED = -1  # label of a frame behind the end of a sentence
+EVALUATION_SECONDS = 600
+Features = list[tuple[Tensor, Tensor]]  # of each sentence: energies [T, 48], phones [T]
+
+
+@dataclass(frozen=True)
+class NetworkSettings:
+    """Hyper-parameters of one network and its training.
+
+    Args:
+        reach: frames that the MLP, or steps of 20 ms that the Conformer's attention, sees on each side.
+        crop: frames of one training example.
+    """
+
+    network: str
+    width: int
+    layers: int
+    epochs: int
+    peak_learning_rate: float
+    reach: int = 12
+    kernel: int = 7
+    heads: int = 4
+    dropout: float = 0.1
+    batch_size: int = 16
+    crop: int = 300
+    weight_decay: float = 0.01
+    label_smoothing: float = 0.1
+
+
+FULL = (
+    NetworkSettings("MLP", width=512, layers=2, epochs=8, peak_learning_rate=2e-3, reach=15, dropout=0.2),
+    NetworkSettings("BiLSTM", width=192, layers=2, epochs=20, peak_learning_rate=3e-3, dropout=0.3),
+    NetworkSettings("Conformer", width=144, layers=4, epochs=36, peak_learning_rate=2e-3),
+)
+FAST = (
+    NetworkSettings("MLP", width=32, layers=2, epochs=1, peak_learning_rate=2e-3, reach=15, batch_size=4, crop=60),
+    NetworkSettings("BiLSTM", width=16, layers=2, epochs=1, peak_learning_rate=3e-3, batch_size=4, crop=60),
+    NetworkSettings("Conformer", width=32, layers=2, epochs=10, peak_learning_rate=1e-2, batch_size=4, crop=60),
+)
+
+
+class Mlp(nn.Module):
+    """A multilayer perceptron on each frame with `reach` neighbours on each side, as a convolution."""
+
+    def __init__(self, settings: NetworkSettings) -> None:
+        super().__init__()
+        self.context = settings.reach * HOP
+        width, span = settings.width, 2 * settings.reach + 1
+        self.first = nn.Conv1d(MELS, width, span, padding=settings.reach)
+        self.hidden = nn.ModuleList(nn.Linear(width, width) for _ in range(settings.layers - 1))
+        self.dropout = nn.Dropout(settings.dropout)
+        self.head = nn.Linear(width, len(PHONES))
+
+    def forward(self, features: Tensor, lengths: Tensor) -> Tensor:
+        x = self.dropout(F.relu(self.first(features.transpose(1, 2)).transpose(1, 2)))
+        for layer in self.hidden:
+            x = self.dropout(F.relu(layer(x)))
+        logits: Tensor = self.head(x)
+        return logits
+
+
+class BiLstm(nn.Module):
+    """LSTMs in both directions over steps of two frames, whose head answers for both."""
+
+    context = None  # it remembers everything
+
+    def __init__(self, settings: NetworkSettings) -> None:
+        super().__init__()
+        width = settings.width
+        self.steps = Steps(width)
+        self.recurrent = nn.LSTM(
+            width, width, settings.layers, batch_first=True, bidirectional=True, dropout=settings.dropout
+        )
+        self.head = nn.Linear(2 * width, 2 * len(PHONES))
+
+    def forward(self, features: Tensor, lengths: Tensor) -> Tensor:
+        return _per_frame(self.head(self.recurrent(self.steps(features))[0]))
+
+
+class Conformer(nn.Module):
+    """Conformer blocks over steps of two frames, whose head answers for both."""
+
+    def __init__(self, settings: NetworkSettings) -> None:
+        super().__init__()
+        width, reach, kernel = settings.width, settings.reach, settings.kernel
+        # What a step sees through the blocks, and the two frames at each side of its own, rounded up.
+        self.context = STEP * (settings.layers * (reach + kernel // 2) + 2)
+        self.steps = Steps(width)
+        self.blocks = nn.ModuleList(
+            ConformerBlock(width, settings.heads, kernel, reach, settings.dropout) for _ in range(settings.layers)
+        )
+        self.head = nn.Linear(width, 2 * len(PHONES))
+
+    def forward(self, features: Tensor, lengths: Tensor) -> Tensor:
+        x = self.steps(features)
+        valid = valid_frames(x, lengths, STEP)
+        for block in self.blocks:
+            x = block(x, valid)
+        return _per_frame(self.head(x))
+
+
+NETWORKS: dict[str, type[Mlp] | type[BiLstm] | type[Conformer]] = {"MLP": Mlp, "BiLSTM": BiLstm, "Conformer": Conformer}
+
+
+class PhonemeClassifier(nn.Module):
+    """PCM int16 [N, T] at 16 kHz with lengths int64 [N, 1] -> logits float32 [N, T / 160, 51], one for 10 ms.
+
+    T is rounded up to a multiple of 320; what lies behind a clip's length changes nothing before it.
+    """
+
+    network: Mlp | BiLstm | Conformer
+
+    def __init__(self, settings: NetworkSettings) -> None:
+        super().__init__()
+        self.front_end = LogMel()
+        self.normalise = Normalise()
+        self.network = NETWORKS[settings.network](settings)
+
+    def logits(self, features: Tensor, lengths: Tensor) -> Tensor:
+        """Logits of normalised energies [N, T, 48]."""
+        found: Tensor = self.network(features * valid_frames(features, lengths), lengths)
+        return found
+
+    def forward(self, samples: Tensor, lengths: Tensor) -> Tensor:
+        return self.logits(self.normalise(self.front_end(whole_steps(samples))), lengths)
+
+
+class Fitted(NamedTuple):
+    """A trained network with what the comparison says of it."""
+
+    settings: NetworkSettings
+    net: PhonemeClassifier
+    validation_accuracy: float
+    seconds: float
+    device: str
+
+
+def train(run: Run) -> Trained:
+    """Train each network, round the best to float16's precision, and measure exactly that."""
+    data = festvox_ru.load_sliver(run.sliver.with_suffix(".npz")) if run.fast else festvox_ru.load()
+    train_set, validation, test = (features_of(s) for s in (data.train, data.validation, data.test))
+    candidates = [fit(run, settings, train_set, validation) for settings in (FAST if run.fast else FULL)]
+    local = [c for c in candidates if c.net.network.context is not None]
+    # A fast run's accuracies mean nothing; it exercises what a full one ships.
+    best = local[-1] if run.fast else max(local, key=lambda c: c.validation_accuracy)
+    net = best.net
+    calibrate(net, validation)
+    round_to_half(net)
+    found = predict(net, test)
+    context = -(-(net.network.context or 0) // STEP) * STEP
+    return Trained(
+        title="Phoneme classifier",
+        lecture="HW2",
+        capability="classify",
+        task="phoneme classification",
+        description=f"A {best.settings.network} that says which of 51 Russian phones sounds in each 10 ms of speech.",
+        graphs={
+            "forward": Graph(net, examples(data), ("logits",), {"samples": (1,)}, max_batch_size=8, tolerance=TOLERANCE)
+        },
+        preprocessing=AudioPreprocessing(
+            sample_rate=RATE, window=WINDOW_SECONDS * RATE, step=STEP, hop=HOP, context=context
+        ),
+        labels=PHONES,
+        metrics=(
+            *measured(found),
+            Metric(
+                name="accuracy",
+                value=accuracy(predict(net, validation)),
+                split="validation",
+                n=festvox_ru.frames(data.validation),
+            ),
+        ),
+        baselines=baselines(train_set, test),
+        tables=(comparison(candidates, test),),
+        figures=(
+            Figure(
+                "A sentence of the test split: energies, phones as aligned, phones as found",
+                "segments.png",
+                plot_segments(data.test[0], found[0]),
+            ),
+            Figure("Test frames: which phone is taken for which", "confusion.png", plot_confusion(found)),
+        ),
+        data=(festvox_ru.card_entry(data),),
+        device=best.device,
+        parameters=parameters(net),
+    )
+
+
+def evaluate(client: Client, track: Track) -> tuple[Metric, ...]:
+    """Accuracy over the frames of the test sentences, each sent as raw samples."""
+    test = festvox_ru.load().test
+    found: list[Prediction] = []
+    for sentence in track(test, len(test)):
+        answer = client.classify_audio(
+            (sentence.samples, RATE), "phoneme_classifier", include_frames=True, timeout=EVALUATION_SECONDS
+        )
+        frames = np.array(answer.results[0].frames)[: len(sentence.phones)]
+        found.append(Prediction(frames, sentence.phones))
+    return measured(found)
+
+
+def measured(predictions: Sequence[Prediction]) -> tuple[Metric, ...]:
+    """Accuracy over all test frames, and over those that are no pause."""
+    aligned = np.concatenate([prediction.aligned for prediction in predictions])
+    spoken = int((aligned != PHONES.index(PAUSE)).sum())
+    return (
+        Metric(name="accuracy", value=accuracy(predictions), split="test", n=len(aligned), target=TARGET),
+        Metric(name="accuracy_without_pauses", value=accuracy(predictions, pauses=False), split="test", n=spoken),
+    )
+
+
+def features_of(sentences: Sequence[Sentence]) -> Features:
+    """Energies and phones of each sentence."""
+    energies = log_mels([sentence.samples for sentence in sentences])
+    return [(e, torch.from_numpy(s.phones)) for e, s in zip(energies, sentences, strict=True)]
+
+
+def examples(data: FestvoxRu) -> dict[str, Tensor]:
+    """Two seconds from the beginning of a few sentences, of which some are shorter."""
+    size = 2 * RATE
+    clips = [sentence.samples[:size] for sentence in (*data.test, *data.validation, *data.train)[:4]]
+    lengths = [len(clip) - i * RATE // 3 for i, clip in enumerate(clips)]
+    samples = np.stack([np.pad(clip[:n], (0, size - n)) for clip, n in zip(clips, lengths, strict=True)])
+    return {"samples": torch.from_numpy(samples), "lengths": torch.tensor(lengths)[:, None]}
+
+
+def fit(run: Run, settings: NetworkSettings, train_set: Features, validation: Features) -> Fitted:
+    """Train one network on the train split; on the validation split it is measured after each epoch."""
+    fabric = run.fabric("bf16-mixed")
+    net = PhonemeClassifier(settings)
+    net.normalise.fit([energies for energies, _ in train_set])
+    optimizer = torch.optim.AdamW(net.parameters(), settings.peak_learning_rate, weight_decay=settings.weight_decay)
+    batches = max(1, sum(len(p) for _, p in train_set) // (settings.batch_size * settings.crop))
+    schedule = torch.optim.lr_scheduler.OneCycleLR(
+        optimizer, settings.peak_learning_rate, total_steps=settings.epochs * batches, pct_start=0.15
+    )
+    model, optimizer = fabric.setup(net, optimizer)
+    model.mark_forward_method("logits")
+    state = {"model": model, "optimizer": optimizer, "schedule": schedule}
+    started = run.seconds
+    for epoch in run.epochs(fabric, settings.epochs, state, settings):
+        model.train()
+        random = torch.Generator().manual_seed(run.seed * 1_000_003 + epoch)
+        description = f"{run.name} {settings.network} {epoch + 1}/{settings.epochs}"
+        total = 0.0
+        for _ in run.track(range(batches), description, batches):
+            energies, phones, lengths = crops(train_set, settings, random)
+            features = masked(net.normalise(fabric.to_device(energies)), masks=2, mels=6, frames=12, random=random)
+            logits = model.logits(features, fabric.to_device(lengths))
+            loss = F.cross_entropy(
+                logits.float().flatten(0, 1),
+                fabric.to_device(phones.flatten()),
+                ignore_index=IGNORED,
+                label_smoothing=settings.label_smoothing,
+            )
+            optimizer.zero_grad(set_to_none=True)
+            fabric.backward(loss)
+            fabric.clip_gradients(model, optimizer, max_norm=5.0)
+            optimizer.step()
+            schedule.step()
+            total += float(loss.detach())
+        run.log(epoch=epoch + 1, loss=total / batches, validation_accuracy=accuracy(predict(net, validation)))
+    seconds = run.seconds - started
+    net = net.eval().cpu()
+    return Fitted(settings, net, accuracy(predict(net, validation)), seconds, device_name(fabric))
+
+
+def crops(sentences: Features, settings: NetworkSettings, random: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
+    """A batch of stretches at random, a little louder or softer: energies [N, crop, 48], phones [N, crop], lengths."""
+    weights = torch.tensor([float(len(phones)) for _, phones in sentences])
+    energies, phones = [], []
+    for i in torch.multinomial(weights, settings.batch_size, replacement=True, generator=random).tolist():
+        whole, labels = sentences[i]
+        start = int(torch.randint(max(1, len(labels) - settings.crop + 1), (1,), generator=random))
+        part = slice(start, start + settings.crop)
+        missing = max(0, settings.crop - len(labels[part]))
+        energies.append(F.pad(whole[part], (0, 0, 0, missing)))
+        phones.append(F.pad(labels[part], (0, missing), value=IGNORED))
+    loudness = torch.rand(settings.batch_size, 1, 1, generator=random) - 0.5
+    labels = torch.stack(phones)
+    return torch.stack(energies) + loudness, labels, (labels != IGNORED).sum(1, keepdim=True) * HOP
+
+
+class Prediction(NamedTuple):
+    """Of the frames of one sentence: phones found and phones aligned, int64 [T]."""
+
+    found: NDArray[np.int64]
+    aligned: NDArray[np.int64]
+
+
+@torch.no_grad()
+def predict(net: PhonemeClassifier, sentences: Features) -> list[Prediction]:
+    """The most probable phone of every frame."""
+    return [
+        Prediction(logits.argmax(1).numpy(), phones.numpy())
+        for logits, (_, phones) in zip(logits_of(net, sentences), sentences, strict=True)
+    ]
+
+
+@torch.no_grad()
+def logits_of(net: PhonemeClassifier, sentences: Features) -> list[Tensor]:
+    """Logits float32 [T, 51] of each sentence, on the CPU."""
+    was_training, device = net.training, next(net.parameters()).device
+    net.eval()
+    found = []
+    for energies, phones in sentences:
+        frames = len(phones)
+        even = F.pad(net.normalise(energies.to(device)), (0, 0, 0, frames % 2))[None]
+        lengths = torch.tensor([[frames * HOP]], device=device)
+        found.append(net.logits(even, lengths)[0, :frames].float().cpu())
+    net.train(was_training)
+    return found
+
+
+def accuracy(predictions: Sequence[Prediction], pauses: bool = True) -> float:
+    """Share of frames whose phone is found, with or without those of pauses."""
+    found, aligned = (np.concatenate(part) for part in zip(*predictions, strict=True))
+    counted = np.ones(len(aligned), bool) if pauses else aligned != PHONES.index(PAUSE)
+    return float((found == aligned)[counted].mean())
+
+
+@torch.no_grad()
+def calibrate(net: PhonemeClassifier, validation: Features) -> None:
+    """Scale the logits so that probabilities mean what they say: one temperature, fitted on the validation split."""
+    logits = torch.cat(logits_of(net, validation))
+    phones = torch.cat([phones for _, phones in validation])
+    best = minimize_scalar(lambda t: float(F.cross_entropy(logits / t, phones)), bounds=(0.05, 20), method="bounded")
+    net.network.head.weight.div_(best.x)
+    net.network.head.bias.div_(best.x)
+
+
+def baselines(train_set: Features, test: Features) -> tuple[Baseline, ...]:
+    """What the most frequent phone, a linear model and the simplest network reach."""
+    phones = torch.cat([phones for _, phones in train_set])
+    truth = torch.cat([phones for _, phones in test])
+    most_frequent = phones.bincount().argmax()
+    known, asked = (torch.cat([around(e) for e, _ in part]).numpy() for part in (train_set, test))
+    found = Ridge(alpha=1.0).fit(known, F.one_hot(phones, len(PHONES)).float().numpy()).predict(asked).argmax(1)
+    return (
+        Baseline(name="most frequent phone", metric="accuracy", value=float((truth == most_frequent).float().mean())),
+        Baseline(name="ridge regression on 11 frames", metric="accuracy", value=float((found == truth.numpy()).mean())),
+    )
+
+
+def around(energies: Tensor, reach: int = 5) -> Tensor:
+    """Each frame with its neighbours: [T, 48] -> [T, 48 * (2 * reach + 1)]."""
+    padded = F.pad(energies.T, (reach, reach), mode="replicate")
+    return padded.unfold(1, 2 * reach + 1, 1).permute(1, 0, 2).flatten(1)
+
+
+def comparison(candidates: Sequence[Fitted], test: Features) -> Table:
+    """All networks beside each other, as trained."""
+    return Table(
+        title="Networks: accuracy of frames",
+        columns=("network", "parameters", "context in seconds", "validation", "test", "seconds of training"),
+        rows=tuple(
+            (
+                c.settings.network,
+                parameters(c.net),
+                "all" if c.net.network.context is None else c.net.network.context / RATE,
+                round(c.validation_accuracy, 4),
+                round(accuracy(predict(c.net, test)), 4),
+                round(c.seconds),
+            )
+            for c in candidates
+        ),
+    )
+
+
+def plot_segments(sentence: Sentence, prediction: Prediction) -> bytes:
+    """Energies of the first seconds of a sentence over the phones as aligned and as found, as a PNG file."""
+    frames = min(len(prediction.aligned), 300)
+    figure = Plot(figsize=(12, 4), layout="constrained")
+    top, *lanes = figure.subplots(3, 1, sharex=True, height_ratios=(6, 1, 1))
+    extent = (0, frames * HOP / RATE, 0, MELS)
+    top.imshow(log_mels([sentence.samples])[0][:frames].T, origin="lower", aspect="auto", extent=extent, cmap="magma")
+    top.set(ylabel="mel band", yticks=[])
+    for axes, name, phones in zip(lanes, ("aligned", "found"), reversed(prediction), strict=True):
+        phones = phones[:frames]
+        edges = np.flatnonzero(np.diff(phones, prepend=-1, append=-1)) * HOP / RATE
+        for i, (start, stop) in enumerate(pairwise(edges.tolist())):
+            axes.axvspan(start, stop, color="0.93" if i % 2 else "0.8", lw=0)
+            if stop - start >= 0.03:
+                label = PHONES[phones[round(start * RATE / HOP)]]
+                axes.text((start + stop) / 2, 0.5, label, ha="center", va="center", fontsize=7)
+        axes.set(yticks=[], ylim=(0, 1), ylabel=name)
+    lanes[-1].set(xlabel="seconds")
+    return _png(figure)
+
+
+def plot_confusion(predictions: Sequence[Prediction]) -> bytes:
+    """For each aligned phone the shares of those found, as a PNG file."""
+    found, aligned = (np.concatenate(part) for part in zip(*predictions, strict=True))
+    counts = np.zeros((len(PHONES), len(PHONES)))
+    np.add.at(counts, (aligned, found), 1)
+    shares = counts / counts.sum(1, keepdims=True).clip(1)
+    figure = Plot(figsize=(9, 8.2), layout="constrained")
+    axes = figure.subplots()
+    image = axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
+    ticks = range(len(PHONES))
+    axes.set(xlabel="found", ylabel="aligned", xticks=ticks, yticks=ticks)
+    axes.set_xticklabels(PHONES, rotation=90, fontsize=7)
+    axes.set_yticklabels(PHONES, fontsize=7)
+    figure.colorbar(image, ax=axes, shrink=0.8, label="share of the frames of a phone")
+    return _png(figure)
+
+
+def parameters(net: nn.Module) -> int:
+    """How many there are."""
+    return sum(p.numel() for p in net.parameters())
+
+
+def _per_frame(steps: Tensor) -> Tensor:
+    """Logits [N, T, 2 * 51] of steps -> [N, 2 * T, 51] of frames."""
+    items, length, _ = steps.shape
+    return steps.reshape(items, 2 * length, len(PHONES))
+
+
+def _png(figure: Plot) -> bytes:
+    figure.savefig(buffer := io.BytesIO(), format="png", dpi=100)
+    return buffer.getvalue()
