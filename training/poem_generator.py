@@ -2,7 +2,8 @@
 
 A Transformer decoder (Radford et al., "Improving Language Understanding by Generative Pre-Training", 2018) over
 characters. A poem is its form, its title, and its lines; training hides form or title now and then, so that neither
-has to be given.
+has to be given, and shows some poems after another, so that a prompt may hold examples (Brown et al., "Language Models
+are Few-Shot Learners", 2020).
 
 Exported is one graph for prompts and steps alike: it takes new tokens after a cache of the past, and draws the next one
 by temperature, top-k and top-p (Holtzman et al., "The Curious Case of Neural Text Degeneration", 2020), with the
@@ -34,7 +35,7 @@ from training.transformer import MASKED, Layer, Past, SequenceDropout, causal_bi
 from training.trigrams import Trigrams
 
 BODY = "<body>"  # after the title, before the lines
-MARKS = (*SPECIAL, *FORMS, BODY)
+MARKS = (*SPECIAL, *(f"<{form}>" for form in FORMS), BODY)
 BODY_ID = MARKS.index(BODY)
 CONTEXT = 256  # tokens that the model looks at
 RARE = 5  # a character that training has less often is unknown
@@ -46,9 +47,14 @@ SAMPLING = {"temperature": 1.0, "top_k": 0.0, "top_p": 0.9, "repetition_penalty"
 
 @dataclass(frozen=True)
 class Settings:
-    """Hyper-parameters; `hidden_share` is how often a poem's form, and its title, is left out."""
+    """Hyper-parameters.
 
-    epochs: int = 9
+    Args:
+        hidden_share: how often a poem's form, and its title, is left out.
+        follow_share: how often a poem is shown after the one before it, mostly by the same poet.
+    """
+
+    epochs: int = 8
     batch_tokens: int = 4096
     width: int = 192
     heads: int = 3
@@ -56,6 +62,7 @@ class Settings:
     layers: int = 5
     dropout: float = 0.1
     hidden_share: float = 0.1
+    follow_share: float = 0.2
     peak_learning_rate: float = 2e-3
     weight_decay: float = 0.05
     warm_up: float = 0.05
@@ -232,7 +239,7 @@ def characters(train: Sequence[Poem], rare: int) -> Tokenizer:
 def encode(tokenizer: Tokenizer, poem: Poem) -> list[int]:
     """Start, form, title, the body's mark, the lines, and the end if this is all of the poem."""
     end = END if poem.complete else ""
-    ids: list[int] = tokenizer.encode(f"{poem.form}{poem.title}{BODY}{poem.text}{end}", add_special_tokens=False).ids
+    ids: list[int] = tokenizer.encode(f"<{poem.form}>{poem.title}{BODY}{poem.text}{end}", add_special_tokens=False).ids
     return [START_ID, *ids]
 
 
@@ -256,7 +263,7 @@ def fit(run: Run, settings: Settings, data: Poems, tokenizer: Tokenizer) -> tupl
         model.train()
         total, tokens = 0.0, 0
         random = np.random.default_rng(run.seed + 1000 * epoch)
-        shown = [hide(ids, settings.hidden_share, random) for ids in train]
+        shown = follow([hide(ids, settings.hidden_share, random) for ids in train], settings.follow_share, random)
         cut = batches(shown, settings.batch_tokens, random)
         for i, batch in enumerate(run.track(cut, f"{run.name} epoch {epoch + 1}/{settings.epochs}", len(cut))):
             done = (epoch + i / len(cut)) / settings.epochs
@@ -278,6 +285,15 @@ def hide(ids: list[int], share: float, random: np.random.Generator) -> list[int]
     start, form, body = ids[0], ids[1], ids.index(BODY_ID)
     title = [] if random.random() < share else ids[2:body]
     return [start, *([] if random.random() < share else [form]), *title, *ids[body:]]
+
+
+def follow(sequences: Sequence[list[int]], share: float, random: np.random.Generator) -> list[list[int]]:
+    """Each sequence, or by chance the one before it and then it, if the model can look at both."""
+    found = []
+    for before, ids in zip((sequences[-1], *sequences), sequences, strict=False):
+        joined = random.random() < share and len(before) + len(ids) <= CONTEXT
+        found.append([*before, *ids] if joined else ids)
+    return found
 
 
 def batches(
@@ -324,7 +340,7 @@ def samples(run: Run, net: PoemGenerator, tokenizer: Tokenizer, count: int) -> l
     forms = [form for form in FORMS if form != poems.MIXED]
     random = torch.Generator().manual_seed(run.seed)
     wanted = [forms[i % len(forms)] for i in range(count)]
-    tokens = torch.tensor([[START_ID, tokenizer.token_to_id(form), BODY_ID] for form in wanted])
+    tokens = torch.tensor([[START_ID, tokenizer.token_to_id(f"<{form}>"), BODY_ID] for form in wanted])
     top_k, top_p = torch.zeros(count, 1), torch.full((count, 1), SAMPLING["top_p"])
     for _ in run.track(range(CONTEXT - 3), f"{run.name} samples", CONTEXT - 3):
         logits = only_text(net.logits(net(tokens)[:, -1])) / SAMPLING["temperature"]

@@ -18,7 +18,7 @@ def evaluate(
     name: Annotated[
         str | None, typer.Argument(help="Model, e.g. image_classifier.", show_default="with --all, every one")
     ] = None,
-    every: Annotated[bool, typer.Option("--all", help="Evaluate every model.")] = False,
+    every: Annotated[bool, typer.Option("--all", help="Evaluate every model that is served.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
 ) -> None:
     """Measure a running server's models on their whole test splits, through gRPC.
@@ -41,13 +41,14 @@ def evaluate(
         fail(f'evaluating needs more packages ({error}): pip install "lectern[cpu,train]"')
     rows = []
     with connection.client() as client:
-        for model in RECIPES if name is None else [name]:
+        served = {model.name for model in client.list_models().models}
+        for model in [recipe for recipe in RECIPES if recipe in served] if name is None else [name]:
             try:
                 metrics = run(model, client, partial(_track, model))
             except TrainingError as error:
                 fail(str(error), WRONG_USAGE)
-            served = client.get_model(model).model.versions[0]
-            card = Card.model_validate(MessageToDict(served.card))
+            newest = client.get_model(model).model.versions[0]
+            card = Card.model_validate(MessageToDict(newest.card))
             for metric in metrics:
                 beside = {b.name: b.value for b in card.baselines if b.metric == metric.name}
                 rows.append({"model": model, **metric.model_dump(), "baselines": beside})

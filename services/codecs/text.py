@@ -44,6 +44,7 @@ def load_tokenizer(content: bytes) -> Tokenizer:
         raise ValueError(f"not a tokenizer: {error}") from None
     tokenizer.no_padding()
     tokenizer.no_truncation()
+    tokenizer.encode_special_tokens = True  # a text that has a special token's name in it is text all the same
     return tokenizer
 
 

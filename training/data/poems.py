@@ -70,13 +70,17 @@ def load() -> Poems:
     """All poems, fetched on first use (85 MB)."""
     files = (SOURCE.fetch() / "package" / "dist" / "quantangshi").glob("poet.tang.*.json")
     found = (poem for file in sorted(files) for poem in read(json.loads(file.read_text())))
-    parts: dict[int, list[Poem]] = {}
-    for poem in dict.fromkeys(found):
-        parts.setdefault(
-            int(hashlib.sha1(poem.text.encode(), usedforsecurity=False).hexdigest(), 16) % PARTS, []
-        ).append(poem)
-    train = tuple(poem for part, poems in sorted(parts.items()) if part not in (TEST, VALIDATION) for poem in poems)
-    return Poems(train, tuple(parts[VALIDATION]), tuple(parts[TEST]))
+    parts = {poem: part(poem) for poem in found}  # in the sources' order, so neighbours are mostly one author's
+    return Poems(
+        train=tuple(poem for poem, number in parts.items() if number not in (TEST, VALIDATION)),
+        validation=tuple(poem for poem, number in parts.items() if number == VALIDATION),
+        test=tuple(poem for poem, number in parts.items() if number == TEST),
+    )
+
+
+def part(poem: Poem) -> int:
+    """Which fiftieth of the data a poem belongs to."""
+    return int(hashlib.sha1(poem.text.encode(), usedforsecurity=False).hexdigest(), 16) % PARTS
 
 
 def load_sliver(path: Path) -> Poems:
