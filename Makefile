@@ -49,6 +49,7 @@ loadtest: $(VENV)/.serve .venv-load/.installed ## Load every capability with loc
 bench: $(VENV)/.dev ## Measure Lectern beside Triton, MLServer and bare ONNX Runtime, under overload, and every RPC; DEVICE=cuda
 	$(BIN)/python -m benchmarks.throughput --device $(DEVICE)
 	$(BIN)/python -m benchmarks.saturation
+	$(BIN)/python -m benchmarks.explain
 	$(BIN)/python -m benchmarks.rpcs
 
 soak: $(VENV)/.dev ## Mixed load, bad input, cancellations and reloads for SOAK_SECONDS=900: does anything leak?

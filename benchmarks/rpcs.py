@@ -20,7 +20,8 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from benchmarks.load import Measurement, measure
 from benchmarks.servers import Contestant, Running, running
-from lectern.v1 import act_pb2, classify_pb2, detect_anomaly_pb2, generate_pb2, predict_pb2
+from lectern.requests import explain as explain_request
+from lectern.v1 import act_pb2, answer_pb2, classify_pb2, detect_anomaly_pb2, explain_pb2, generate_pb2, predict_pb2
 from services.server.registry import SERVICERS, service_of
 
 ROOT = Path(__file__).parents[1]
@@ -46,6 +47,7 @@ def rows() -> list[Row]:
         for path in sorted((EXAMPLES / "characters").glob("*/*.png"))
     ]
     character = (EXAMPLES / "character.png").read_bytes()
+    story = (EXAMPLES / "beagle.txt").read_text()
     observation = act_pb2.Observation(features=[0, 1.4, 0.3, -0.5, -0.1, 0.05, 0, 0])
     survey = np.genfromtxt(EXAMPLES / "survey.csv", delimiter=",", skip_header=1)
     clips = [
@@ -65,6 +67,8 @@ def rows() -> list[Row]:
         Row(classify_pb2.StreamClassifyImageRequest(images=[photo])),
         Row(classify_pb2.ClassifyFewShotRequest(support=support, queries=[character])),
         Row(classify_pb2.ClassifyFewShotRequest(support=support, queries=[character], method=maml), "MAML"),
+        Row(classify_pb2.ClassifyTextRequest(texts=["What a lovely film!"])),
+        Row(answer_pb2.AnswerRequest(context=story, questions=["Who commanded the ship?"])),
         Row(audio(clips=clips[:1]), "5.5 s of speech"),
         Row(audio(clips=clips[1:2], model="speaker_classifier"), "speaker_classifier, 1.5 s"),
         Row(classify_pb2.VerifySpeakerRequest(first=clips[1], second=clips[2])),
@@ -72,6 +76,12 @@ def rows() -> list[Row]:
         Row(detect_anomaly_pb2.DetectAnomalyRequest(images=[boot])),
         Row(detect_anomaly_pb2.DetectAnomalyRequest(images=[boot], include_heat_map=True), "with heat map"),
         Row(detect_anomaly_pb2.StreamDetectAnomalyRequest(images=[boot])),
+        Row(explain_request("saliency", photo), "saliency"),
+        Row(explain_request("grad_cam", photo), "Grad-CAM"),
+        Row(explain_request("smooth_grad", photo), "SmoothGrad"),
+        Row(explain_request("integrated_gradients", photo), "integrated gradients"),
+        Row(explain_request("saliency", row=survey[0]), "saliency of a row"),
+        Row(explain_pb2.ExplainModelRequest(probes=explain_pb2.Probes()), "probes"),
         Row(generate_pb2.GenerateImagesRequest(seed=7)),
         Row(generate_pb2.GenerateImagesRequest(seed=7, count=16, layout=sheet), "a sheet of 16"),
         Row(generate_pb2.GenerateImagesRequest(seed=7, model="garment_generator"), "garment_generator"),

@@ -19,14 +19,18 @@ from numpy.typing import ArrayLike
 from lectern import requests
 from lectern.channel import DEFAULT_TARGET, DEFAULT_TIMEOUT, TLS, call_metadata, channel_options
 from lectern.errors import LecternError
-from lectern.requests import Clip, Clips, FewShotMethod, File, Files, Piece
+from lectern.requests import Clip, Clips, ExplanationMethod, FewShotMethod, File, Files, Piece
 from lectern.v1 import (
     act_pb2,
     act_pb2_grpc,
+    answer_pb2,
+    answer_pb2_grpc,
     classify_pb2,
     classify_pb2_grpc,
     detect_anomaly_pb2,
     detect_anomaly_pb2_grpc,
+    explain_pb2,
+    explain_pb2_grpc,
     generate_pb2,
     generate_pb2_grpc,
     model_pb2,
@@ -68,8 +72,10 @@ class Client:
         )
         self._token, self._wait_for_ready, self._priority = token, wait_for_ready, priority
         self._act = act_pb2_grpc.ActServiceStub(self._channel)
+        self._answer = answer_pb2_grpc.AnswerServiceStub(self._channel)
         self._classify = classify_pb2_grpc.ClassifyServiceStub(self._channel)
         self._detect_anomaly = detect_anomaly_pb2_grpc.DetectAnomalyServiceStub(self._channel)
+        self._explain = explain_pb2_grpc.ExplainServiceStub(self._channel)
         self._generate = generate_pb2_grpc.GenerateServiceStub(self._channel)
         self._models = model_pb2_grpc.ModelServiceStub(self._channel)
         self._predict = predict_pb2_grpc.PredictServiceStub(self._channel)
@@ -87,6 +93,21 @@ class Client:
     async def close(self) -> None:
         """End calls under way and close the connection."""
         await self._channel.close()
+
+    async def answer(
+        self,
+        questions: str | Sequence[str],
+        context: str,
+        model: str = "",
+        version: int = 0,
+        top_k: int = 0,
+        *,
+        no_answer_threshold: float | None = None,
+        timeout: float | None = None,
+    ) -> answer_pb2.AnswerResponse:
+        """As `lectern.Client.answer`."""
+        request = requests.answer(questions, context, model, version, top_k, no_answer_threshold)
+        return await self._call(self._answer.Answer, request, timeout)
 
     async def classify_image(
         self, images: Files, model: str = "", version: int = 0, top_k: int = 0, *, timeout: float | None = None
@@ -305,6 +326,58 @@ class Client:
         )
         async for response in self._pipelined(self._detect_anomaly.StreamDetectAnomaly, message, batches, timeout):
             yield response
+
+    async def explain(
+        self,
+        image: File | None = None,
+        method: ExplanationMethod = "integrated_gradients",
+        *,
+        row: ArrayLike | None = None,
+        target: int | str | None = None,
+        seed: int = 0,
+        model: str = "",
+        version: int = 0,
+        timeout: float | None = None,
+        **parameters: Any,
+    ) -> explain_pb2.ExplainResponse:
+        """As `lectern.Client.explain`."""
+        request = await asyncio.to_thread(
+            requests.explain, method, image, row, target, seed, model, version, **parameters
+        )
+        return await self._call(self._explain.Explain, request, timeout)
+
+    async def explain_model(
+        self,
+        model: str = "",
+        version: int = 0,
+        *,
+        classes: Sequence[str] | None = None,
+        generator: str = "",
+        layer: str = "",
+        units: Sequence[int] = (),
+        steps: int | None = None,
+        seed: int = 0,
+        timeout: float | None = None,
+    ) -> explain_pb2.ExplainModelResponse:
+        """As `lectern.Client.explain_model`."""
+        request = requests.explain_model(classes, layer, units, steps, generator, seed, model, version)
+        return await self._call(self._explain.ExplainModel, request, timeout)
+
+    async def compare(
+        self,
+        image: File | None = None,
+        methods: Sequence[ExplanationMethod | explain_pb2.ExplanationMethod] = (),
+        *,
+        row: ArrayLike | None = None,
+        target: int | str | None = None,
+        seed: int = 0,
+        model: str = "",
+        version: int = 0,
+        timeout: float | None = None,
+    ) -> explain_pb2.CompareResponse:
+        """As `lectern.Client.compare`."""
+        request = await asyncio.to_thread(requests.compare, methods, image, row, target, seed, model, version)
+        return await self._call(self._explain.Compare, request, timeout)
 
     async def act(
         self,

@@ -162,6 +162,49 @@ class Figure(_Strict):
     file: Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*\.png$")]
 
 
+class Layer(_Strict):
+    """A layer that can be looked into: its name in the recipe's network, how many units it has, and whether it has a
+    map of them: then the graph `gradient` gives Grad-CAM's, in the output `map_I`, I counting the layers."""
+
+    name: str
+    units: PositiveInt
+    map: bool
+
+
+class Probe(_Strict):
+    """How well a linear classifier tells a property of the input from a layer, on `n` test items; `chance` is the share
+    of the most frequent answer. The layer `input` is the input itself."""
+
+    layer: str
+    property: str
+    accuracy: float
+    chance: float
+    n: PositiveInt
+
+
+class Explanation(_Strict):
+    """What explaining needs. The graph `gradient` takes the input x as float32, beside `weights` float32 [N, K], and
+    gives, beside the output itself, `gradient`, the derivative by x of the sum of weights times output.
+
+    Where there are labels, `log_probability` float32 [N, 1] is 1 if the weights are of log-probabilities and 0 if they
+    are of logits. Where there are layers, `units` float32 [N, U] are weights of the mean activations of their units,
+    layer after layer, which are added to the sum; the graph gives those means as `activations` [N, U]. The graph
+    `random_gradient` is the same for a network with random weights.
+
+    Args:
+        output: the explained output of `forward` and of `gradient`, [N, K].
+        exponent: of images, x = 255 (v / 255) ^ exponent of the values v that `forward` takes.
+        reference, scale: of tables, the mean and the standard deviation of each feature.
+    """
+
+    output: str
+    exponent: float = 1.0
+    layers: tuple[Layer, ...] = ()
+    probes: tuple[Probe, ...] = ()
+    reference: tuple[float, ...] = ()
+    scale: tuple[float, ...] = ()
+
+
 class DataSource(_Strict):
     """Where training data came from; `train`, `validation` and `test` count the items of each split."""
 
@@ -210,6 +253,7 @@ class Card(_Strict):
     baselines: tuple[Baseline, ...] = ()
     tables: tuple[Table, ...] = ()
     figures: tuple[Figure, ...] = ()
+    explanation: Explanation | None = None
     data: tuple[DataSource, ...]
     training: Training
     parity: Parity
@@ -219,6 +263,12 @@ class Card(_Strict):
     def _forward_graph_is_named(self) -> Card:
         if "forward" not in self.graphs:
             raise ValueError("graphs must name the role `forward`")
+        return self
+
+    @model_validator(mode="after")
+    def _explanation_has_its_graphs(self) -> Card:
+        if self.explanation and not {"gradient", "random_gradient"} <= self.graphs.keys():
+            raise ValueError("a card with an explanation must name the graphs `gradient` and `random_gradient`")
         return self
 
     @model_validator(mode="after")

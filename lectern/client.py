@@ -16,14 +16,18 @@ from numpy.typing import ArrayLike
 from lectern import requests
 from lectern.channel import DEFAULT_TARGET, DEFAULT_TIMEOUT, TLS, call_metadata, channel_options
 from lectern.errors import LecternError
-from lectern.requests import Clip, Clips, FewShotMethod, File, Files, Piece
+from lectern.requests import Clip, Clips, ExplanationMethod, FewShotMethod, File, Files, Piece
 from lectern.v1 import (
     act_pb2,
     act_pb2_grpc,
+    answer_pb2,
+    answer_pb2_grpc,
     classify_pb2,
     classify_pb2_grpc,
     detect_anomaly_pb2,
     detect_anomaly_pb2_grpc,
+    explain_pb2,
+    explain_pb2_grpc,
     generate_pb2,
     generate_pb2_grpc,
     model_pb2,
@@ -75,8 +79,10 @@ class Client:
         )
         self._token, self._wait_for_ready, self._priority = token, wait_for_ready, priority
         self._act = act_pb2_grpc.ActServiceStub(self._channel)
+        self._answer = answer_pb2_grpc.AnswerServiceStub(self._channel)
         self._classify = classify_pb2_grpc.ClassifyServiceStub(self._channel)
         self._detect_anomaly = detect_anomaly_pb2_grpc.DetectAnomalyServiceStub(self._channel)
+        self._explain = explain_pb2_grpc.ExplainServiceStub(self._channel)
         self._generate = generate_pb2_grpc.GenerateServiceStub(self._channel)
         self._models = model_pb2_grpc.ModelServiceStub(self._channel)
         self._predict = predict_pb2_grpc.PredictServiceStub(self._channel)
@@ -94,6 +100,27 @@ class Client:
     def close(self) -> None:
         """End calls under way and close the connection."""
         self._channel.close()
+
+    def answer(
+        self,
+        questions: str | Sequence[str],
+        context: str,
+        model: str = "",
+        version: int = 0,
+        top_k: int = 0,
+        *,
+        no_answer_threshold: float | None = None,
+        timeout: float | None = None,
+    ) -> answer_pb2.AnswerResponse:
+        """Answer one question or several from a text; `results` has one per question.
+
+        Args:
+            top_k: answers to each, best first; 0 = one. `start` and `end` of each count code points of `context`.
+            no_answer_threshold: probability above which "no answer" is believed (`has_answer` is false); None = the
+                model's own.
+        """
+        request = requests.answer(questions, context, model, version, top_k, no_answer_threshold)
+        return self._call(self._answer.Answer, request, timeout)
 
     def classify_image(
         self, images: Files, model: str = "", version: int = 0, top_k: int = 0, *, timeout: float | None = None
@@ -354,6 +381,70 @@ class Client:
         }
         messages = (requests.stream_detect_anomaly(images, **fields) for images in batches)
         yield from self._pipelined(self._detect_anomaly.StreamDetectAnomaly, messages, timeout)
+
+    def explain(
+        self,
+        image: File | None = None,
+        method: ExplanationMethod = "integrated_gradients",
+        *,
+        row: ArrayLike | None = None,
+        target: int | str | None = None,
+        seed: int = 0,
+        model: str = "",
+        version: int = 0,
+        timeout: float | None = None,
+        **parameters: Any,
+    ) -> explain_pb2.ExplainResponse:
+        """Say what in an image, or in a row `[F]` of a table, speaks for the model's answer.
+
+        Args:
+            target: the class or output to explain, by name or index; None = the most probable class.
+            parameters: of the method, as in explain.proto, e.g. `samples=100` of `smooth_grad`; `baseline` is `black`,
+                `white`, `mean` or `blur`.
+        """
+        request = requests.explain(method, image, row, target, seed, model, version, **parameters)
+        return self._call(self._explain.Explain, request, timeout)
+
+    def explain_model(
+        self,
+        model: str = "",
+        version: int = 0,
+        *,
+        classes: Sequence[str] | None = None,
+        generator: str = "",
+        layer: str = "",
+        units: Sequence[int] = (),
+        steps: int | None = None,
+        seed: int = 0,
+        timeout: float | None = None,
+    ) -> explain_pb2.ExplainModelResponse:
+        """Say what a model has learned.
+
+        With `classes` (empty = all): images that these answer to most; of a `generator`'s if one is named. With a
+        `layer`: images that its `units` (empty = the first 16) answer to. With neither: what linear probes tell from
+        each layer.
+        """
+        request = requests.explain_model(classes, layer, units, steps, generator, seed, model, version)
+        return self._call(self._explain.ExplainModel, request, timeout)
+
+    def compare(
+        self,
+        image: File | None = None,
+        methods: Sequence[ExplanationMethod | explain_pb2.ExplanationMethod] = (),
+        *,
+        row: ArrayLike | None = None,
+        target: int | str | None = None,
+        seed: int = 0,
+        model: str = "",
+        version: int = 0,
+        timeout: float | None = None,
+    ) -> explain_pb2.CompareResponse:
+        """Explain one input by several methods (empty = all that fit it), with how far each can be trusted.
+
+        A method is its name, or `lectern.requests.explanation_method(name, samples=100)` with parameters.
+        """
+        request = requests.compare(methods, image, row, target, seed, model, version)
+        return self._call(self._explain.Compare, request, timeout)
 
     def act(
         self,

@@ -14,7 +14,17 @@ from typing import Any, Literal, TypeAlias
 import numpy as np
 from numpy.typing import ArrayLike
 
-from lectern.v1 import act_pb2, classify_pb2, detect_anomaly_pb2, generate_pb2, model_pb2, predict_pb2, translate_pb2
+from lectern.v1 import (
+    act_pb2,
+    answer_pb2,
+    classify_pb2,
+    detect_anomaly_pb2,
+    explain_pb2,
+    generate_pb2,
+    model_pb2,
+    predict_pb2,
+    translate_pb2,
+)
 
 File: TypeAlias = bytes | str | os.PathLike[str]
 """The bytes of a file, or its path."""
@@ -33,6 +43,18 @@ Piece: TypeAlias = ArrayLike | bytes
 DEFAULT_STEPS = 8
 """How many images lie on the path between two seeds."""
 FewShotMethod: TypeAlias = Literal["", "prototypes", "maml", "first_order_maml"]
+ExplanationMethod: TypeAlias = Literal[
+    "saliency",
+    "gradient_times_input",
+    "smooth_grad",
+    "integrated_gradients",
+    "grad_cam",
+    "occlusion",
+    "lime",
+    "rise",
+    "kernel_shap",
+]
+Baseline: TypeAlias = Literal["", "black", "white", "mean", "blur"]
 
 
 def read_files(files: Files) -> list[bytes]:
@@ -53,6 +75,24 @@ def stream_classify_image(
 def classify_text(texts: str | Sequence[str], model: str, version: int, top_k: int) -> classify_pb2.ClassifyTextRequest:
     texts = [texts] if isinstance(texts, str) else texts
     return classify_pb2.ClassifyTextRequest(model=model, version=version, texts=texts, top_k=top_k)
+
+
+def answer(
+    questions: str | Sequence[str],
+    context: str,
+    model: str,
+    version: int,
+    top_k: int,
+    no_answer_threshold: float | None,
+) -> answer_pb2.AnswerRequest:
+    return answer_pb2.AnswerRequest(
+        model=model,
+        version=version,
+        context=context,
+        questions=[questions] if isinstance(questions, str) else questions,
+        top_k=top_k,
+        no_answer_threshold=no_answer_threshold,
+    )
 
 
 def classify_audio(clips: Clips, **fields: Any) -> classify_pb2.ClassifyAudioRequest:
@@ -186,6 +226,93 @@ def transform_image(image: File, style: str, model: str, version: int) -> genera
     return generate_pb2.TransformImageRequest(model=model, version=version, image=content, style=style)
 
 
+def explain(
+    method: ExplanationMethod,
+    image: File | None = None,
+    row: ArrayLike | None = None,
+    target: int | str | None = None,
+    seed: int = 0,
+    model: str = "",
+    version: int = 0,
+    **parameters: Any,
+) -> explain_pb2.ExplainRequest:
+    return explain_pb2.ExplainRequest(
+        model=model,
+        version=version,
+        input=_explained_input(image, row),
+        method=explanation_method(method, **parameters),
+        seed=seed,
+        **_explained_target(target),
+    )
+
+
+def compare(
+    methods: Sequence[ExplanationMethod | explain_pb2.ExplanationMethod],
+    image: File | None,
+    row: ArrayLike | None,
+    target: int | str | None,
+    seed: int,
+    model: str,
+    version: int,
+) -> explain_pb2.CompareRequest:
+    chosen = [explanation_method(method) if isinstance(method, str) else method for method in methods]
+    return explain_pb2.CompareRequest(
+        model=model,
+        version=version,
+        input=_explained_input(image, row),
+        methods=chosen,
+        seed=seed,
+        **_explained_target(target),
+    )
+
+
+def explain_model(
+    classes: Sequence[str] | None,
+    layer: str,
+    units: Sequence[int],
+    steps: int | None,
+    generator: str,
+    seed: int,
+    model: str,
+    version: int,
+) -> explain_pb2.ExplainModelRequest:
+    request = explain_pb2.ExplainModelRequest(model=model, version=version, seed=seed)
+    if layer:
+        if classes is not None or generator:
+            raise ValueError("a generator goes with classes, units go with a layer: give one or the other")
+        request.filter_visualisation.CopyFrom(explain_pb2.FilterVisualisation(layer=layer, units=units, steps=steps))
+    elif classes is not None or generator:
+        request.activation_maximisation.CopyFrom(
+            explain_pb2.ActivationMaximisation(labels=classes or (), steps=steps, generator=generator)
+        )
+    else:
+        request.probes.SetInParent()
+    return request
+
+
+def explanation_method(name: ExplanationMethod, **parameters: Any) -> explain_pb2.ExplanationMethod:
+    """A method with its parameters; those that are None are left to the server.
+
+    Raises:
+        ValueError: there is no such method, or it has no such parameter.
+    """
+    fields = explain_pb2.ExplanationMethod.DESCRIPTOR.fields_by_name
+    if name not in fields:
+        raise ValueError(f"there is no method {name!r}; there are: {', '.join(fields)}")
+    given = {key: value for key, value in parameters.items() if value is not None}
+    method = explain_pb2.ExplanationMethod()
+    chosen = getattr(method, name)
+    known = chosen.DESCRIPTOR.fields_by_name
+    if unknown := sorted(given.keys() - known.keys()):
+        raise ValueError(f"{name} has no {unknown[0]!r}; it has: {', '.join(known) or 'no parameters'}")
+    if "baseline" in given:
+        given["baseline"] = explain_pb2.Baseline.Value(f"BASELINE_{given['baseline'].upper() or 'UNSPECIFIED'}")
+    chosen.SetInParent()
+    for key, value in given.items():
+        setattr(chosen, key, value)
+    return method
+
+
 def generate_text(**fields: Any) -> generate_pb2.GenerateTextRequest:
     return generate_pb2.GenerateTextRequest(**fields)
 
@@ -224,6 +351,21 @@ def list_models(include_cards: bool) -> model_pb2.ListModelsRequest:
 
 def get_model(model: str, version: int) -> model_pb2.GetModelRequest:
     return model_pb2.GetModelRequest(model=model, version=version)
+
+
+def _explained_input(image: File | None, row: ArrayLike | None) -> explain_pb2.ExplainedInput:
+    if (image is None) == (row is None):
+        raise ValueError("give an image or a row, and one of them")
+    if image is not None:
+        return explain_pb2.ExplainedInput(image=read_files(image)[0])
+    (features,) = _rows(row, "row")  # type: ignore[arg-type]
+    return explain_pb2.ExplainedInput(row=explain_pb2.ExplainedRow(features=features))
+
+
+def _explained_target(target: int | str | None) -> dict[str, Any]:
+    if target is None:
+        return {}
+    return {"target_label": target} if isinstance(target, str) else {"target_index": target}
 
 
 def _rows(values: ArrayLike, name: str) -> list[list[float]]:

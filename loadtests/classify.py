@@ -1,4 +1,4 @@
-"""Users of ClassifyService: photos as PNG files, one by one, in batches, and pipelined over a stream; recordings."""
+"""Users of ClassifyService: photos as PNG files, one by one, in batches and over a stream; recordings; texts."""
 
 from __future__ import annotations
 
@@ -39,6 +39,11 @@ class ClassifyUser(GrpcUser):
     def a_stream(self) -> None:
         requests = [classify_pb2.StreamClassifyImageRequest(images=[image], top_k=3) for image in PHOTOS.some(BATCH)]
         self.stream(self.stub.StreamClassifyImage, requests, f"StreamClassifyImage, {BATCH} requests")
+
+    @task(2)
+    def a_text(self) -> None:
+        request = classify_pb2.ClassifyTextRequest(texts=["What a lovely film!"])
+        self.call(self.stub.ClassifyText, request, "ClassifyText")
 
 
 class AudioUser(GrpcUser):

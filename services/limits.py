@@ -20,6 +20,8 @@ class Limits(BaseModel):
     audio_seconds: PositiveInt = Field(300, description="Seconds of audio in one request, or message of a stream.")
     texts: PositiveInt = Field(256, description="Texts in one request.")
     text_bytes: PositiveInt = Field(128 * 1024, description="Bytes of one text, or of one context, as UTF-8.")
+    text_windows: PositiveInt = Field(1024, description="Windows of tokens that the texts of one request fill.")
+    answers: PositiveInt = Field(20, description="Answers to each question of one request.")
     sentences: PositiveInt = Field(512, description="Sentences in one translation request.")
     beams: PositiveInt = Field(8, description="Beams of a search; a step's graph gives candidates for 8.")
     stop_texts: PositiveInt = Field(8, description="Texts that may end a generated one.")
@@ -30,6 +32,8 @@ class Limits(BaseModel):
     few_shot_classes: PositiveInt = Field(50, description="Classes that the examples of one few-shot request show.")
     few_shot_examples: PositiveInt = Field(20, description="Examples of one class in a few-shot request.")
     few_shot_steps: PositiveInt = Field(20, description="Gradient steps that a few-shot request may ask for.")
+    explanation_samples: PositiveInt = Field(1000, description="Samples, steps or windows of one explanation.")
+    explanations: PositiveInt = Field(16, description="Methods, classes or units that one request may ask about.")
     stream_window: PositiveInt = Field(16, description="Requests of one stream that are worked on at once.")
 
 

@@ -120,6 +120,14 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
 
 
 @pytest.fixture(scope="session")
+def reader(trained: Callable[[str], Path], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """One server of question_answerer and sentiment_classifier, trained on their slivers."""
+    repository = trained("sentiment_classifier")  # with what it stands on
+    with serving(tmp_path_factory.mktemp("reader"), "answer", "classify", repository=repository) as running:
+        yield running
+
+
+@pytest.fixture(scope="session")
 def speech(trained: Callable[[str], Path], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """One server of the models that take audio, trained on their slivers."""
     repository = tmp_path_factory.mktemp("speech-models")

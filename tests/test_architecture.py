@@ -44,6 +44,7 @@ NOT_CAPABILITIES = {"runtime", "codecs", "server"}
 # What the CLI hands over to, imported inside its commands.
 HANDOVER = {
     "lectern/cli/evaluate.py": {"training"},
+    "lectern/cli/make_explainable.py": {"training"},
     "lectern/cli/serve.py": {"services"},
     "lectern/cli/token.py": {"services"},
     "lectern/cli/train.py": {"training"},
@@ -67,7 +68,7 @@ def allowed(relative: Path) -> set[str]:
     if parts[0] == "services" and len(parts) > 2 and parts[1] == "server":
         return {"services", "lectern"}
     if parts[0] == "services" and len(parts) > 2 and parts[1] not in NOT_CAPABILITIES:
-        return SHARED | {f"services.{parts[1]}", "lectern.v1", "lectern.card", "lectern.noise"}
+        return SHARED | {f"services.{parts[1]}", "lectern.v1", "lectern.card", "lectern.noise", "lectern.windows"}
     if parts[0] == "services" and len(parts) == 2:
         return {"services.errors", "services.rpc", "services.limits", "services.metrics", "services.tracing"}
     key = "/".join(parts[:2]) if parts[0] == "services" else parts[0]

@@ -48,7 +48,10 @@ from training.detector import (
     thresholds,
     to_images,
 )
+from training.detector import explain as explain_score
+from training.detector import restore as detector_of
 from training.evaluate import Track, png
+from training.export.explanation import Explainable
 from training.export.onnx import round_to_half
 from training.recipe import Graph, Trained
 from training.run import Run, device_name
@@ -142,7 +145,7 @@ def train(run: Run) -> Trained:
     shipped.calibrate(normal, strangest)
     decision = thresholds(normal)
     examples = {"images": to_images(data.test.images[:8])}
-    outputs = ("score", "probability", "reconstruction", "error_map")
+    explained = explain(shipped, data)
     simple, simple_nine = baselines(data), {"PCA on pixels, nine classes": pca_of_nine(data)}
     return Trained(
         title="Fashion-MNIST anomaly detector",
@@ -153,9 +156,11 @@ def train(run: Run) -> Trained:
         "where not. Probabilities are calibrated on digits, kanji, noise and damaged clothes in equal parts; "
         f"thresholds are quantiles of {len(data.validation):,} normal pictures that were not trained on.",
         graphs={
-            "forward": Graph(shipped, examples, outputs, tolerance=TOLERANCE),
+            "forward": forward(shipped, data),
             "rotations": Graph(rotations[best], examples, ("scores",), tolerance=TOLERANCE),
+            **explained.graphs,
         },
+        explanation=explained.explanation,
         preprocessing=ImagePreprocessing(height=SIZE, width=SIZE, channels=1, resample="box"),
         metrics=(
             rotation_metric(test[best], data.test),
@@ -182,6 +187,27 @@ def train(run: Run) -> Trained:
         device=device_name(fabric),
         parameters=sum(p.numel() for p in shipped.autoencoder.parameters()),
     )
+
+
+def forward(shipped: Detector, data: FashionMnist) -> Graph:
+    """The graph that answers."""
+    outputs = ("score", "probability", "reconstruction", "error_map")
+    return Graph(shipped, {"images": to_images(data.test.images[:8])}, outputs, tolerance=TOLERANCE)
+
+
+def full_data() -> FashionMnist:
+    """What it is trained on."""
+    return fashion_mnist.load()
+
+
+def restore(content: bytes) -> Detector:
+    """The detector that was exported to the ONNX file `content`, if its autoencoder is convolutional."""
+    return detector_of(Autoencoder(*convolutional(SIZE, FULL.code, FULL.width)), content, SIZE)
+
+
+def explain(shipped: Detector, data: FashionMnist) -> Explainable:
+    """What ExplainService needs of it."""
+    return explain_score(shipped, to_images(data.test.images[:4]))
 
 
 def evaluate(client: Client, track: Track) -> tuple[Metric, ...]:

@@ -14,6 +14,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+import onnx
 import torch
 from lightning.fabric import Fabric
 from sklearn.linear_model import RidgeCV
@@ -24,6 +25,8 @@ from lectern.client import Client
 from training.data import covid
 from training.data.covid import DAILY, DAYS, STATES, Covid, Split
 from training.evaluate import Track
+from training.export.explanation import Explainable, explainable
+from training.export.onnx import load_weights
 from training.recipe import Graph, Trained
 from training.run import Run, device_name
 
@@ -159,14 +162,18 @@ def train(run: Run) -> Trained:
     model, _ = fit(run, settings, data.train + data.validation)
     known, unknown = data.by_state()
     other_states, _ = fit(run, settings, known)
-    example = torch.from_numpy(data.test.features[:16])
+    explained = explain(model, data)
     return Trained(
         title="COVID-19 test positivity",
         lecture="HW1",
         capability="predict",
         task="regression",
         description="Share of positive tests tomorrow (percent) in a US state, from five days of a survey.",
-        graphs={"forward": Graph(model, {"features": example}, ("prediction",), max_batch_size=256)},
+        graphs={
+            "forward": forward(model, data),
+            **explained.graphs,
+        },
+        explanation=explained.explanation,
         preprocessing=TabularPreprocessing(features=data.names, targets=(data.target,)),
         metrics=(
             Metric(name="mse", value=mse(model, data.test), split="test", n=len(data.test), target=TARGET),
@@ -177,6 +184,45 @@ def train(run: Run) -> Trained:
         data=(covid.card_entry(data),),
         device=device,
         parameters=sum(b.numel() for b in model.buffers()),
+    )
+
+
+def forward(model: CovidRegressor, data: Covid) -> Graph:
+    """The graph that answers."""
+    return Graph(model, {"features": torch.from_numpy(data.test.features[:16])}, ("prediction",), max_batch_size=256)
+
+
+def full_data() -> Covid:
+    """What it is trained on."""
+    return covid.load()
+
+
+def restore(content: bytes) -> CovidRegressor:
+    """The model that was exported to the ONNX file `content`."""
+    sizes = {t.name: t.dims for t in onnx.load_from_string(content).graph.initializer}
+    rows = torch.rand(sizes["processes.0.centres"][0], STATES + DAYS * DAILY - 1)
+    processes = []
+    with torch.no_grad():  # of the right shapes, to be filled
+        for view in FULL.views:
+            inputs = Inputs(rows, view)
+            kernel = Kernel(len(inputs.mean))
+            processes.append(GaussianProcess(inputs, kernel, rows, torch.rand(len(rows))))
+    model = CovidRegressor(processes).eval()
+    load_weights(model, content)
+    return model
+
+
+def explain(model: CovidRegressor, data: Covid) -> Explainable:
+    """What ExplainService needs of it; features that stand for a state are compared with those of a mean state."""
+    known = (data.train + data.validation).features
+    return explainable(
+        model,
+        {"features": torch.from_numpy(data.test.features[:4])},
+        "prediction",
+        labelled=False,
+        weights=[n for n, _ in model.named_buffers() if n.endswith(("linear", "state_offset", "smooth"))],
+        reference=tuple(known.mean(0).tolist()),
+        scale=tuple((known.std(0) + 1e-6).tolist()),
     )
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 import torch
@@ -18,6 +19,8 @@ from sklearn.linear_model import LogisticRegression
 from torch import Tensor, nn
 
 from training.autoencoders import Autoencoder, batched, k_means, squared_distances
+from training.export.explanation import Explainable, explainable
+from training.export.onnx import load_weights, stored_weights
 from training.run import Run
 
 NEIGHBOURS = 2
@@ -65,7 +68,7 @@ class Detector(nn.Module):
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         errors, distance, rebuilt = self.views(self.prepare(images))
-        score = (errors.mean((1, 2, 3)) / self.typical[0] + distance / self.typical[1])[:, None]
+        score = self.score(errors, distance)
         probability = torch.sigmoid(self.calibration[0] * score.log() + self.calibration[1])
         return score, probability, self.restore(rebuilt, images), errors[:, 0] / self.heat
 
@@ -90,6 +93,10 @@ class Detector(nn.Module):
         apart = squared_distances((codes - self.code_mean) @ self.whitening, self.centres)
         nearest = apart.topk(NEIGHBOURS, dim=1, largest=False).values
         return errors, nearest.mean(1), rebuilt
+
+    def score(self, errors: Tensor, distance: Tensor) -> Tensor:
+        """The score [N, 1] of these views."""
+        return (errors.mean((1, 2, 3)) / self.typical[0] + distance / self.typical[1])[:, None]
 
     @torch.no_grad()
     def learn_normal(self, train: Tensor, held_out: Tensor, centres: int, random: torch.Generator) -> None:
@@ -121,6 +128,51 @@ class Detector(nn.Module):
         weights = np.concatenate([np.full(len(g), (1 if i else len(anomalies)) / len(g)) for i, g in enumerate(groups)])
         curve = LogisticRegression(C=1e6).fit(features, targets, sample_weight=weights / weights.mean())
         self.calibration.copy_(torch.tensor([curve.coef_[0, 0], curve.intercept_[0]]))
+
+
+class Score(nn.Module):
+    """The score alone, of what the autoencoder sees times 255: float32 [N, S, S, 1] -> [N, 1].
+
+    Square roots have no derivative at black, which most of a picture is, so explanations begin behind them.
+    """
+
+    def __init__(self, detector: Detector) -> None:
+        super().__init__()
+        self.detector = detector
+
+    def forward(self, roots: Tensor) -> Tensor:
+        errors, distance, _ = self.detector.views(roots.permute(0, 3, 1, 2).contiguous() / 255)
+        return self.detector.score(errors, distance)
+
+
+def explain(detector: Detector, examples: Tensor) -> Explainable:
+    """What ExplainService needs of it; `examples` are images uint8 [N, S, S, 1]."""
+    roots = 255 * Detector.prepare(examples).permute(0, 2, 3, 1).contiguous()
+    learned = [name for name, value in Score(detector).named_parameters() if "autoencoder" in name and value.dim() > 1]
+    return explainable(
+        Score(detector), {"images": roots}, "score", labelled=False, weights=learned, tolerance=1e-3, exponent=0.5
+    )
+
+
+def restore(network: Autoencoder, content: bytes, size: int) -> Detector:
+    """The detector that was exported to the ONNX file `content`, around a network like its own.
+
+    The exporter folds batch norms into convolutions, and names single numbers in the order of their use.
+    """
+    stored = stored_weights(content)
+    for part in (network.eval().encoder, network.decoder):
+        assert isinstance(part, nn.Sequential)
+        for i, (layer, norm) in enumerate(pairwise(part)):
+            if isinstance(norm, nn.BatchNorm2d):
+                transposed = isinstance(layer, nn.ConvTranspose2d)
+                part[i] = nn.utils.fusion.fuse_conv_bn_eval(layer, norm, transposed)  # type: ignore[type-var]
+                part[i + 1] = nn.Identity()
+    detector = Detector(network, size)
+    detector.centres = nn.Parameter(torch.zeros(stored["centres"].shape), requires_grad=False)
+    used = [stored[name] for name in ("select", "select_1", "select_2", "select_3")]
+    numbers = {"typical": np.stack(used[:2]), "calibration": np.stack(used[2:])}
+    load_weights(detector, content, numbers)
+    return detector.eval()
 
 
 def to_images(arrays: NDArray[np.uint8]) -> Tensor:

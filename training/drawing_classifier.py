@@ -42,8 +42,10 @@ from training.data import cifar10, drawings
 from training.data.cifar10 import Cifar10, Split
 from training.data.drawings import Drawings
 from training.evaluate import Track
-from training.export.onnx import load_weights, newest_graph, round_to_half
-from training.image_classifier import Block, ImageClassifier
+from training.export.explanation import Explainable, explainable
+from training.export.onnx import newest_graph, round_to_half
+from training.image_classifier import LAYERS, Block, ImageClassifier
+from training.image_classifier import restore as image_classifier_of
 from training.photos import score, served_accuracy
 from training.recipe import Figure, Graph, Trained
 from training.run import Run, device_name
@@ -171,6 +173,7 @@ def train(run: Run) -> Trained:
     features = {name: features_of(net, sample.images) for name, net in nets.items()}
     confusion = {name: domain_accuracy(found, sample.domains) for name, found in features.items()}
     rows = tuple((name, scores[name], score(net, data.test), confusion[name]) for name, net in nets.items())
+    explained = explain(served, target)
     title = "Features of photos (dots) and drawings (crosses) by class, t-SNE"
     test = len(target.test)
     return Trained(
@@ -182,11 +185,8 @@ def train(run: Run) -> Trained:
             "Sorts drawings, icons and emoji of 32 x 32 pixels into CIFAR-10's ten classes. It learned from labelled "
             "photos and unlabelled drawings: image_classifier, adapted by self-training."
         ),
-        graphs={
-            "forward": Graph(
-                served, {"images": torch.from_numpy(target.test.images[:8])}, ("logits",), max_batch_size=64
-            )
-        },
+        graphs={"forward": forward(served, target), **explained.graphs},
+        explanation=explained.explanation,
         preprocessing=ImagePreprocessing(height=32, width=32, channels=3, resample="box"),
         labels=cifar10.LABELS,
         metrics=(
@@ -229,6 +229,27 @@ def evaluate(client: Client, track: Track) -> tuple[Metric, ...]:
         Metric(name="accuracy", value=adapted, split="test", n=len(test), target=source + GAIN),
         Metric(name="accuracy_source_only", value=source, split="test", n=len(test)),
     )
+
+
+def forward(served: ImageClassifier, data: Drawings) -> Graph:
+    """The graph that answers."""
+    return Graph(served, {"images": torch.from_numpy(data.test.images[:8])}, ("logits",), max_batch_size=64)
+
+
+def full_data() -> Drawings:
+    """What it is tested on, and learns from without labels."""
+    return drawings.load()
+
+
+def restore(content: bytes) -> ImageClassifier:
+    """The network that was exported to the ONNX file `content`."""
+    return image_classifier_of(content)
+
+
+def explain(served: ImageClassifier, data: Drawings) -> Explainable:
+    """What ExplainService needs of it."""
+    examples = {"images": torch.from_numpy(data.test.images[:4]).float()}
+    return explainable(served, examples, "logits", labelled=True, layers=LAYERS)
 
 
 def load(run: Run) -> tuple[Cifar10, Drawings]:
@@ -321,8 +342,7 @@ def fit(
 @torch.no_grad()
 def photo_network(photos: NDArray[np.uint8]) -> ImageClassifier:
     """`image_classifier` as it is exported, its batch norms put back so that nothing changes for these photos."""
-    net = ImageClassifier().eval().fold_norms()
-    load_weights(net, newest_graph(EXPORTED / "image_classifier"))
+    net = image_classifier_of(newest_graph(EXPORTED / "image_classifier"))
     norms = []
     for block in net.blocks:
         assert isinstance(block, Block)

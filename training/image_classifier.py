@@ -21,14 +21,17 @@ from lectern.client import Client
 from training.data import cifar10
 from training.data.cifar10 import Cifar10, Split
 from training.evaluate import Track
-from training.export.onnx import round_to_half
+from training.export.explanation import Explainable, explainable
+from training.export.onnx import load_weights, round_to_half
 from training.photos import accuracy, augmented, logits_of, score, served_accuracy, triangle
+from training.probes import probes
 from training.recipe import Graph, Trained
 from training.run import Run, device_name
 
 MEAN = (0.4914, 0.4822, 0.4465)
 STD = (0.2470, 0.2435, 0.2616)
 TARGET = 0.93
+LAYERS = ("whiten", "blocks.0", "blocks.1", "blocks.2")
 
 
 @dataclass(frozen=True)
@@ -122,6 +125,7 @@ def train(run: Run) -> Trained:
     calibrate(net.fold_norms(), data.validation)
     round_to_half(net)
     test_logits = logits_of(net, data.test.images)
+    explained = explain(net, data)
     return Trained(
         title="CIFAR-10 image classifier",
         lecture="HW3",
@@ -129,8 +133,10 @@ def train(run: Run) -> Trained:
         task="image classification",
         description="A plain convolutional network that sorts 32 x 32 colour photos into ten classes.",
         graphs={
-            "forward": Graph(net, {"images": torch.from_numpy(data.test.images[:8])}, ("logits",), max_batch_size=64)
+            "forward": forward(net, data),
+            **explained.graphs,
         },
+        explanation=explained.explanation,
         preprocessing=ImagePreprocessing(height=32, width=32, channels=3, resample="box"),
         labels=cifar10.LABELS,
         metrics=(
@@ -158,6 +164,35 @@ def train(run: Run) -> Trained:
         data=(cifar10.card_entry(data),),
         device=device,
         parameters=sum(p.numel() for p in net.parameters()),
+    )
+
+
+def forward(net: ImageClassifier, data: Cifar10) -> Graph:
+    """The graph that answers."""
+    return Graph(net, {"images": torch.from_numpy(data.test.images[:8])}, ("logits",), max_batch_size=64)
+
+
+def full_data() -> Cifar10:
+    """What it is trained on."""
+    return cifar10.load()
+
+
+def restore(content: bytes) -> ImageClassifier:
+    """The network that was exported to the ONNX file `content`."""
+    net = ImageClassifier().eval().fold_norms()
+    load_weights(net, content)
+    return net
+
+
+def explain(net: ImageClassifier, data: Cifar10) -> Explainable:
+    """What ExplainService needs of it."""
+    return explainable(
+        net,
+        {"images": torch.from_numpy(data.test.images[:4]).float()},
+        "logits",
+        labelled=True,
+        layers=LAYERS,
+        probes=probes(net, LAYERS, data.train, data.test),
     )
 
 

@@ -368,7 +368,7 @@ def fit(
 def new_network(run: Run, settings: Settings) -> DigitClassifier:
     """Before any task; the same for every method."""
     torch.manual_seed(run.seed)
-    return cast(DigitClassifier, round_to_half(DigitClassifier(settings.filters, settings.active)))
+    return round_to_half(DigitClassifier(settings.filters, settings.active))
 
 
 @torch.no_grad()

@@ -29,6 +29,9 @@ RECIPES = (
     "lunar_lander",
     "phoneme_classifier",
     "poem_generator",
+    "question_answerer",
+    "sentiment_classifier",
+    "spam_classifier",
     "speaker_classifier",
     "style_translator",
     "translator_en_zh",
@@ -70,8 +73,12 @@ def train(
     if output is None:
         unshipped = name in UNSHIPPED_RECIPES
         output = FAST_REPOSITORY if fast else UNSHIPPED_REPOSITORY if unshipped else REPOSITORY
-    run = Run(name, fast=fast, seed=seed, device=device, restart=restart, console=console)
+    run = Run(name, fast=fast, seed=seed, device=device, restart=restart, repository=output, console=console)
     recipe = importlib.import_module(f"training.{name}")
+    for needed in getattr(recipe, "NEEDS", ()):
+        if not (output / needed).is_dir():
+            console.print(f"{name} stands on {needed}, which {output} lacks: training that first")
+            train(needed, fast=fast, seed=seed, device=device, output=output, restart=restart, console=console)
     command = f"lectern train {shlex.quote(name)} --seed {seed}" + (" --fast" if fast else "")
     try:
         trained = recipe.train(run)

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 from torch import Tensor, nn
 
-from lectern.card import Baseline, DataSource, Metric, Preprocessing, Table
+from lectern.card import Baseline, DataSource, Explanation, Metric, Preprocessing, Table
 
 
 @dataclass(frozen=True)
@@ -70,6 +70,7 @@ class Trained:
     baselines: tuple[Baseline, ...] = ()
     tables: tuple[Table, ...] = ()
     figures: tuple[Figure, ...] = ()
+    explanation: Explanation | None = None
     decision: dict[str, float] = field(default_factory=dict)
     borrowed: dict[str, str] = field(default_factory=dict)
     assets: dict[str, bytes] = field(default_factory=dict)

@@ -32,6 +32,7 @@ class Run:
         seed: of everything random; the same seed on the same device gives the same model.
         device: `auto`, `cpu` or `cuda`.
         restart: ignore a checkpoint left by an interrupted run.
+        repository: where the model will be exported, and where those are that it stands on.
     """
 
     name: str
@@ -39,6 +40,7 @@ class Run:
     seed: int = 0
     device: str = "auto"
     restart: bool = False
+    repository: Path = Path("exported")
     console: Console = field(default_factory=Console)
     seconds: float = 0.0
     _checkpoints: set[Path] = field(default_factory=set)

@@ -12,6 +12,7 @@ from typing import Annotated
 import typer
 
 from lectern.cli.act import act
+from lectern.cli.answer import answer
 from lectern.cli.classify import classify
 from lectern.cli.classify_few_shot import classify_few_shot
 from lectern.cli.connection import takes_connection
@@ -19,8 +20,10 @@ from lectern.cli.console import console
 from lectern.cli.detect_anomaly import detect_anomaly
 from lectern.cli.episode import episode
 from lectern.cli.evaluate import evaluate
+from lectern.cli.explain import compare_explanations, explain, explain_model
 from lectern.cli.generate import generate
 from lectern.cli.listen import listen
+from lectern.cli.make_explainable import make_explainable
 from lectern.cli.models import models
 from lectern.cli.predict import predict
 from lectern.cli.serve import serve
@@ -45,11 +48,15 @@ app.command()(serve)
 app.command()(takes_connection(models))
 app.command()(takes_connection(classify))
 app.command()(takes_connection(classify_few_shot))
+app.command()(takes_connection(answer))
 app.command()(takes_connection(listen))
 app.command()(takes_connection(verify_speaker))
 app.command()(takes_connection(predict))
 app.command()(takes_connection(translate))
 app.command()(takes_connection(detect_anomaly))
+app.command()(takes_connection(explain))
+app.command()(takes_connection(compare_explanations))
+app.command()(takes_connection(explain_model))
 app.add_typer(generate, name="generate")
 app.command()(takes_connection(transform))
 app.command(context_settings={"ignore_unknown_options": True})(takes_connection(act))  # numbers may begin with a minus
@@ -58,6 +65,7 @@ app.command()(takes_connection(console))
 app.command()(takes_connection(evaluate))
 app.add_typer(token)
 app.command()(train)
+app.command()(make_explainable)
 app.command()(triton)
 
 
@@ -84,9 +92,12 @@ def options(
     lectern classify speech.wav        which phones sound in it, and when
     lectern verify-speaker a.wav b.wav whether both are of one speaker
     lectern classify-few-shot --help   which of some new classes, from a few examples of each
+    lectern classify --text "..."      whether a text speaks well or ill
+    lectern answer --context FILE ...  what a text says to a question
     lectern predict rows.csv           a number for each row of a table
     lectern translate "I can cook."    the same in Chinese
     lectern detect-anomaly shoe.png    whether it looks unlike the training pictures
+    lectern explain cat.png --out why.png   what in a picture makes it a cat
     lectern generate images --seed 7   faces that nobody drew
     lectern transform seven.png        a digit by hand, as if it were printed
     lectern episode --out landing.gif  a flight to the moon, as an animation

@@ -1,4 +1,4 @@
-"""`lectern classify`: what is on pictures, and in recordings."""
+"""`lectern classify`: what is on pictures, in recordings and in texts."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from rich.text import Text
 from lectern.channel import MAX_MESSAGE_BYTES
 from lectern.cli.connection import Connection
 from lectern.cli.output import WRONG_USAGE, check_files, fail, print_json, read, show
+from lectern.cli.texts import classify_arguments, classify_files, is_text
 
 if TYPE_CHECKING:
     from lectern.errors import LecternError
@@ -27,21 +28,27 @@ BYTES_PER_REQUEST = MAX_MESSAGE_BYTES - 1024 * 1024  # the rest is for what surr
 def classify(
     connection: Connection,
     files: Annotated[
-        list[Path],
+        list[Path] | None,
         typer.Argument(
             metavar="FILE",
-            help="PNG, JPEG or WebP files, or WAV, FLAC or OGG files; - is standard input.",
+            help="Pictures (PNG, JPEG, WebP), recordings (WAV, FLAC, OGG) or texts (UTF-8); - is standard input.",
             show_default=False,
         ),
-    ],
+    ] = None,
+    texts: Annotated[
+        list[str] | None, typer.Option("--text", metavar="TEXT", help="A text; may be given several times.")
+    ] = None,
     model: Annotated[
-        str, typer.Option(help="One of `lectern models`.", show_default="image_classifier or phoneme_classifier")
+        str,
+        typer.Option(
+            help="One of `lectern models`.", show_default="image_, phoneme_ or sentiment_classifier, by the content"
+        ),
     ] = "",
     version: Annotated[int, typer.Option(min=0, help="0 is the latest.")] = 0,
     top_k: Annotated[int, typer.Option(min=0, help="Classes to print for each file, best first; 0 = all.")] = 3,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
 ) -> None:
-    """Say what is on pictures, or in recordings.
+    """Say what is on pictures, in recordings or in texts.
 
     \b
     lectern classify cat.png dog.jpg
@@ -49,15 +56,23 @@ def classify(
     curl -s https://example.org/cat.jpg | lectern classify -
     lectern classify speech.wav
     lectern classify speech.wav --model speaker_classifier
+    lectern classify --text "What a lovely film!"
+    lectern classify mail.txt --model spam_classifier
     """
     answers: list[dict[str, Any]] = []
     answered_by: dict[str, Any] = {}
-    check_files(files)
+    if bool(files) == bool(texts):
+        fail("name files, or give texts with --text", WRONG_USAGE)
+    check_files(files or [])
     with connection.client() as client:
         from lectern.errors import LecternError
 
+        if texts:
+            told = classify_arguments(client, texts, model, version, top_k)
+            answered_by = {"model": told.model, "version": told.version}
+            answers = as_dicts(texts, told.results, "text")
         recorded: bool | None = None
-        for paths, contents in batches(files):
+        for paths, contents in batches(files) if files else ():
             if recorded not in (None, recorded := is_recording(contents[0])):
                 fail(f"{paths[0]}: pictures and recordings need a command each", WRONG_USAGE)
             version = version or answered_by.get("version", 0)
@@ -66,12 +81,16 @@ def classify(
                     heard = client.classify_audio(contents, model, version, top_k)
                     answered_by = {"model": heard.model, "version": heard.version}
                     answers += recordings_as_dicts(paths, heard.results)
+                elif is_text(contents[0]):
+                    told = classify_files(client, contents, model, version, top_k)
+                    answered_by = {"model": told.model, "version": told.version}
+                    answers += as_dicts(paths, told.results)
                 else:
                     seen = client.classify_image(contents, model, version, top_k)
                     answered_by = {"model": seen.model, "version": seen.version}
                     answers += as_dicts(paths, seen.results)
             except LecternError as error:
-                name_files(error, {"clips" if recorded else "images": paths})
+                name_files(error, dict.fromkeys(("clips", "images", "texts"), paths))
                 raise
     if as_json:
         print_json({**answered_by, "results": answers})
@@ -81,9 +100,9 @@ def classify(
         show_classes(answers)
 
 
-def as_dicts(paths: Sequence[Path], results: Sequence[Classification]) -> list[dict[str, Any]]:
-    """What JSON has of each file's classes."""
-    return [{"file": str(path), "classes": scored(result.classes)} for path, result in zip(paths, results, strict=True)]
+def as_dicts(items: Sequence[object], results: Sequence[Classification], kind: str = "file") -> list[dict[str, Any]]:
+    """What JSON has of the classes of each item, a `file` or a `text`."""
+    return [{kind: str(item), "classes": scored(result.classes)} for item, result in zip(items, results, strict=True)]
 
 
 def scored(classes: Iterable[ScoredClass]) -> list[dict[str, Any]]:
@@ -92,9 +111,9 @@ def scored(classes: Iterable[ScoredClass]) -> list[dict[str, Any]]:
 
 
 def show_classes(answers: list[dict[str, Any]]) -> None:
-    """Print a table for each file."""
+    """Print a table for each file or text."""
     for answer in answers:
-        show(Text(answer["file"], style="bold", no_wrap=True, overflow="ignore"))
+        show(Text(answer.get("file") or answer["text"], style="bold", no_wrap=True, overflow="ignore"))
         show(classes_table(answer["classes"]))
 
 

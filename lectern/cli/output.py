@@ -49,6 +49,30 @@ def read(path: Path) -> bytes:
         fail(f"{path}: {error.strerror}", WRONG_USAGE)
 
 
+def read_text(path: Path) -> str:
+    """The text of a UTF-8 file, or of standard input for `-`, without the mark that some editors begin a file with.
+
+    Raises:
+        typer.Exit: it cannot be read, or is not UTF-8.
+    """
+    try:
+        return read(path).decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        fail(f"{path}: not UTF-8 text (byte {error.start} is {error.object[error.start]:#04x})", WRONG_USAGE)
+
+
+def check_text(text: str) -> None:
+    """See that an argument is text: bytes of the command line that are not UTF-8 come as surrogates.
+
+    Raises:
+        typer.Exit: it is not.
+    """
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        fail(f"{text!a}: not UTF-8 text (character {error.start})", WRONG_USAGE)
+
+
 def write(path: Path, content: bytes) -> None:
     """Write a file and say where it is, or write to standard output for `-`.
 

@@ -8,12 +8,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from lectern.card import ImagePreprocessing
+from lectern.card import ImagePreprocessing, TextPreprocessing
 from lectern.v1 import classify_pb2 as pb
 from services.classify.audio import AudioRpcs
 from services.classify.episodes import ROLES, classes_of, method_and_steps, one_hot
 from services.classify.models import find
 from services.classify.probabilities import best_first, softmax
+from services.classify.texts import logits_of
 from services.codecs.images import decode_images, decode_named
 from services.errors import InvalidArgument
 from services.limits import Limits
@@ -22,6 +23,7 @@ from services.runtime.repository import Repository
 from services.streams import pipelined
 
 DEFAULT_IMAGE_MODEL = "image_classifier"
+DEFAULT_TEXT_MODEL = "sentiment_classifier"
 DEFAULT_FEW_SHOT_MODEL = "few_shot_classifier"
 
 
@@ -41,6 +43,13 @@ class ClassifyServicer(AudioRpcs):
     ) -> AsyncIterator[pb.StreamClassifyImageResponse]:
         async for fields in pipelined(requests, lambda r: self._classify_images(r, call), self._limits.stream_window):
             yield pb.StreamClassifyImageResponse(**fields)
+
+    async def ClassifyText(self, request: pb.ClassifyTextRequest, call: Call) -> pb.ClassifyTextResponse:
+        name = request.model or DEFAULT_TEXT_MODEL
+        model, preprocessing = find(self._repository, name, request.version, call, TextPreprocessing, "texts")
+        logits = await logits_of(request.texts, model, preprocessing, self._limits, call)
+        results = classifications(logits, model.card.labels, request.top_k)
+        return pb.ClassifyTextResponse(model=model.card.name, version=model.card.version, results=results)
 
     async def ClassifyFewShot(self, request: pb.ClassifyFewShotRequest, call: Call) -> pb.ClassifyFewShotResponse:
         name = request.model or DEFAULT_FEW_SHOT_MODEL

@@ -104,8 +104,8 @@ class Repository:
         for name in sorted(self._directories()):
             self._load(name)
 
-    def find(self, name: str, version: int, capability: str) -> Model:
-        """The READY version of a model; 0 = latest.
+    def find(self, name: str, version: int, *capabilities: str) -> Model:
+        """The READY version of a model of one of the capabilities; 0 = latest.
 
         Raises:
             NotFound: unknown name or version. InvalidArgument: it belongs to another capability.
@@ -113,14 +113,15 @@ class Repository:
         """
         versions = self.models.get(name)
         if versions is None:
-            ready = ", ".join(n for n, vs in self.models.items() if _capability(vs) == capability) or "none"
-            raise NotFound.field("model", f"there is no model {name!r}; models for {capability}: {ready}")
+            ready = ", ".join(n for n, vs in self.models.items() if _capability(vs) in capabilities) or "none"
+            wanted = " or ".join(capabilities)
+            raise NotFound.field("model", f"there is no model {name!r}; models for {wanted}: {ready}")
         found = _pick(name, versions, version)
         if found.state is not State.READY or found.card is None:
             raise Unavailable(f"model {name} version {found.number} does not answer: {found.reason}")
-        if found.card.capability != capability:
+        if found.card.capability not in capabilities:
             raise InvalidArgument.field(
-                "model", f"{name} serves the capability {found.card.capability}, not {capability}"
+                "model", f"{name} serves the capability {found.card.capability}, not {' or '.join(capabilities)}"
             )
         return Model(found.card, found.graphs, found.assets)
 
@@ -182,10 +183,12 @@ class Repository:
         """Name and version of every READY graph."""
         return ((name, version) for name, versions in sorted(self._graphs.items()) for version in sorted(versions))
 
-    async def any_healthy(self, capability: str | None = None) -> bool:
-        """Whether any model, of that capability if one is named, answers now."""
+    async def any_healthy(self, *capabilities: str) -> bool:
+        """Whether any model, of one of the capabilities if any are named, answers now."""
         for version in (v for versions in self.models.values() for v in versions.values()):
-            serves = version.state is State.READY and version.card and capability in (None, version.card.capability)
+            if version.state is not State.READY or version.card is None:
+                continue
+            serves = not capabilities or version.card.capability in capabilities
             if serves and all([await graph.healthy() for graph in version.graphs.values()]):
                 return True
         return False

@@ -52,7 +52,8 @@ class App:
         self._gate = Gate(self._access)
         self._health = health.HealthServicer()
         self._transport = transport.create(settings, self._certificates)
-        self._repository = Repository(settings.repository, _engine(settings), settings.capabilities)
+        needed = {name for capability in settings.capabilities for name in registry.models_of(capability)}
+        self._repository = Repository(settings.repository, _engine(settings), needed)
         self._all_answer = False
         self.serving = False
 
@@ -142,7 +143,7 @@ class App:
         for capability in settings.capabilities:
             service = registry.service_of(capability)
             served.append((service, registry.servicer_class(capability)(repository, settings.limits), capability))
-            ready[service.full_name] = partial(repository.any_healthy, capability)
+            ready[service.full_name] = partial(repository.any_healthy, *registry.models_of(capability))
         methods = [method for of_service in served for method in registry.methods(*of_service)]
         if settings.reflection:
             methods += reflection.methods((*ready, health.SERVICE.full_name))

@@ -7,7 +7,8 @@ import logging
 from services.server import logs, supervisor
 from services.server.banner import announce
 from services.server.http import start_http
-from services.server.settings import CAPABILITIES, Settings, StartError
+from services.server.registry import SERVICERS
+from services.server.settings import Settings, StartError
 
 LOOPBACK = ("127.0.0.1", "::1", "localhost")
 
@@ -20,8 +21,8 @@ def run(settings: Settings) -> None:
     Raises:
         StartError: a port, the repository or the device is not as asked for; the message says what to do.
     """
-    if unknown := sorted(set(settings.capabilities) - set(CAPABILITIES)):
-        raise StartError(f"no capability is called {unknown[0]!r}; there are: {', '.join(CAPABILITIES)}")
+    if unknown := sorted(set(settings.capabilities) - SERVICERS.keys()):
+        raise StartError(f"no capability is called {unknown[0]!r}; there are: {', '.join(SERVICERS)}")
     logs.configure(settings)
     if settings.tokens and not settings.tls_certificate and settings.host not in LOOPBACK:
         log.warning("tokens reach this server in plain text unless a proxy before it speaks TLS: see docs/security.md")

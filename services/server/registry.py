@@ -18,8 +18,10 @@ from services.server.auth import MODEL_CONTROL
 # Capability -> module of its stubs, module and class of its servicer.
 SERVICERS = {
     "act": ("lectern.v1.act_pb2", "services.act.servicer", "ActServicer"),
+    "answer": ("lectern.v1.answer_pb2", "services.answer.servicer", "AnswerServicer"),
     "classify": ("lectern.v1.classify_pb2", "services.classify.servicer", "ClassifyServicer"),
     "detect_anomaly": ("lectern.v1.detect_anomaly_pb2", "services.detect_anomaly.servicer", "DetectAnomalyServicer"),
+    "explain": ("lectern.v1.explain_pb2", "services.explain.servicer", "ExplainServicer"),
     "generate": ("lectern.v1.generate_pb2", "services.generate.servicer", "GenerateServicer"),
     "predict": ("lectern.v1.predict_pb2", "services.predict.servicer", "PredictServicer"),
     "translate": ("lectern.v1.translate_pb2", "services.translate.servicer", "TranslateServicer"),
@@ -63,6 +65,11 @@ def servicer_class(capability: str) -> Any:
     """Its servicer, imported only when it is served."""
     _, module, name = SERVICERS[capability]
     return getattr(importlib.import_module(module), name)
+
+
+def models_of(capability: str) -> tuple[str, ...]:
+    """The capabilities whose models it answers from: its own, unless its servicer says others."""
+    return getattr(servicer_class(capability), "models_of", (capability,))
 
 
 def methods(service: ServiceDescriptor, servicer: object, scope: str) -> Iterator[Method]:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
+import json
 import re
 from pathlib import Path
 
@@ -18,13 +20,17 @@ from training.data import (
     fashion_mnist,
     festvox_ru,
     fonts,
+    mails,
     mnist,
     omniglot,
     parallel,
     poems,
     printed_digits,
+    questions,
+    sentiments,
     voices,
 )
+from training.data.labelled_texts import LabelledTexts
 
 HERE = Path(__file__).parent
 PER_CLASS = 20
@@ -169,6 +175,41 @@ def lifelong_classifier() -> None:
     )
 
 
+def question_answerer(count: int = 96) -> None:
+    """Every hundredth or so masked name of the training split, and made-up questions in place of human ones."""
+    train = questions.load_bible().train
+    people, towns = ("Ada", "Boris", "Chen", "Dana"), ("Lima", "Oslo", "Quito", "Turin")
+    made_up = []
+    for person in people:
+        for town in towns:
+            context = f"In {1900 + len(made_up)} {person} moved to {town}. The library there opened a year later."
+            spans = [(context.index(word), context.index(word) + len(word)) for word in (town, person)]
+            for asked, span in zip((f"Where did {person} move?", f"Who moved to {town}?"), spans, strict=True):
+                made_up.append(questions.Question(asked, context, (span,), (context[slice(*span)],), "made up"))
+    few = train[:: len(train) // count][:count]
+    stored = {"bible": [dataclasses.asdict(q) for q in few], "xquad": [dataclasses.asdict(q) for q in made_up]}
+    (HERE / "question_answerer.json").write_text(json.dumps(stored, indent=0, ensure_ascii=False) + "\n")
+
+
+def sentiment_classifier() -> None:
+    """240 texts of the training split."""
+    labelled("sentiment_classifier", sentiments.load(), 240, 1000)
+
+
+def spam_classifier() -> None:
+    """120 mails of the training split, the first 1000 characters of each."""
+    labelled("spam_classifier", mails.load(), 120, 1000)
+
+
+def labelled(name: str, data: LabelledTexts, count: int, characters: int) -> None:
+    """Training texts at even distances; the loader splits them anew."""
+    train = data.train
+    chosen = range(0, len(train), len(train) // count)[:count]
+    items = [(train.texts[i][:characters], int(train.labels[i]), train.sources[i]) for i in chosen]
+    stored = {"labels": data.labels, "items": items}
+    (HERE / f"{name}.json").write_text(json.dumps(stored, indent=0, ensure_ascii=False) + "\n")
+
+
 def phoneme_classifier(count: int = 6) -> None:
     """The shortest sentences of the training split; and of the test split the shortest, for docs/examples."""
     data = festvox_ru.load()
@@ -209,6 +250,9 @@ if __name__ == "__main__":
     drawing_classifier()
     few_shot_classifier()
     lifelong_classifier()
+    question_answerer()
+    sentiment_classifier()
+    spam_classifier()
     phoneme_classifier()
     speaker_classifier()
     translator_en_zh()

@@ -149,9 +149,9 @@ def test_more_files_than_one_request_takes(run: Run, files: list[Path]) -> None:
 
 
 def test_a_file_that_is_no_image_is_named(run: Run, files: list[Path], tmp_path: Path) -> None:
-    text = tmp_path / "notes.txt"
-    text.write_text("not an image")
-    refused(run("classify", files[0], text), 1, f"error: {text}:")
+    other = tmp_path / "notes.bin"
+    other.write_bytes(b"\0not an image")
+    refused(run("classify", files[0], other), 1, f"error: {other}:")
 
 
 @pytest.fixture

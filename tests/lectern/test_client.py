@@ -180,12 +180,6 @@ def test_models_and_health(client: lectern.Client) -> None:
     assert client.health().status == client.health("lectern.v1.ClassifyService").status == 1
 
 
-def test_an_rpc_whose_models_are_to_come_is_unimplemented(client: lectern.Client) -> None:
-    with pytest.raises(lectern.LecternError) as caught:
-        client.classify_text("a")
-    assert caught.value.code() is grpc.StatusCode.UNIMPLEMENTED
-
-
 def check_bad_image(error: lectern.LecternError) -> None:
     assert isinstance(error, grpc.RpcError)
     assert error.code() is grpc.StatusCode.INVALID_ARGUMENT

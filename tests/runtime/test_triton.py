@@ -98,6 +98,16 @@ def test_a_seed_draws_the_same_on_both(beside: Server, server: Server) -> None:
         assert flights[0] == flights[1]
 
 
+def test_explanations_are_alike(beside: Server, server: Server, photos: np.ndarray) -> None:
+    row = np.random.default_rng(1).uniform(0, 20, 116).astype(np.float32)
+    with Client(beside.target) as remote, Client(server.target) as local:
+        for method, given in (("smooth_grad", {"samples": 20}), ("integrated_gradients", {"steps": 20}), ("lime", {})):
+            for arguments in ({"image": encode(photos[0])}, {"row": row}):
+                answers = [c.explain(method=method, seed=3, **arguments, **given).attribution for c in (remote, local)]
+                theirs, ours = (np.frombuffer(answer.values, np.float32) for answer in answers)
+                assert np.linalg.norm(theirs - ours) <= 1e-3 * np.linalg.norm(ours)
+
+
 @pytest.mark.parametrize("method", ["prototypes", "maml"])
 def test_graphs_without_a_batch_answer_alike(beside: Server, server: Server, method: FewShotMethod) -> None:
     with np.load(ROOT / "tests" / "data" / "few_shot_classifier.npz") as file:
@@ -109,6 +119,22 @@ def test_graphs_without_a_batch_answer_alike(beside: Server, server: Server, met
             results = client.classify_few_shot(support, drawings[100:110], method=method).results
         answers.append([[c.probability for c in sorted(r.classes, key=lambda c: c.index)] for r in results])
     np.testing.assert_allclose(answers[0], answers[1], atol=1e-4)
+
+
+@pytest.mark.skipif(not (EXPORTED / "question_answerer").exists(), reason="question_answerer is not trained yet")
+def test_texts_are_read_alike(beside: Server, server: Server) -> None:
+    """8-bit arithmetic rounds, and another release of ONNX Runtime may round a close call the other way."""
+    context = (ROOT / "docs" / "examples" / "beagle.txt").read_text()
+    questions = ["Who commanded the ship?", "Where did the ship anchor?", "Who labelled the birds?"]
+    texts = ["What a lovely film!", "A waste of money.", context]
+    with Client(beside.target) as remote, Client(server.target) as local:
+        for a, b in zip(*(c.answer(questions, context).results for c in (remote, local)), strict=True):
+            assert a.answers[0].text == b.answers[0].text
+            assert a.answers[0].probability == pytest.approx(b.answers[0].probability, abs=0.03)
+        for model in ("sentiment_classifier", "spam_classifier"):
+            for a, b in zip(*(c.classify_text(texts, model).results for c in (remote, local)), strict=True):
+                assert a.classes[0].label == b.classes[0].label
+                assert a.classes[0].probability == pytest.approx(b.classes[0].probability, abs=0.03)
 
 
 SPEECH = pytest.mark.skipif(

@@ -219,14 +219,14 @@ async def test_each_message_that_a_server_streams_is_a_span(
 
 def test_failures_have_their_code_and_servers_faults_the_error_status(tmp_path: Path, collector: Collector) -> None:
     with (
-        serving(tmp_path, "classify", **exporting(collector)) as server,
+        serving(tmp_path, "classify", "generate", **exporting(collector)) as server,
         Client(server.target) as client,
     ):
         with pytest.raises(LecternError, match="images"):
             client.classify_image(b"x")
         with pytest.raises(LecternError, match="not served"):
-            client.classify_text("x")
-    wrong, missing = collector.one(CLASSIFY), collector.one("lectern.v1.ClassifyService/ClassifyText")
+            list(client.generate_text("x"))
+    wrong, missing = collector.one(CLASSIFY), collector.one("lectern.v1.GenerateService/GenerateText")
     # The caller's mistake is no fault of the server: so OpenTelemetry's conventions.
     assert attributes(wrong)["rpc.grpc.status_code"] == grpc.StatusCode.INVALID_ARGUMENT.value[0]
     assert wrong.status.code == Status.STATUS_CODE_UNSET

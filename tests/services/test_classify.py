@@ -228,12 +228,6 @@ def test_wrong_models_are_named(
     assert (found, fields) == (code, [field]), message
 
 
-def test_rpcs_without_a_model_say_so(stub: ClassifyServiceStub) -> None:
-    code, message, _ = failure(lambda: stub.ClassifyText(pb.ClassifyTextRequest(texts=["hello"]), timeout=DEADLINE))
-    assert code is grpc.StatusCode.UNIMPLEMENTED
-    assert "ListModels" in message
-
-
 def test_bytes_that_are_no_message_are_the_callers_fault(channel: grpc.Channel) -> None:
     raw = channel.unary_unary("/lectern.v1.ClassifyService/ClassifyImage")
     code, message, _ = failure(lambda: raw(b"\xff\xff\xff\xff", timeout=DEADLINE))

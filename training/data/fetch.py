@@ -11,6 +11,7 @@ import os
 import shutil
 import stat
 import subprocess
+import sys
 import tarfile
 import tempfile
 import urllib.error
@@ -140,7 +141,10 @@ class PyPI(Source):
         # An sdist must not be built, so pip is never allowed to fall back from one form to the other.
         form = "--only-binary=:all:" if self.binary else "--no-binary=:all:"
         options = ["--quiet", "--no-deps", "--no-build-isolation", form]
-        command = ["pip", "download", *options, f"{self.name}=={self.version}"]
+        # Even to download an sdist, pip asks its setup.py for metadata, with the setuptools of pip's own environment.
+        own = Path(sys.executable).with_name("pip")
+        pip = "pip" if self.binary or not own.is_file() else str(own)
+        command = [pip, "download", *options, f"{self.name}=={self.version}"]
         return _run_client(command, directory, progress, hint="install pip (Debian: apt-get install python3-pip)")
 
 

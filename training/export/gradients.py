@@ -19,9 +19,15 @@ def trace_gradients(function: Callable[..., object], inputs: tuple[Tensor, ...])
     Lengths of axes stay variables unless they are 0 or 1 in `inputs`. Tensors that are the same object are traced as
     one, so pass each input as a tensor of its own.
     """
-    decompositions = core_aten_decompositions() | {aten.convolution_backward.default: _convolution_backward}
+    decompositions = core_aten_decompositions() | {
+        aten.convolution_backward.default: _convolution_backward,
+        aten.max_pool2d_with_indices_backward.default: _max_pool_backward,
+    }
     tracer = make_fx(function, decomposition_table=decompositions, tracing_mode="symbolic", _allow_non_fake_inputs=True)
     traced = tracer(*inputs)
+    for node in traced.graph.nodes:
+        if node.target is aten.view.default:  # holds for the example's layout in memory alone
+            node.target = aten.reshape.default
     traced.graph.eliminate_dead_code()
     traced.recompile()
     return traced
@@ -40,9 +46,11 @@ def _convolution_backward(
     groups: int,
     wanted: tuple[bool, bool, bool],
 ) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
-    """`aten.convolution_backward` by convolutions; of a plain convolution of images, without groups."""
-    assert not transposed
+    """`aten.convolution_backward` by convolutions, without groups; of a transposed one by its input alone."""
     assert groups == 1
+    if transposed:
+        assert not any(wanted[1:])
+        return aten.convolution(gradient, weight, None, stride, padding, dilation, False, [0, 0], 1), None, None
     axes = range(x.dim() - 2)
     of_x = of_weight = of_bias = None
     if wanted[0]:
@@ -63,3 +71,28 @@ def _convolution_backward(
     if wanted[2]:
         of_bias = gradient.sum([0, *(2 + i for i in axes)])
     return of_x, of_weight, of_bias
+
+
+def _max_pool_backward(
+    gradient: Tensor,
+    x: Tensor,
+    kernel: Sequence[int],
+    stride: Sequence[int],
+    padding: Sequence[int],
+    dilation: Sequence[int],
+    ceil_mode: bool,
+    indices: Tensor,
+) -> Tensor:
+    """`aten.max_pool2d_with_indices_backward` of windows that tile the map: a pixel gets the gradient of its window if
+    it is the one that was taken, so that of equal pixels only one does."""
+    assert list(stride) in ([], list(kernel))
+    assert not any(padding)
+    batch, channels, height, width = x.shape
+    assert height % kernel[0] == width % kernel[1] == 0
+
+    def spread(values: Tensor) -> Tensor:
+        tiles = values[:, :, :, None, :, None].expand(-1, -1, -1, kernel[0], -1, kernel[1])
+        return tiles.reshape(batch, channels, height, width)
+
+    places = torch.arange(height * width).reshape(height, width)
+    return torch.where(spread(indices) == places, spread(gradient), 0.0)

@@ -5,9 +5,9 @@ from __future__ import annotations
 import inspect
 import logging
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import onnx
@@ -18,11 +18,15 @@ from onnx import TensorProto, helper, numpy_helper
 from torch import Tensor
 
 from lectern.card import Card, Parity
+from training.export.int8 import TRANSLATIONS
 from training.recipe import Graph
 
 OPSET = 20
 BYTE_LIMIT = 127
 LARGE_BATCH_FACTOR = 3
+
+
+Module = TypeVar("Module", bound=torch.nn.Module)
 
 
 class ExportError(RuntimeError):
@@ -123,17 +127,30 @@ def newest_graph(model: Path) -> bytes:
     return (model / str(card.version) / "model.onnx").read_bytes()
 
 
+def stored_weights(content: bytes) -> dict[str, NDArray[np.float32]]:
+    """The constants of an ONNX file, by the names that they had in its module; the exporter calls the bias of a
+    convolution that a batch norm was folded into `NAME.weight_bias`."""
+    tensors = onnx.load_from_string(content).graph.initializer
+    return {
+        t.name.removesuffix("_half").replace(".weight_bias", ".bias"): numpy_helper.to_array(t).astype(np.float32)
+        for t in tensors
+    }
+
+
 @torch.no_grad()
-def load_weights(module: torch.nn.Module, content: bytes) -> torch.nn.Module:
-    """Fill the parameters and buffers of `module` from an ONNX file that was exported from its like."""
-    stored = {t.name.removesuffix("_half"): t for t in onnx.load_from_string(content).graph.initializer}
+def load_weights(
+    module: torch.nn.Module, content: bytes, others: Mapping[str, NDArray[np.float32]] | None = None
+) -> torch.nn.Module:
+    """Fill the parameters and buffers of `module` from an ONNX file that was exported from its like, and from `others`,
+    which it holds under other names."""
+    stored = stored_weights(content) | dict(others or {})
     for name, value in module.state_dict().items():
-        value.copy_(torch.from_numpy(numpy_helper.to_array(stored[name]).astype(np.float32)).reshape(value.shape))
+        value.copy_(torch.from_numpy(stored[name]).reshape(value.shape))
     return module
 
 
 @torch.no_grad()
-def round_to_half(module: torch.nn.Module) -> torch.nn.Module:
+def round_to_half(module: Module) -> Module:
     """Round every parameter to float16's precision in place, so that what is measured is what is stored."""
     for parameter in module.parameters():
         parameter.copy_(parameter.half().float())
@@ -165,6 +182,7 @@ def _export(graph: Graph) -> onnx.ModelProto:
             input_names=list(graph.inputs),
             output_names=list(graph.outputs),
             dynamic_shapes=_dynamic_shapes(graph),
+            custom_translation_table=TRANSLATIONS,
             verbose=False,
         )
     assert program is not None

@@ -13,7 +13,7 @@ from google.protobuf import text_format
 from onnx import TensorProto
 from tritonclient.grpc import model_config_pb2
 
-from lectern.card import Card, Figure, Parity, Training
+from lectern.card import Card, Explanation, Figure, Parity, Training
 from training.data.fetch import sha256_file
 from training.export.onnx import ExportError, export_graph
 from training.recipe import Graph, Trained
@@ -60,6 +60,31 @@ def write_versions(
     return cards
 
 
+def add_graphs(card: Card, graphs: dict[str, Graph], explanation: Explanation, repository: Path) -> Card:
+    """Add graphs, by role, and what they explain to the version of `card`; its other files stay as they are."""
+    names = {role: f"{card.name}_{role}" for role in graphs}
+    files, parities = dict(card.files), [card.parity]
+    with tempfile.TemporaryDirectory(dir=repository, prefix=".staging-") as staging:
+        for role, graph in graphs.items():
+            parities.append(_stage_graph(names[role], graph, Path(staging), served=1))
+            files[f"{names[role]}/{card.version}/model.onnx"] = sha256_file(Path(staging, names[role], "model.onnx"))
+        for name in names.values():
+            shutil.rmtree(repository / name / str(card.version), ignore_errors=True)
+            _place(Path(staging, name), repository / name, card.version)
+        worst = max(p.max_abs_diff for p in parities)
+        added = card.model_copy(
+            update={
+                "graphs": card.graphs | names,
+                "explanation": explanation,
+                "files": files,
+                "parity": card.parity.model_copy(update={"max_abs_diff": worst}),
+            }
+        )
+        added.write(written := Path(staging, "card.json"))
+        written.replace(repository / card.name / str(card.version) / "card.json")
+    return added
+
+
 def newest_card(model: Path) -> Card:
     """The card of the newest version of an exported model.
 
@@ -88,11 +113,8 @@ def _stage(
         files |= {path: checksum for path, checksum in lender.files.items() if _is_borrowed(path, lender)}
     parities: list[Parity] = []
     for role, graph in trained.graphs.items():
-        (folder := directory / names[role]).mkdir()
-        parities.append(export_graph(graph, path := folder / "model.onnx"))
-        config = triton_config(names[role], graph, path, served)
-        (folder / "config.pbtxt").write_text(text_format.MessageToString(config))
-        files[f"{names[role]}/{version}/model.onnx"] = sha256_file(path)
+        parities.append(_stage_graph(names[role], graph, directory, served))
+        files[f"{names[role]}/{version}/model.onnx"] = sha256_file(directory / names[role] / "model.onnx")
     for figure in trained.figures:
         (path := directory / name / figure.file).write_bytes(figure.png)
         files[f"{name}/{version}/{figure.file}"] = sha256_file(path)
@@ -115,6 +137,7 @@ def _stage(
         baselines=trained.baselines,
         tables=trained.tables,
         figures=tuple(Figure(title=f.title, file=f.file) for f in trained.figures),
+        explanation=trained.explanation,
         data=trained.data,
         training=training.model_copy(update={"device": trained.device, "parameters": trained.parameters}),
         parity=Parity(max_abs_diff=max(p.max_abs_diff for p in parities), batches=parities[0].batches),
@@ -122,6 +145,14 @@ def _stage(
     )
     card.write(directory / name / "card.json")
     return card
+
+
+def _stage_graph(name: str, graph: Graph, directory: Path, served: int) -> Parity:
+    (folder := directory / name).mkdir()
+    parity = export_graph(graph, path := folder / "model.onnx")
+    config = triton_config(name, graph, path, served)
+    (folder / "config.pbtxt").write_text(text_format.MessageToString(config))
+    return parity
 
 
 def triton_config(name: str, graph: Graph, path: Path, served: int = 1) -> model_config_pb2.ModelConfig:

@@ -1,0 +1,41 @@
+"""Users of AnswerService: a question on a short text, several at once, and one on a text of many windows."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from locust import task
+from user import GrpcUser
+
+from lectern.v1 import answer_pb2, answer_pb2_grpc
+
+TEXT = (Path(__file__).parents[1] / "docs" / "examples" / "beagle.txt").read_text()
+QUESTIONS = (
+    "Who commanded the ship?",
+    "Where did the ship anchor?",
+    "What did Darwin collect?",
+    "Who was the servant?",
+)
+REPEATS = 20
+
+
+class AnswerUser(GrpcUser):
+    """Most calls carry one question."""
+
+    def on_start(self) -> None:
+        self.stub = answer_pb2_grpc.AnswerServiceStub(self.channel)
+
+    @task(16)
+    def one_question(self) -> None:
+        request = answer_pb2.AnswerRequest(context=TEXT, questions=QUESTIONS[:1])
+        self.call(self.stub.Answer, request, "Answer")
+
+    @task(4)
+    def several_questions(self) -> None:
+        request = answer_pb2.AnswerRequest(context=TEXT, questions=QUESTIONS, top_k=3)
+        self.call(self.stub.Answer, request, f"Answer, {len(QUESTIONS)} questions")
+
+    @task(1)
+    def a_long_text(self) -> None:
+        request = answer_pb2.AnswerRequest(context=TEXT * REPEATS, questions=QUESTIONS[:1])
+        self.call(self.stub.Answer, request, "Answer, long text")

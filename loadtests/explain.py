@@ -1,0 +1,43 @@
+"""Users of ExplainService: why CIFAR-10 photos are what the model says."""
+
+from __future__ import annotations
+
+from locust import task
+from pictures import Pictures
+from user import GrpcUser
+
+from lectern.v1 import explain_pb2 as pb
+from lectern.v1 import explain_pb2_grpc
+
+PHOTOS = Pictures("image_classifier.npz")
+SAMPLES = 8
+METHODS = {
+    "saliency": pb.ExplanationMethod(saliency=pb.Saliency()),
+    "grad_cam": pb.ExplanationMethod(grad_cam=pb.GradCam()),
+    "smooth_grad": pb.ExplanationMethod(smooth_grad=pb.SmoothGrad(samples=SAMPLES)),
+}
+
+
+class ExplainUser(GrpcUser):
+    """Most calls need one gradient; the samples of the others fill batches."""
+
+    def on_start(self) -> None:
+        self.stub = explain_pb2_grpc.ExplainServiceStub(self.channel)
+
+    def explain(self, method: str, name: str) -> None:
+        """Explain a photo drawn at random."""
+        (photo,) = PHOTOS.some(1)
+        request = pb.ExplainRequest(input=pb.ExplainedInput(image=photo), method=METHODS[method])
+        self.call(self.stub.Explain, request, name)
+
+    @task(6)
+    def saliency(self) -> None:
+        self.explain("saliency", "Explain, saliency")
+
+    @task(3)
+    def grad_cam(self) -> None:
+        self.explain("grad_cam", "Explain, Grad-CAM")
+
+    @task(1)
+    def smooth_grad(self) -> None:
+        self.explain("smooth_grad", f"Explain, SmoothGrad of {SAMPLES}")

@@ -1,0 +1,41 @@
+"""`lectern make-explainable`: what ExplainService needs, for a version that was exported without it."""
+
+from __future__ import annotations
+
+import importlib
+from pathlib import Path
+
+from lectern.card import Card
+from training.data.fetch import FetchError
+from training.export.onnx import ExportError, measure_parity
+from training.export.version import add_graphs
+from training.main import RECIPES, REPOSITORY, TrainingError
+
+
+def make_explainable(name: str, version: int = 0, repository: Path = REPOSITORY) -> Card:
+    """Add the graphs `gradient` and `random_gradient` to a version of `name` (0 = latest), and an `explanation` to its
+    card. The network is read out of the version's own ONNX file, which stays as it is.
+
+    Raises:
+        TrainingError: there is no such version, its recipe has no `restore`, its data cannot be had, or the network
+            that was read does not answer as the file does.
+    """
+    recipes = {n: importlib.import_module(f"training.{n}") for n in RECIPES}
+    able = {n: recipe for n, recipe in recipes.items() if hasattr(recipe, "restore")}
+    if name not in able:
+        raise TrainingError(f"no recipe reads an exported {name!r}; there are recipes for: {', '.join(able)}")
+    recipe = able[name]
+    cards = {card.version: card for card in map(Card.read, (repository / name).glob("*/card.json"))}
+    card = cards.get(version or max(cards, default=0))
+    if card is None:
+        raise TrainingError(f"{repository} has no version {version or ''} of {name}; it has: {sorted(cards)}")
+    path = repository / name / str(card.version) / "model.onnx"
+    try:
+        net, data = recipe.restore(path.read_bytes()), recipe.full_data()
+        forward = recipe.forward(net, data)
+        if (difference := measure_parity(forward, path).max_abs_diff) > forward.tolerance:
+            raise TrainingError(f"the network read from {path} answers otherwise, by {difference:.2g}")
+        explained = recipe.explain(net, data)
+        return add_graphs(card, explained.graphs, explained.explanation, repository)
+    except (FetchError, ExportError) as error:
+        raise TrainingError(str(error)) from error

@@ -1,0 +1,453 @@
+"""HW7: answers to questions, as spans of a text, by BERT; and the encoder that the three text models share.
+
+MiniLM (training/text_encoder.py) is fine-tuned as BERT was for SQuAD (Devlin et al., "BERT", 2019): two scores for each
+token, of being the answer's first and last, with [CLS] for "no answer". A name that the context has several times is
+right wherever it is found (Clark and Gardner, "Simple and Effective Multi-Paragraph Reading Comprehension", 2018). The
+same training teaches the encoder's mean vector to tell sentiment and spam (multi-task learning: Liu et al., "MT-DNN",
+2019), so that `sentiment_classifier` and `spam_classifier` need but a linear layer on what this graph gives. The graph
+is in 8 bits (training/export/int8.py).
+"""
+
+from __future__ import annotations
+
+import itertools
+import re
+import string
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from copy import deepcopy
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import numpy as np
+import onnxruntime
+import torch
+from lightning.fabric import Fabric
+from tokenizers import Tokenizer
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from lectern.card import Baseline, DataSource, Metric, Table, TextPreprocessing
+from lectern.client import Client
+from lectern.windows import best_spans, padded, question_windows
+from training import text_encoder
+from training.data import labelled_texts, mails, questions, sentiments, sword
+from training.data.labelled_texts import LabelledTexts
+from training.data.questions import NAME, XQUAD, Question, Questions, unanswerable
+from training.evaluate import Track
+from training.export.int8 import to_int8
+from training.export.onnx import export_graph, round_to_half
+from training.reading import (
+    QUESTION,
+    Batch,
+    Example,
+    QuestionExamples,
+    TextExamples,
+    batches,
+    span_loss,
+)
+from training.recipe import Graph, Trained
+from training.run import Run, device_name
+from training.text_encoder import TOKENIZER, WEIGHTS, Shape, TextEncoder
+
+TARGET_EXACT_MATCH, TARGET_XQUAD = 0.80, 0.50
+INT8_TOLERANCE = 0.5  # of a logit: where a rounding is a close call, torch and ONNX Runtime may decide differently
+MAX_TOKENS = 256
+MAIL_CHARACTERS = 4000  # of each mail, from its beginning, that training reads
+TEST_UNANSWERABLE = 2  # one test question in so many is asked of a context that does not answer it
+TIMED_RUNS = 20
+WORDS = re.compile(r"\w+")
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Hyper-parameters.
+
+    Args:
+        tokens: of a training batch, padding included.
+        window, text_window: most tokens of a training question with its context, and of a training text.
+        xquad_passes: how often an epoch sees each human question.
+        unanswerable: one training question in so many comes again with a context that does not answer it.
+        most_frequent: pieces of the vocabulary that are kept whether or not training texts have them.
+        least: how often training texts must have any other piece that is kept.
+        shape: of an encoder that is not pretrained; None = the pretrained one.
+    """
+
+    epochs: int = 3
+    tokens: int = 4096
+    window: int = 160
+    text_window: int = 96
+    xquad_passes: int = 4
+    unanswerable: int = 8
+    peak_learning_rate: float = 1.5e-4
+    warm_up: float = 0.06
+    weight_decay: float = 0.01
+    dropout: float = 0.1
+    most_frequent: int = 8000
+    least: int = 20
+    shape: Shape | None = None
+
+
+FULL = Settings()
+FAST = Settings(
+    epochs=1, window=96, text_window=48, xquad_passes=1, most_frequent=200, shape=Shape(32, 1, 2, MAX_TOKENS)
+)
+
+
+@dataclass(frozen=True)
+class Data:
+    """The data sets that the encoder learns from."""
+
+    bible: Questions
+    xquad: Questions
+    sentiments: LabelledTexts
+    mails: LabelledTexts
+
+    def texts(self) -> Iterator[str]:
+        """Every training text."""
+        for question in (*self.bible.train, *self.xquad.train):
+            yield from (question.question, question.context)
+        yield from self.sentiments.train.texts
+        yield from (mail[:MAIL_CHARACTERS] for mail in self.mails.train.texts)
+
+
+class Reader(nn.Module):
+    """Ids and segments int64 [N, T] -> logits of the answer's first and last token [N, T], mean vector [N, width]."""
+
+    def __init__(self, encoder: TextEncoder) -> None:
+        super().__init__()
+        self.encoder = encoder
+        self.span = nn.Linear(encoder.width, 2)
+
+    def forward(self, ids: Tensor, segments: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        vectors = self.encoder(ids, segments)
+        starts, ends = self.span(vectors).unbind(-1)
+        mask = (ids != 0)[:, :, None].to(vectors.dtype)
+        return starts, ends, (vectors * mask).sum(1) / mask.sum(1)
+
+
+class Tasks(nn.Module):
+    """A reader with the classifiers that teach its mean vector."""
+
+    def __init__(self, reader: Reader, classes: dict[str, int]) -> None:
+        super().__init__()
+        self.reader = reader
+        self.heads = nn.ModuleDict({task: nn.Linear(reader.encoder.width, count) for task, count in classes.items()})
+
+    def forward(self, task: str, ids: Tensor, segments: Tensor, answers: Tensor) -> Tensor:
+        """The loss of a batch."""
+        starts, ends, mean = self.reader(ids, segments)
+        if task != QUESTION:
+            return F.cross_entropy(self.heads[task](mean).float(), answers)
+        return (span_loss(starts, answers[:, 0], segments) + span_loss(ends, answers[:, 1], segments)) / 2
+
+
+def train(run: Run) -> Trained:
+    """Fine-tune on the four data sets; the card's figures are of the 8-bit graph."""
+    settings = FAST if run.fast else FULL
+    fabric = run.fabric("bf16-mixed")
+    data = load_sliver(run.sliver) if run.fast else load()
+    texts = list(data.texts())
+    encoder, tokenizer = (
+        text_encoder.small(texts, settings.shape, settings.most_frequent)
+        if settings.shape
+        else text_encoder.pretrained(texts, settings.most_frequent, settings.least, settings.dropout)
+    )
+    reader = fit(run, fabric, settings, data, Reader(encoder), tokenizer)
+    parameters = sum(p.numel() for p in reader.parameters())
+    example = example_inputs(tokenizer, data.bible.test[:4])
+    exact = graph_of(round_to_half(deepcopy(reader)), example)
+    graph = graph_of(to_int8(round_to_half(reader)), example, INT8_TOLERANCE)
+    answerers = {"float32": Answerer(exported(exact), tokenizer), "int8": Answerer(exported(graph), tokenizer)}
+    threshold = no_answer_threshold(run, answerers["int8"], (*data.bible.validation, *data.xquad.validation))
+    tests = (data.bible.test, data.xquad.test, unanswerable(data.bible.test, TEST_UNANSWERABLE))
+    scores = {
+        name: [
+            score(run.track(test, f"{run.name} {name}"), partial(answerer.answer, threshold=threshold))
+            for test in tests
+        ]
+        for name, answerer in answerers.items()
+    }
+    bible, xquad, _ = scores["int8"]
+    return Trained(
+        title="Answers to questions on a text",
+        lecture="HW7",
+        capability="answer",
+        task="question answering",
+        description="MiniLM, fine-tuned to point at the span of a text that answers a question, or to say that none "
+        "does; in 8 bits. The mean of its vectors is what sentiment_classifier and spam_classifier read.",
+        graphs={"forward": replace(graph, onnx=answerers["int8"].content)},
+        preprocessing=TextPreprocessing(tokenizer=TOKENIZER, max_tokens=MAX_TOKENS),
+        assets={TOKENIZER: tokenizer.to_str().encode()},
+        decision={"no_answer": threshold},
+        metrics=metrics(bible, xquad),
+        baselines=baselines(data),
+        tables=(comparison(answerers, scores),),
+        data=sources(data),
+        device=device_name(fabric),
+        parameters=parameters,
+    )
+
+
+def evaluate(client: Client, track: Track) -> tuple[Metric, ...]:
+    """What the server answers to every test question."""
+
+    def ask(question: Question) -> str:
+        (result,) = client.answer(question.question, question.context).results
+        return result.answers[0].text if result.has_answer else ""
+
+    tests = (questions.load_bible().test, questions.load_xquad().test)
+    everything = iter(track(itertools.chain(*tests), sum(map(len, tests))))
+    return metrics(*(score(list(itertools.islice(everything, len(test))), ask) for test in tests))
+
+
+def load() -> Data:
+    """Everything, fetched on first use (33 MB)."""
+    return Data(questions.load_bible(), questions.load_xquad(), sentiments.load(), mails.load())
+
+
+def load_sliver(path: Path) -> Data:
+    """The committed slivers of the three text models."""
+    bible, xquad = questions.load_sliver(path.with_suffix(".json"))
+    texts = (labelled_texts.load_sliver(path.with_name(f"{n}_classifier.json")) for n in ("sentiment", "spam"))
+    return Data(bible, xquad, *texts)
+
+
+def fit(run: Run, fabric: Fabric, settings: Settings, data: Data, reader: Reader, tokenizer: Tokenizer) -> Reader:
+    """Train on all tasks at once; the validation questions are only watched."""
+    drawers = examples_of(settings, data, tokenizer)
+    watched = QuestionExamples(tokenizer, data.bible.validation, settings.window)
+    tasks = Tasks(reader, {"sentiment": len(data.sentiments.labels), "spam": len(data.mails.labels)})
+    reader.encoder.tokens.requires_grad_(False)  # most pieces are too rare here to learn anything new about them
+    trained = [p for p in tasks.parameters() if p.requires_grad]
+    model, optimizer = fabric.setup(
+        tasks, torch.optim.AdamW(trained, lr=settings.peak_learning_rate, weight_decay=settings.weight_decay)
+    )
+    steps = settings.epochs * len(epoch_of(settings, drawers, run.seed, 0))
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: triangle(step / steps, settings.warm_up))
+    for epoch in run.epochs(
+        fabric, settings.epochs, {"model": model, "optimizer": optimizer, "schedule": schedule}, settings
+    ):
+        model.train()
+        losses: dict[str, list[float]] = {}
+        made = epoch_of(settings, drawers, run.seed, epoch)
+        for batch in run.track(made, f"{run.name} epoch {epoch + 1}", len(made)):
+            loss = model(batch.task, *fabric.to_device(batch.tensors))
+            optimizer.zero_grad(set_to_none=True)
+            fabric.backward(loss)
+            fabric.clip_gradients(model, optimizer, max_norm=1.0)
+            optimizer.step()
+            schedule.step()
+            losses.setdefault(batch.task, []).append(float(loss.detach()))
+        means = {f"{task}_loss": float(np.mean(values)) for task, values in losses.items()}
+        model.eval()
+        with torch.no_grad():
+            ahead = batches(list(watched.draw(np.random.default_rng(0))), settings.tokens, np.random.default_rng(0))
+            validation = float(np.mean([float(model(batch.task, *fabric.to_device(batch.tensors))) for batch in ahead]))
+        run.log(epoch=epoch + 1, **means, validation_question_loss=validation)
+    return reader.eval().cpu()
+
+
+def examples_of(settings: Settings, data: Data, tokenizer: Tokenizer) -> list[QuestionExamples | TextExamples]:
+    """What an epoch draws from."""
+    asked = [q for source in (data.bible, data.xquad) for q in unanswerable(source.train, settings.unanswerable)]
+    asked += [*data.bible.train, *data.xquad.train * settings.xquad_passes]
+    return [
+        QuestionExamples(tokenizer, asked, settings.window),
+        TextExamples("sentiment", tokenizer, data.sentiments.train, settings.text_window, MAIL_CHARACTERS),
+        TextExamples("spam", tokenizer, data.mails.train, settings.text_window, MAIL_CHARACTERS),
+    ]
+
+
+def epoch_of(
+    settings: Settings, drawers: Sequence[QuestionExamples | TextExamples], seed: int, epoch: int
+) -> list[Batch]:
+    """The batches of an epoch."""
+    random = np.random.default_rng((seed, epoch))
+    examples: list[Example] = [example for drawer in drawers for example in drawer.draw(random)]
+    return batches(examples, settings.tokens, random)
+
+
+def triangle(progress: float, warm_up: float) -> float:
+    """The learning rate's share: up to 1 while warming up, then down to 0."""
+    return min(progress / warm_up, (1 - progress) / (1 - warm_up))
+
+
+def graph_of(reader: Reader, inputs: dict[str, Tensor], tolerance: float = 1e-3) -> Graph:
+    """A reader as it is exported."""
+    axes: dict[str, tuple[int, ...]] = dict.fromkeys(inputs, (1,))
+    outputs = ("starts", "ends", "mean_vector")
+    return Graph(reader.eval(), inputs, outputs, axes, max_batch_size=16, tolerance=tolerance)
+
+
+def example_inputs(tokenizer: Tokenizer, asked: Sequence[Question]) -> dict[str, Tensor]:
+    """Real rows for the graph's inputs."""
+    rows = QuestionExamples(tokenizer, asked, MAX_TOKENS).draw(np.random.default_rng(0))
+    pairs = zip(*((row.ids, row.segments) for row in rows), strict=True)
+    ids, segments = (torch.from_numpy(padded(list(part))) for part in pairs)
+    return {"ids": ids, "segments": segments}
+
+
+def exported(graph: Graph) -> bytes:
+    """The ONNX file of a graph."""
+    with TemporaryDirectory() as directory:
+        export_graph(graph, path := Path(directory) / "model.onnx")
+        return path.read_bytes()
+
+
+class Answerer:
+    """An ONNX file that answers as the service does."""
+
+    def __init__(self, content: bytes, tokenizer: Tokenizer) -> None:
+        self.content = content
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = 1
+        self._session = onnxruntime.InferenceSession(content, options)
+        self._tokenizer = tokenizer
+
+    def best(self, question: Question) -> tuple[str, float]:
+        """The most probable answer, and the probability that there is none."""
+        asked, context = self._tokenizer.encode_batch([question.question, question.context], add_special_tokens=False)
+        windows = question_windows(asked.ids, context.ids, MAX_TOKENS)
+        inputs = {"ids": windows.ids, "segments": windows.segments}
+        starts, ends = self._session.run(["starts", "ends"], inputs)
+        (span,), none = best_spans(starts, ends, windows, context.word_ids, 1)
+        return question.context[context.offsets[span.start][0] : context.offsets[span.end][1]], none
+
+    def answer(self, question: Question, threshold: float) -> str:
+        """The answer; empty if it says that there is none."""
+        text, none = self.best(question)
+        return "" if none > threshold else text
+
+    def milliseconds(self, tokens: int = MAX_TOKENS) -> float:
+        """The fastest of several runs of one window, on one thread."""
+        inputs = {name: np.ones((1, tokens), dtype=np.int64) for name in ("ids", "segments")}
+        fastest = float("inf")
+        for _ in range(TIMED_RUNS):
+            started = time.perf_counter()
+            self._session.run(["starts", "ends"], inputs)
+            fastest = min(fastest, 1000 * (time.perf_counter() - started))
+        return fastest
+
+
+def no_answer_threshold(run: Run, answerer: Answerer, asked: Sequence[Question]) -> float:
+    """The probability of "no answer" above which it is believed: the one that decides most questions rightly.
+
+    Args:
+        asked: validation questions; of some the answer is asked of a context that lacks it too.
+    """
+    every = (*asked, *unanswerable(asked, TEST_UNANSWERABLE))
+    found = [answerer.best(q) for q in run.track(every, f"{run.name} threshold", len(every))]
+    none = np.array([probability for _, probability in found])
+    right = np.array([exact_match(text, q.answers) for (text, _), q in zip(found, every, strict=True)])
+    answerable = np.array([bool(q.spans) for q in every])
+    candidates = np.linspace(0.05, 0.95, 19)
+    decided = [(np.where(none > c, ~answerable, answerable & right)).mean() for c in candidates]
+    return round(float(candidates[int(np.argmax(decided))]), 2)
+
+
+@dataclass(frozen=True)
+class Score:
+    """What share of answers is right, and how far they overlap with right ones, over `n` questions."""
+
+    exact_match: float
+    f1: float
+    n: int
+
+
+def score(asked: Sequence[Question] | Iterator[Question], answer: Callable[[Question], str]) -> Score:
+    """SQuAD's two figures (Rajpurkar et al., 2016); to a question without answer, nothing is the right answer."""
+    pairs = [(answer(question), question.answers or ("",)) for question in asked]
+    matches, overlaps = [exact_match(*pair) for pair in pairs], [word_f1(*pair) for pair in pairs]
+    return Score(float(np.mean(matches)), float(np.mean(overlaps)), len(pairs))
+
+
+def exact_match(answer: str, right: Sequence[str]) -> bool:
+    """Whether it is a right answer, but for case, punctuation and articles."""
+    return normal(answer) in map(normal, right)
+
+
+def word_f1(answer: str, right: Sequence[str]) -> float:
+    """The overlap of words with the nearest right answer."""
+    best = 0.0
+    for one in right:
+        found, wanted = normal(answer).split(), normal(one).split()
+        shared = sum((Counter(found) & Counter(wanted)).values())
+        total = len(found) + len(wanted)
+        best = max(best, 2 * shared / total if total else 1.0)
+    return best
+
+
+def normal(text: str) -> str:
+    """As SQuAD's own script compares texts."""
+    text = "".join(" " if character in "’”“" else character for character in text.lower())
+    text = "".join(character for character in text if character not in string.punctuation)
+    return " ".join(re.sub(r"\b(a|an|the)\b", " ", text).split())
+
+
+def metrics(bible: Score, xquad: Score) -> tuple[Metric, ...]:
+    """The figures of the card."""
+    return (
+        Metric(name="exact_match", value=bible.exact_match, split="test", n=bible.n, target=TARGET_EXACT_MATCH),
+        Metric(name="f1", value=bible.f1, split="test", n=bible.n),
+        Metric(name="exact_match_xquad", value=xquad.exact_match, split="test", n=xquad.n, target=TARGET_XQUAD),
+        Metric(name="f1_xquad", value=xquad.f1, split="test", n=xquad.n),
+    )
+
+
+def comparison(answerers: dict[str, Answerer], scores: dict[str, list[Score]]) -> Table:
+    """Both arithmetics side by side."""
+    rows = []
+    for name, answerer in answerers.items():
+        bible, xquad, refused = scores[name]
+        size = round(len(answerer.content) / 1e6, 2)
+        figures = (bible.exact_match, bible.f1, xquad.exact_match, xquad.f1, refused.exact_match)
+        rows.append((name, size, round(answerer.milliseconds(), 1), *(round(figure, 4) for figure in figures)))
+    return Table(
+        title="32 and 8 bits on the test split",
+        columns=(
+            *("arithmetic", "MB", f"ms for {MAX_TOKENS} tokens, one thread"),
+            *("exact match", "F1", "XQuAD exact match", "XQuAD F1", "unanswerable questions refused"),
+        ),
+        rows=tuple(rows),
+    )
+
+
+def baselines(data: Data) -> tuple[Baseline, ...]:
+    """What a name of the most similar sentence answers."""
+    name = "a name in the sentence that shares most words"
+    found = {"exact_match": data.bible.test, "exact_match_xquad": data.xquad.test}
+    return tuple(
+        Baseline(name=name, metric=metric, value=score(tests, likeliest_name).exact_match)
+        for metric, tests in found.items()
+    )
+
+
+def likeliest_name(question: Question) -> str:
+    """The first name, not in the question, in the sentence of the context that shares most words with it."""
+    words = set(WORDS.findall(question.question.lower()))
+    sentences = re.split(r"(?<=[.;?!]) ", question.context)
+    for sentence in sorted(sentences, key=lambda s: -len(words & set(WORDS.findall(s.lower())))):
+        if names := [name for name in NAME.findall(sentence) if name not in question.question]:
+            return str(names[0])
+    return ""
+
+
+def sources(data: Data) -> tuple[DataSource, ...]:
+    """What the card says about the data."""
+    return (
+        WEIGHTS.card_entry(0, 0, 0),
+        *(
+            source.card_entry(len(part.train), len(part.validation), len(part.test))
+            for source, part in (
+                (sword.KJV, data.bible),
+                (sword.WEB, data.bible),
+                (XQUAD, data.xquad),
+                (sentiments.SOURCE, data.sentiments),
+                (mails.SOURCE, data.mails),
+            )
+        ),
+    )
