@@ -131,10 +131,13 @@ def stored_weights(content: bytes) -> dict[str, NDArray[np.float32]]:
     """The constants of an ONNX file, by the names that they had in its module; the exporter calls the bias of a
     convolution that a batch norm was folded into `NAME.weight_bias`."""
     tensors = onnx.load_from_string(content).graph.initializer
-    return {
+    stored = {
         t.name.removesuffix("_half").replace(".weight_bias", ".bias"): numpy_helper.to_array(t).astype(np.float32)
         for t in tensors
     }
+    for name in [name.removesuffix("_bytes") for name in stored if name.endswith("_bytes")]:
+        stored[name] = stored.pop(f"{name}_bytes") * stored.pop(f"{name}_scales")
+    return stored
 
 
 @torch.no_grad()
