@@ -6,13 +6,13 @@ import asyncio
 import io
 import time
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 
 import numpy as np
 import soundfile
 import soxr
 from numpy.typing import NDArray
 
-from lectern.v1.classify_pb2 import AudioClip
 from services.codecs.timing import decoded
 from services.errors import InvalidArgument
 from services.limits import Limits
@@ -30,7 +30,15 @@ Samples = NDArray[np.int16]
 Blocks = Iterator[NDArray[np.float32]]
 
 
-async def decode_clips(clips: Mapping[str, AudioClip], rate: int, limits: Limits) -> list[Samples]:
+@dataclass(frozen=True)
+class Clip:
+    """An audio file, or mono signed 16-bit little-endian samples at `sample_rate` Hz."""
+
+    content: bytes
+    sample_rate: int | None = None
+
+
+async def decode_clips(clips: Mapping[str, Clip], rate: int, limits: Limits) -> list[Samples]:
     """Clips, by the names of their fields, as int16 `[T]` at `rate`; of stereo the mean.
 
     The limit of seconds holds for all clips together and is applied while decoding, so that a small file that would
@@ -44,7 +52,7 @@ async def decode_clips(clips: Mapping[str, AudioClip], rate: int, limits: Limits
     seconds_left = float(limits.audio_seconds)
     arrays: list[Samples] = []
     for field, clip in clips.items():
-        if clip.ByteSize() <= INLINE_BYTES:
+        if len(clip.content) <= INLINE_BYTES:
             samples = decode(clip, rate, seconds_left, limits, field)
         else:
             samples = await asyncio.to_thread(decode, clip, rate, seconds_left, limits, field)
@@ -54,7 +62,7 @@ async def decode_clips(clips: Mapping[str, AudioClip], rate: int, limits: Limits
     return arrays
 
 
-def decode(clip: AudioClip, rate: int, seconds_left: float, limits: Limits, field: str) -> Samples:
+def decode(clip: Clip, rate: int, seconds_left: float, limits: Limits, field: str) -> Samples:
     """One clip as int16 `[T]` at `rate`.
 
     Args:
@@ -63,20 +71,16 @@ def decode(clip: AudioClip, rate: int, seconds_left: float, limits: Limits, fiel
     Raises:
         InvalidArgument: see `decode_clips`.
     """
-    kind = clip.WhichOneof("content")
-    if kind is None:
-        raise InvalidArgument.field(field, "has neither encoded nor pcm16 audio")
-    field = f"{field}.{kind}"
-    content = clip.encoded if kind == "encoded" else clip.pcm16.samples
-    if not content:
+    if not clip.content:
         raise InvalidArgument.field(field, "has no bytes")
-    if len(content) > limits.audio_bytes:
-        raise InvalidArgument.field(field, f"has {len(content):,} bytes; the most is {limits.audio_bytes:,}")
-    if kind == "encoded":
-        from_rate, blocks = _open(content, field)
+    if len(clip.content) > limits.audio_bytes:
+        raise InvalidArgument.field(field, f"has {len(clip.content):,} bytes; the most is {limits.audio_bytes:,}")
+    if clip.sample_rate is None:
+        from_rate, blocks = _open(clip.content, field)
+        resampler = Resampler(from_rate, rate, field)
     else:
-        from_rate, blocks = clip.pcm16.sample_rate, iter([pcm16(content, f"{field}.samples")])
-    resampler = Resampler(from_rate, rate, field if kind == "encoded" else f"{field}.sample_rate")
+        from_rate, blocks = clip.sample_rate, iter([pcm16(clip.content, f"{field}.samples")])
+        resampler = Resampler(from_rate, rate, f"{field}.sample_rate")
     frames_left = int(seconds_left * from_rate)
     pieces = []
     for block in blocks:

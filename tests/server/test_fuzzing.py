@@ -24,7 +24,6 @@ from tritonclient.grpc import service_pb2
 from lectern import Client
 from lectern.card import ImagePreprocessing
 from lectern.v1 import model_pb2
-from lectern.v1.classify_pb2 import AudioClip
 from services.codecs import audio, images
 from services.errors import InvalidArgument
 from services.limits import Limits
@@ -121,7 +120,7 @@ def test_mutated_recordings_are_decoded_or_refused_quickly() -> None:
     limits = Limits(audio_seconds=10)
     slowest = 0.0
     for case in range(CASES):
-        clip = AudioClip(encoded=mutate(RECORDINGS[case % len(RECORDINGS)], random))
+        clip = audio.Clip(mutate(RECORDINGS[case % len(RECORDINGS)], random))
         started = time.process_time()
         fields = []
         try:
@@ -130,7 +129,7 @@ def test_mutated_recordings_are_decoded_or_refused_quickly() -> None:
             assert 0 < len(samples) <= 160_000
         except InvalidArgument as error:
             fields = [field for field, _ in error.violations]
-        assert fields in ([], ["clip.encoded"])
+        assert fields in ([], ["clip"])
         slowest = max(slowest, time.process_time() - started)
     assert slowest < LONGEST_SECONDS
 
