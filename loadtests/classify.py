@@ -40,7 +40,16 @@ class ClassifyUser(GrpcUser):
         requests = [classify_pb2.StreamClassifyImageRequest(images=[image], top_k=3) for image in PHOTOS.some(BATCH)]
         self.stream(self.stub.StreamClassifyImage, requests, f"StreamClassifyImage, {BATCH} requests")
 
-    @task(2)
+
+class TextUser(GrpcUser):
+    """One short text."""
+
+    abstract = True  # locust leaves it out until sentiment_classifier is trained
+
+    def on_start(self) -> None:
+        self.stub = classify_pb2_grpc.ClassifyServiceStub(self.channel)
+
+    @task
     def a_text(self) -> None:
         request = classify_pb2.ClassifyTextRequest(texts=["What a lovely film!"])
         self.call(self.stub.ClassifyText, request, "ClassifyText")
@@ -48,6 +57,8 @@ class ClassifyUser(GrpcUser):
 
 class AudioUser(GrpcUser):
     """A sentence of five seconds as a file and as it would be recorded, and two clips of one speaker."""
+
+    abstract = True  # locust leaves it out until phoneme_classifier and speaker_classifier are trained
 
     def on_start(self) -> None:
         self.stub = classify_pb2_grpc.ClassifyServiceStub(self.channel)

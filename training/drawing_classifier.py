@@ -231,7 +231,7 @@ def evaluate(client: Client, track: Track) -> tuple[Metric, ...]:
     )
 
 
-def forward(served: ImageClassifier, data: Drawings) -> Graph:
+def forward(served: nn.Module, data: Drawings) -> Graph:
     """The graph that answers."""
     return Graph(served, {"images": torch.from_numpy(data.test.images[:8])}, ("logits",), max_batch_size=64)
 
@@ -246,7 +246,7 @@ def restore(content: bytes) -> ImageClassifier:
     return image_classifier_of(content)
 
 
-def explain(served: ImageClassifier, data: Drawings) -> Explainable:
+def explain(served: nn.Module, data: Drawings) -> Explainable:
     """What ExplainService needs of it."""
     examples = {"images": torch.from_numpy(data.test.images[:4]).float()}
     return explainable(served, examples, "logits", labelled=True, layers=LAYERS)

@@ -148,8 +148,8 @@ def compare_explanations(
     for entry in figures["methods"]:
         gap = entry["completeness_gap"]
         correlation = entry["correlation_with_random_weights"]
-        cells = (f"{entry['deletion']:.3f}", f"{entry['insertion']:.3f}")
-        cells += ("" if correlation is None else f"{correlation:.2f}", "" if gap is None else f"{gap:.2%}")
+        cells = [f"{entry['deletion']:.3f}", f"{entry['insertion']:.3f}"]
+        cells += ["" if correlation is None else f"{correlation:.2f}", "" if gap is None else f"{gap:.2%}"]
         table.add_row(entry["method"].replace("_", "-"), *cells)
     show(table)
 

@@ -82,16 +82,15 @@ def edges(image: Floats) -> Floats:
     """Length of the Sobel gradient of the grey image `[height, width]`."""
     grey = np.pad(image @ LUMA if image.shape[2] == 3 else image[:, :, 0], 1, mode="edge")
     smooth = grey[:-2] + 2 * grey[1:-1] + grey[2:], grey[:, :-2] + 2 * grey[:, 1:-1] + grey[:, 2:]
-    return np.hypot(smooth[0][:, 2:] - smooth[0][:, :-2], smooth[1][2:] - smooth[1][:-2]).astype(np.float32)
+    return np.asarray(np.hypot(smooth[0][:, 2:] - smooth[0][:, :-2], smooth[1][2:] - smooth[1][:-2]), np.float32)
 
 
 def rank_correlation(a: Floats, b: Floats) -> float:
     """Spearman's, of the values' sizes; 0 if either has only one."""
-    ranks = [_ranks(np.abs(values).ravel()) for values in (a, b)]
-    spreads = [float(r.std()) for r in ranks]
-    if not all(spreads):
+    first, second = (_ranks(np.abs(values).ravel()) for values in (a, b))
+    if not (first.std() and second.std()):
         return 0.0
-    return float(np.corrcoef(*ranks)[0, 1])
+    return float(np.corrcoef(first, second)[0, 1])
 
 
 def _ranks(values: Floats) -> NDArray[np.float64]:

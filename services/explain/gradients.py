@@ -91,7 +91,8 @@ async def grad_cam(subject: Subject, method: pb.GradCam, seed: int, limits: Limi
     index = [layer.name for layer in layers].index(wanted)
     parts = [part async for part in subject.gradients(subject.kind.x[None])]
     found = Image.fromarray(parts[0][f"map_{index}"][0].clip(min=0))
-    enlarged = found.resize(subject.kind.pixels[::-1], Image.Resampling.BILINEAR)
+    height, width = subject.kind.pixels
+    enlarged = found.resize((width, height), Image.Resampling.BILINEAR)
     return Attribution(np.asarray(enlarged, np.float32)[..., None], signed=False)
 
 

@@ -141,10 +141,10 @@ def _chart(found: Sequence[pb.Probe]) -> Image.Image:
     step = (right - left) / len(found)
     points = [(left + (i + 0.5) * step, place(probe.accuracy)) for i, probe in enumerate(found)]
     draw.line(points, BLUE, 2)
-    for (x, y), probe in zip(points, found, strict=True):
-        draw.ellipse((x - 4, y - 4, x + 4, y + 4), BLUE)
-        draw.text((x, y - 8), f"{probe.accuracy:.0%}", INK, _font(11), "ms")
-        draw.text((x, bottom + 8), probe.layer, INK, _font(11), "ma")
+    for (across, down), probe in zip(points, found, strict=True):
+        draw.ellipse((across - 4, down - 4, across + 4, down + 4), BLUE)
+        draw.text((across, down - 8), f"{probe.accuracy:.0%}", INK, _font(11), "ms")
+        draw.text((across, bottom + 8), probe.layer, INK, _font(11), "ma")
     return canvas
 
 
@@ -184,7 +184,8 @@ def _said(subject: Subject) -> str:
 
 
 def _image(kind: ImageKind) -> NDArray[np.uint8]:
-    return kind.forward(kind.x[None])[0]
+    image: NDArray[np.uint8] = kind.forward(kind.x[None])[0]
+    return image
 
 
 def _colour(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
@@ -207,7 +208,8 @@ def _range(found: Attribution) -> tuple[float, float]:
 
 
 def _factor(image: NDArray[np.uint8], side: int) -> int:
-    return max(1, side // max(image.shape[:2]))
+    height, width = image.shape[:2]
+    return max(1, side // max(height, width))
 
 
 def _enlarged(image: NDArray[np.uint8], factor: int) -> Image.Image:
