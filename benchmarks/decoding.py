@@ -135,7 +135,7 @@ def peer(repository: Path, directory: Path) -> ctranslate2.Translator:
 
 
 def named_weights(content: bytes) -> Weights:
-    """The constants of a graph by their names in the module; the exporter turns a linear layer's matrix over, unnamed."""
+    """The constants of a graph by their names in the module; linear matrices lie turned over there, without one."""
     w = stored_weights(content)
     nodes = onnx.load_from_string(content).graph.node
     producers = {node.output[0]: node for node in nodes}

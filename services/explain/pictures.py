@@ -209,7 +209,7 @@ def _range(found: Attribution) -> tuple[float, float]:
 
 def _factor(image: NDArray[np.uint8], side: int) -> int:
     height, width = image.shape[:2]
-    return max(1, side // max(height, width))
+    return max(1, side // max(int(height), int(width)))
 
 
 def _enlarged(image: NDArray[np.uint8], factor: int) -> Image.Image:

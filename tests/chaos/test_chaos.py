@@ -19,11 +19,12 @@ from pathlib import Path
 
 import grpc
 import numpy as np
+import psutil
 import pytest
 from grpc_health.v1 import health_pb2
 
 from lectern import Client, LecternError
-from tests.conftest import EXPORTED, encode, serving
+from tests.conftest import EXPORTED, Server, encode, serving
 from tests.runtime.test_lifecycle import MODEL, add_version, versions
 from tests.runtime.test_triton import free_ports
 from tests.server.test_server import wait_until, worker_pids
@@ -66,6 +67,16 @@ def goes_on(ended: Counter[str], calls: int = 50) -> None:
     wait_until(lambda: ended["OK"] >= before + calls)
 
 
+def listening(server: Server) -> set[int]:
+    """Pids of the workers that take calls."""
+    port = int(server.target.rpartition(":")[2])
+    return {
+        pid
+        for pid in worker_pids(server)
+        if any(c.status == psutil.CONN_LISTEN and c.laddr.port == port for c in psutil.Process(pid).net_connections())
+    }
+
+
 def test_killed_workers_are_replaced_and_callers_see_no_error(tmp_path: Path, photos: np.ndarray) -> None:
     with (
         serving(tmp_path, "classify", "--workers", "2") as server,
@@ -73,9 +84,10 @@ def test_killed_workers_are_replaced_and_callers_see_no_error(tmp_path: Path, ph
     ):
         for _ in range(2):
             goes_on(ended)
-            before = worker_pids(server)
-            os.kill(min(before), signal.SIGKILL)
-            wait_until(lambda before=before: len(worker_pids(server) - before) == 1)  # type: ignore[misc]
+            killed = min(worker_pids(server))
+            os.kill(killed, signal.SIGKILL)
+            # The next one is killed only when the new one takes calls: with none left, calls would fail.
+            wait_until(lambda killed=killed: len(listening(server) - {killed}) == 2, 60)  # type: ignore[misc]
         goes_on(ended)
     assert set(ended) == {"OK"}
 

@@ -33,11 +33,13 @@ def watched(tmp_path: Path, repository: Path) -> Iterator[Server]:
 
 
 def add_version(repository: Path, number: int, change: Callable[[Path], None] = lambda path: None) -> None:
-    """Put a copy of version 1 in place as training does: complete, by renaming a directory."""
+    """Put a copy of version 1, its forward graph alone, in place as training does: by renaming a directory."""
     staged = repository / ".staging"
     shutil.copytree(repository / MODEL / "1", staged)
     card = json.loads((staged / "card.json").read_text())
     card["version"] = number
+    card["graphs"] = {"forward": MODEL}
+    card["explanation"] = None
     card["files"] = {f"{MODEL}/{number}/model.onnx": hashlib.sha256((staged / "model.onnx").read_bytes()).hexdigest()}
     (staged / "card.json").write_text(json.dumps(card))
     change(staged)
