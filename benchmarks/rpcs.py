@@ -21,7 +21,16 @@ from prometheus_client.parser import text_string_to_metric_families
 from benchmarks.load import Measurement, measure
 from benchmarks.servers import Contestant, Running, running
 from lectern.requests import explain as explain_request
-from lectern.v1 import act_pb2, answer_pb2, classify_pb2, detect_anomaly_pb2, explain_pb2, generate_pb2, predict_pb2
+from lectern.v1 import (
+    act_pb2,
+    answer_pb2,
+    classify_pb2,
+    detect_anomaly_pb2,
+    explain_pb2,
+    generate_pb2,
+    predict_pb2,
+    translate_pb2,
+)
 from services.server.registry import SERVICERS, service_of
 
 ROOT = Path(__file__).parents[1]
@@ -87,6 +96,10 @@ def rows() -> list[Row]:
         Row(generate_pb2.GenerateImagesRequest(seed=7, count=16, layout=sheet), "a sheet of 16"),
         Row(generate_pb2.GenerateImagesRequest(seed=7, model="garment_generator"), "garment_generator"),
         Row(generate_pb2.TransformImageRequest(image=digit, style="printed")),
+        Row(generate_pb2.GenerateTextRequest(form="五言絕句", seed=7), "a poem of 20 characters"),
+        Row(translate_pb2.TranslateRequest(texts=["Where is the library?"]), "4 beams"),
+        Row(translate_pb2.TranslateRequest(texts=["Where is the library?"], beam_size=1), "greedy"),
+        Row(translate_pb2.StreamTranslateRequest(text="Where is the library?")),
         Row(act_pb2.ActRequest(observations=[observation])),
         Row(act_pb2.RunEpisodeRequest(seed=7, max_steps=EPISODE_STEPS), f"{EPISODE_STEPS} steps"),
     ]

@@ -40,7 +40,16 @@ class GenerateUser(GrpcUser):
         request = generate_pb2.TransformImageRequest(image=DIGITS.some(1)[0], style="printed")
         self.call(self.stub.TransformImage, request, "TransformImage")
 
-    @task(4)
+
+class PoemUser(GrpcUser):
+    """Poems of four lines."""
+
+    abstract = True  # locust leaves it out until poem_generator is trained
+
+    def on_start(self) -> None:
+        self.stub = generate_pb2_grpc.GenerateServiceStub(self.channel)
+
+    @task
     def a_poem(self) -> None:
         request = generate_pb2.GenerateTextRequest(form="五言絕句", seed=int(RANDOM.integers(2**32)))
         self.watch(self.stub.GenerateText, request, "GenerateText")
