@@ -19,7 +19,17 @@ from numpy.typing import ArrayLike
 from lectern import requests
 from lectern.channel import DEFAULT_TARGET, DEFAULT_TIMEOUT, TLS, call_metadata, channel_options
 from lectern.errors import LecternError
-from lectern.requests import Clip, Clips, ExplanationMethod, FewShotMethod, File, Files, Piece
+from lectern.requests import (
+    AttackMethod,
+    Clip,
+    Clips,
+    Defence,
+    ExplanationMethod,
+    FewShotMethod,
+    File,
+    Files,
+    Piece,
+)
 from lectern.v1 import (
     act_pb2,
     act_pb2_grpc,
@@ -27,6 +37,8 @@ from lectern.v1 import (
     answer_pb2_grpc,
     classify_pb2,
     classify_pb2_grpc,
+    defend_pb2,
+    defend_pb2_grpc,
     detect_anomaly_pb2,
     detect_anomaly_pb2_grpc,
     explain_pb2,
@@ -74,6 +86,7 @@ class Client:
         self._act = act_pb2_grpc.ActServiceStub(self._channel)
         self._answer = answer_pb2_grpc.AnswerServiceStub(self._channel)
         self._classify = classify_pb2_grpc.ClassifyServiceStub(self._channel)
+        self._defend = defend_pb2_grpc.DefendServiceStub(self._channel)
         self._detect_anomaly = detect_anomaly_pb2_grpc.DetectAnomalyServiceStub(self._channel)
         self._explain = explain_pb2_grpc.ExplainServiceStub(self._channel)
         self._generate = generate_pb2_grpc.GenerateServiceStub(self._channel)
@@ -325,6 +338,83 @@ class Client:
             include_heat_map=include_heat_map,
         )
         async for response in self._pipelined(self._detect_anomaly.StreamDetectAnomaly, message, batches, timeout):
+            yield response
+
+    async def attack(
+        self,
+        images: Files,
+        method: AttackMethod | defend_pb2.AttackMethod = "pgd",
+        *,
+        labels: str | Sequence[str] = (),
+        target: int | str | None = None,
+        gradient_of: str = "",
+        defences: Sequence[Defence] = (),
+        draws: int | None = None,
+        seed: int = 0,
+        include_values: bool = False,
+        include_picture: bool = False,
+        model: str = "",
+        version: int = 0,
+        timeout: float | None = None,
+        **parameters: Any,
+    ) -> defend_pb2.AttackResponse:
+        """As `lectern.Client.attack`."""
+        request = await asyncio.to_thread(
+            requests.attack,
+            images,
+            method,
+            labels,
+            target,
+            gradient_of,
+            defences,
+            parameters,
+            draws=draws,
+            seed=seed,
+            include_values=include_values,
+            include_picture=include_picture,
+            model=model,
+            version=version,
+        )
+        return await self._call(self._defend.Attack, request, timeout)
+
+    async def defend(
+        self,
+        images: Files,
+        defences: Sequence[Defence] = (),
+        *,
+        smoothing: Mapping[str, Any] | None = None,
+        false_positive_rate: float | None = None,
+        seed: int = 0,
+        model: str = "",
+        version: int = 0,
+        timeout: float | None = None,
+    ) -> defend_pb2.DefendResponse:
+        """As `lectern.Client.defend`."""
+        request = await asyncio.to_thread(
+            requests.defend,
+            images,
+            defences,
+            smoothing,
+            false_positive_rate=false_positive_rate,
+            seed=seed,
+            model=model,
+            version=version,
+        )
+        return await self._call(self._defend.Defend, request, timeout)
+
+    async def evaluate_robustness(
+        self,
+        images: Mapping[str, Files],
+        attacks: Sequence[AttackMethod | defend_pb2.EvaluatedAttack] = (),
+        defences: Sequence[Defence | Sequence[Defence]] = (),
+        models: str | Sequence[str] = (),
+        *,
+        seed: int = 0,
+        timeout: float | None = None,
+    ) -> AsyncIterator[defend_pb2.EvaluateRobustnessResponse]:
+        """As `lectern.Client.evaluate_robustness`."""
+        request = await asyncio.to_thread(requests.evaluate_robustness, images, attacks, defences, models, seed)
+        async for response in self._stream(self._defend.EvaluateRobustness, request, timeout):
             yield response
 
     async def explain(

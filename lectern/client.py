@@ -5,8 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from types import TracebackType
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import grpc
@@ -14,9 +13,17 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from numpy.typing import ArrayLike
 
 from lectern import requests
-from lectern.channel import DEFAULT_TARGET, DEFAULT_TIMEOUT, TLS, call_metadata, channel_options
+from lectern.channel import DEFAULT_TARGET, DEFAULT_TIMEOUT, TLS
 from lectern.errors import LecternError
-from lectern.requests import Clip, Clips, ExplanationMethod, FewShotMethod, File, Files, Piece
+from lectern.requests import (
+    Clip,
+    Clips,
+    ExplanationMethod,
+    FewShotMethod,
+    File,
+    Files,
+    Piece,
+)
 from lectern.v1 import (
     act_pb2,
     act_pb2_grpc,
@@ -39,7 +46,7 @@ from lectern.v1 import (
 )
 
 
-class Client:
+class Client(DefendCalls):
     """A connection to a Lectern server; safe to share between threads.
 
         with lectern.Client("127.0.0.1:8001") as client:
@@ -72,12 +79,7 @@ class Client:
         wait_for_ready: bool = False,
         priority: int = 0,
     ) -> None:
-        self.target, self.timeout = target, timeout
-        options = channel_options(tls)
-        self._channel = (
-            grpc.secure_channel(target, tls.credentials(), options) if tls else grpc.insecure_channel(target, options)
-        )
-        self._token, self._wait_for_ready, self._priority = token, wait_for_ready, priority
+        super().__init__(target, timeout, tls, token, wait_for_ready, priority)
         self._act = act_pb2_grpc.ActServiceStub(self._channel)
         self._answer = answer_pb2_grpc.AnswerServiceStub(self._channel)
         self._classify = classify_pb2_grpc.ClassifyServiceStub(self._channel)
@@ -88,18 +90,6 @@ class Client:
         self._predict = predict_pb2_grpc.PredictServiceStub(self._channel)
         self._translate = translate_pb2_grpc.TranslateServiceStub(self._channel)
         self._health = health_pb2_grpc.HealthStub(self._channel)
-
-    def __enter__(self) -> Client:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        self.close()
-
-    def close(self) -> None:
-        """End calls under way and close the connection."""
-        self._channel.close()
 
     def answer(
         self,
@@ -541,37 +531,3 @@ class Client:
     def health(self, service: str = "", *, timeout: float | None = None) -> health_pb2.HealthCheckResponse:
         """Whether the server lives (empty name) or a service, e.g. `lectern.v1.ClassifyService`, is ready."""
         return self._call(self._health.Check, health_pb2.HealthCheckRequest(service=service), timeout)
-
-    def _call(self, method: Callable[..., Any], request: Any, timeout: float | None) -> Any:
-        try:
-            return method(request, **self._settings(timeout))
-        except grpc.RpcError as error:
-            raise LecternError.of(error) from error
-
-    def _pipelined(self, method: Callable[..., Any], messages: Iterable[Any], timeout: float | None) -> Iterator[Any]:
-        """Send `messages` from another thread and yield the responses; what reading `messages` raises comes last."""
-        failures: list[Exception] = []
-
-        def outgoing() -> Iterator[Any]:
-            try:
-                yield from messages
-            except Exception as error:
-                failures.append(error)
-
-        yield from self._stream(method, outgoing(), timeout)
-        if failures:
-            raise failures[0]
-
-    def _stream(self, method: Callable[..., Any], request: Any, timeout: float | None) -> Iterator[Any]:
-        call = method(request, **self._settings(timeout))
-        try:
-            yield from call
-        except grpc.RpcError as error:
-            raise LecternError.of(error) from error
-        finally:
-            call.cancel()  # a caller that stops early stops the server's work too
-
-    def _settings(self, timeout: float | None) -> dict[str, Any]:
-        seconds = self.timeout if timeout is None else timeout
-        metadata = call_metadata(self._token, self._priority)
-        return {"timeout": seconds, "metadata": metadata, "wait_for_ready": self._wait_for_ready}

@@ -9,15 +9,18 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal, TypeAlias, TypeVar
 
 import numpy as np
+from google.protobuf.descriptor import FieldDescriptor
+from google.protobuf.message import Message
 from numpy.typing import ArrayLike
 
 from lectern.v1 import (
     act_pb2,
     answer_pb2,
     classify_pb2,
+    defend_pb2,
     detect_anomaly_pb2,
     explain_pb2,
     generate_pb2,
@@ -54,6 +57,12 @@ ExplanationMethod: TypeAlias = Literal[
     "rise",
     "kernel_shap",
 ]
+AttackMethod: TypeAlias = Literal["fgsm", "i_fgsm", "mi_fgsm", "di_mi_fgsm", "pgd", "square"]
+DefenceKind: TypeAlias = Literal[
+    "gaussian", "median", "jpeg", "bit_depth", "resize_and_pad", "autoencoder", "robust_model"
+]
+Defence: TypeAlias = DefenceKind | defend_pb2.Defence
+"""By name, or with parameters: `defence("jpeg", quality=30)`."""
 Baseline: TypeAlias = Literal["", "black", "white", "mean", "blur"]
 
 
@@ -242,7 +251,7 @@ def explain(
         input=_explained_input(image, row),
         method=explanation_method(method, **parameters),
         seed=seed,
-        **_explained_target(target),
+        **_chosen_target(target),
     )
 
 
@@ -262,7 +271,7 @@ def compare(
         input=_explained_input(image, row),
         methods=chosen,
         seed=seed,
-        **_explained_target(target),
+        **_chosen_target(target),
     )
 
 
@@ -296,21 +305,91 @@ def explanation_method(name: ExplanationMethod, **parameters: Any) -> explain_pb
     Raises:
         ValueError: there is no such method, or it has no such parameter.
     """
-    fields = explain_pb2.ExplanationMethod.DESCRIPTOR.fields_by_name
-    if name not in fields:
-        raise ValueError(f"there is no method {name!r}; there are: {', '.join(fields)}")
-    given = {key: value for key, value in parameters.items() if value is not None}
-    method = explain_pb2.ExplanationMethod()
-    chosen = getattr(method, name)
-    known = chosen.DESCRIPTOR.fields_by_name
-    if unknown := sorted(given.keys() - known.keys()):
-        raise ValueError(f"{name} has no {unknown[0]!r}; it has: {', '.join(known) or 'no parameters'}")
-    if "baseline" in given:
-        given["baseline"] = explain_pb2.Baseline.Value(f"BASELINE_{given['baseline'].upper() or 'UNSPECIFIED'}")
-    chosen.SetInParent()
-    for key, value in given.items():
-        setattr(chosen, key, value)
-    return method
+    return _one_of(explain_pb2.ExplanationMethod, "method", name, parameters)
+
+
+def attack_method(name: AttackMethod, **parameters: Any) -> defend_pb2.AttackMethod:
+    """An attack with its parameters, as in defend.proto, e.g. `epsilon=4 / 255`; `norm` is `linf` or `l2`. Those that
+    are None are left to the server.
+
+    Raises:
+        ValueError: there is no such attack, or it has no such parameter.
+    """
+    return _one_of(defend_pb2.AttackMethod, "attack", name, parameters)
+
+
+def defence(name: DefenceKind, **parameters: Any) -> defend_pb2.Defence:
+    """A defence with its parameters, as in defend.proto; those that are None are left to the server.
+
+    Raises:
+        ValueError: there is no such defence, or it has no such parameter.
+    """
+    return _one_of(defend_pb2.Defence, "defence", name, parameters)
+
+
+def attack(
+    images: Files,
+    method: AttackMethod | defend_pb2.AttackMethod,
+    labels: str | Sequence[str],
+    target: int | str | None,
+    gradient_of: str,
+    defences: Sequence[Defence],
+    parameters: Mapping[str, Any],
+    **fields: Any,
+) -> defend_pb2.AttackRequest:
+    return defend_pb2.AttackRequest(
+        images=read_files(images),
+        labels=[labels] if isinstance(labels, str) else labels,
+        method=attack_method(method, **parameters) if isinstance(method, str) else method,
+        gradient_of=gradient_of,
+        defences=_defences(defences),
+        **_chosen_target(target),
+        **fields,
+    )
+
+
+def defend(
+    images: Files, defences: Sequence[Defence], smoothing: Mapping[str, Any] | None, **fields: Any
+) -> defend_pb2.DefendRequest:
+    return defend_pb2.DefendRequest(
+        images=read_files(images),
+        defences=_defences(defences),
+        smoothing=None if smoothing is None else defend_pb2.RandomisedSmoothing(**smoothing),
+        **fields,
+    )
+
+
+def evaluated_attack(
+    name: AttackMethod, *, gradient_of: str = "", aware: bool = False, **parameters: Any
+) -> defend_pb2.EvaluatedAttack:
+    """An attack of a table of robustness; see `attack_method` and defend.proto.
+
+    Raises:
+        ValueError: there is no such attack, or it has no such parameter.
+    """
+    method = attack_method(name, **parameters)
+    return defend_pb2.EvaluatedAttack(method=method, gradient_of=gradient_of, aware=aware)
+
+
+def evaluate_robustness(
+    images: Mapping[str, Files],
+    attacks: Sequence[AttackMethod | defend_pb2.EvaluatedAttack],
+    defences: Sequence[Defence | Sequence[Defence]],
+    models: str | Sequence[str],
+    seed: int,
+) -> defend_pb2.EvaluateRobustnessRequest:
+    chains = [[chain] if isinstance(chain, (str, defend_pb2.Defence)) else chain for chain in defences]
+    return defend_pb2.EvaluateRobustnessRequest(
+        models=[defend_pb2.EvaluatedModel(model=name) for name in ([models] if isinstance(models, str) else models)],
+        images=[
+            defend_pb2.TestImage(image=image, label=label)
+            for label, files in images.items()
+            for image in read_files(files)
+        ],
+        attacks=[evaluated_attack(chosen) if isinstance(chosen, str) else chosen for chosen in attacks],
+        defences=[defend_pb2.EvaluatedDefence(chain=_defences(chain)) for chain in chains],
+        seed=seed,
+    )
 
 
 def generate_text(**fields: Any) -> generate_pb2.GenerateTextRequest:
@@ -362,10 +441,46 @@ def _explained_input(image: File | None, row: ArrayLike | None) -> explain_pb2.E
     return explain_pb2.ExplainedInput(row=explain_pb2.ExplainedRow(features=features))
 
 
-def _explained_target(target: int | str | None) -> dict[str, Any]:
+def _chosen_target(target: int | str | None) -> dict[str, Any]:
     if target is None:
         return {}
     return {"target_label": target} if isinstance(target, str) else {"target_index": target}
+
+
+M = TypeVar("M", bound=Message)
+
+
+def _one_of(message: type[M], thing: str, name: str, parameters: Mapping[str, Any]) -> M:
+    """A message whose field `name`, one of its kinds, has these parameters.
+
+    Raises:
+        ValueError: there is no such kind, or it has no such parameter.
+    """
+    kinds = message.DESCRIPTOR.fields_by_name
+    if name not in kinds:
+        raise ValueError(f"there is no {thing} {name!r}; there are: {', '.join(kinds)}")
+    given = {key: value for key, value in parameters.items() if value is not None}
+    made = message()
+    chosen = getattr(made, name)
+    known = chosen.DESCRIPTOR.fields_by_name
+    if unknown := sorted(given.keys() - known.keys()):
+        raise ValueError(f"{name} has no {unknown[0]!r}; it has: {', '.join(known) or 'no parameters'}")
+    chosen.SetInParent()
+    for key, value in given.items():
+        setattr(chosen, key, _enum_value(known[key], value) if known[key].enum_type else value)
+    return made
+
+
+def _enum_value(field: FieldDescriptor, name: str) -> int:
+    """The number of an enum's value from its name without the enum's, e.g. `l2` of NORM_L2; empty = unspecified."""
+    values = {v.name.partition("_")[2].lower(): v.number for v in field.enum_type.values}
+    if (name or "unspecified") not in values:
+        raise ValueError(f"{field.name} is {name!r}; it may be: {', '.join(list(values)[1:])}")
+    return values[name or "unspecified"]
+
+
+def _defences(given: Sequence[Defence]) -> list[defend_pb2.Defence]:
+    return [defence(one) if isinstance(one, str) else one for one in given]
 
 
 def _rows(values: ArrayLike, name: str) -> list[list[float]]:

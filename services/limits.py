@@ -34,6 +34,13 @@ class Limits(BaseModel):
     few_shot_steps: PositiveInt = Field(20, description="Gradient steps that a few-shot request may ask for.")
     explanation_samples: PositiveInt = Field(1000, description="Samples, steps or windows of one explanation.")
     explanations: PositiveInt = Field(16, description="Methods, classes or units that one request may ask about.")
+    attack_steps: PositiveInt = Field(1000, description="Steps, or queries, of one attack on an image.")
+    attack_draws: PositiveInt = Field(64, description="Draws of random defences for one gradient of an attack.")
+    defences: PositiveInt = Field(8, description="Defences that stand before a model in one request.")
+    smoothing_samples: PositiveInt = Field(
+        10_000, description="Noisy copies of an image that randomised smoothing asks."
+    )
+    robustness_cells: PositiveInt = Field(128, description="Cells of the table of one evaluation of robustness.")
     stream_window: PositiveInt = Field(16, description="Requests of one stream that are worked on at once.")
 
 

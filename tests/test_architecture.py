@@ -34,6 +34,7 @@ SHARED = {
     "services.errors",
     "services.limits",
     "services.metrics",
+    "services.parameters",
     "services.rpc",
     "services.streams",
     "services.tracing",

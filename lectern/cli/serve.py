@@ -51,6 +51,10 @@ def serve(
         bool | None,
         typer.Option("--allow-model-control", help="Let clients load and unload models.", show_default="no"),
     ] = None,
+    allow_attacks: Annotated[
+        bool | None,
+        typer.Option("--allow-attacks", help="Let clients have images attacked, to test models.", show_default="no"),
+    ] = None,
     log_format: Annotated[
         str | None,
         typer.Option(metavar="auto|console|json", help="auto: console on a terminal, else json.", show_default="auto"),
@@ -82,6 +86,7 @@ def serve(
         "tls_client_ca": tls_client_ca,
         "tokens": tokens,
         "allow_model_control": allow_model_control,
+        "allow_attacks": allow_attacks,
         "log_format": log_format,
     }
     try:

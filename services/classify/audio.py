@@ -14,10 +14,11 @@ from lectern.card import AudioPreprocessing
 from lectern.v1 import classify_pb2 as pb
 from services import tracing
 from services.classify.models import find
-from services.classify.probabilities import best_first, softmax
+from services.classify.probabilities import best_first
 from services.classify.segments import Segments
 from services.classify.windows import LiveWindows, Window, padded_length, windows
 from services.codecs.audio import Clip, Resampler, Samples, decode_clips, pcm16
+from services.codecs.tensors import softmax
 from services.errors import InvalidArgument
 from services.limits import Limits
 from services.rpc import Call

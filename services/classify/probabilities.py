@@ -1,4 +1,4 @@
-"""Logits to probabilities and classes."""
+"""Probabilities to classes."""
 
 from __future__ import annotations
 
@@ -8,13 +8,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lectern.v1 import classify_pb2 as pb
-
-
-def softmax(logits: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Probabilities `[N, C]` of logits `[N, C]`."""
-    exponentials = np.exp(logits - logits.max(axis=1, keepdims=True))
-    probabilities: NDArray[np.float32] = exponentials / exponentials.sum(axis=1, keepdims=True)
-    return probabilities
 
 
 def best_first(probabilities: NDArray[np.float32], labels: Sequence[str], top_k: int) -> list[list[pb.ScoredClass]]:

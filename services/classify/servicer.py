@@ -13,9 +13,10 @@ from lectern.v1 import classify_pb2 as pb
 from services.classify.audio import AudioRpcs
 from services.classify.episodes import ROLES, classes_of, method_and_steps, one_hot
 from services.classify.models import find
-from services.classify.probabilities import best_first, softmax
+from services.classify.probabilities import best_first
 from services.classify.texts import logits_of
 from services.codecs.images import decode_images, decode_named
+from services.codecs.tensors import softmax
 from services.errors import InvalidArgument
 from services.limits import Limits
 from services.rpc import Call

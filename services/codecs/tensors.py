@@ -96,6 +96,13 @@ def to_raw(array: Array) -> bytes:
     return np.ascontiguousarray(array, dtype=array.dtype.newbyteorder("<")).tobytes()
 
 
+def softmax(logits: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Probabilities `[N, C]` of logits `[N, C]`."""
+    exponentials = np.exp(logits - logits.max(axis=1, keepdims=True))
+    probabilities: NDArray[np.float32] = exponentials / exponentials.sum(axis=1, keepdims=True)
+    return probabilities
+
+
 def rows_to_matrix(
     rows: Sequence[Row], features: Sequence[str], limits: Limits, field: str = "rows"
 ) -> NDArray[np.float32]:

@@ -1,13 +1,12 @@
-"""Parameters of methods: defaults where they are absent, and their bounds."""
+"""Parameters of methods, and where in a request they are."""
 
 from __future__ import annotations
 
-import math
 import re
 
 from google.protobuf.message import Message
 
-from services.errors import InvalidArgument
+from services import parameters
 
 OF_MODELS = ("activation_maximisation", "filter_visualisation")
 
@@ -19,25 +18,10 @@ def field_of(message: Message, name: str) -> str:
 
 
 def whole(message: Message, name: str, default: int, least: int, most: int) -> int:
-    """The whole number in the message's field.
-
-    Raises:
-        InvalidArgument: it is out of bounds.
-    """
-    value = int(getattr(message, name)) if message.HasField(name) else default
-    if not least <= value <= most:
-        raise InvalidArgument.field(field_of(message, name), f"is {value}; it must be {least} to {most}")
-    return value
+    """As `services.parameters.whole`."""
+    return parameters.whole(message, name, default, least, most, field_of(message, name))
 
 
 def number(message: Message, name: str, default: float, most: float, *, below: bool = False) -> float:
-    """The number in the message's field, more than 0, and up to `most` or below it.
-
-    Raises:
-        InvalidArgument: it is out of bounds, or no number.
-    """
-    value = float(getattr(message, name)) if message.HasField(name) else default
-    if not (math.isfinite(value) and value > 0 and (value < most if below else value <= most)):
-        bound = f"less than {most:g}" if below else f"at most {most:g}"
-        raise InvalidArgument.field(field_of(message, name), f"is {value:g}; it must be more than 0 and {bound}")
-    return value
+    """As `services.parameters.number`."""
+    return parameters.number(message, name, default, most, field_of(message, name), below=below)

@@ -17,7 +17,7 @@ from PIL import Image, ImageFilter
 from lectern.card import Card, Explanation, ImagePreprocessing, TabularPreprocessing
 from lectern.v1 import explain_pb2 as pb
 from services.codecs.images import decode_named
-from services.codecs.tensors import rows_to_matrix
+from services.codecs.tensors import rows_to_matrix, softmax
 from services.errors import InvalidArgument
 from services.explain.parameters import field_of
 from services.limits import Limits
@@ -239,12 +239,6 @@ class Subject:
         for start in range(0, len(next(iter(arrays.values()))), size):
             part = {name: array[start : start + size] for name, array in arrays.items()}
             yield await graph.infer(part, self.call.deadline, self.call.priority)
-
-
-def softmax(logits: Floats) -> Floats:
-    """Probabilities of logits `[N, K]`."""
-    exponentials = np.exp(logits - logits.max(1, keepdims=True))
-    return np.asarray(exponentials / exponentials.sum(1, keepdims=True))
 
 
 def explanation_of(card: Card) -> Explanation:

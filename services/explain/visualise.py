@@ -12,7 +12,8 @@ from PIL import Image
 
 from lectern.card import Explanation
 from lectern.noise import noise
-from services.explain.subjects import Floats, ImageKind, Subject, softmax
+from services.codecs.tensors import softmax
+from services.explain.subjects import Floats, ImageKind, Subject
 from services.rpc import Call
 from services.runtime.repository import Model
 

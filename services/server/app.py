@@ -142,7 +142,7 @@ class App:
         }
         for capability in settings.capabilities:
             service = registry.service_of(capability)
-            served.append((service, registry.servicer_class(capability)(repository, settings.limits), capability))
+            served.append((service, registry.servicer(capability, repository, settings), capability))
             ready[service.full_name] = partial(repository.any_healthy, *registry.models_of(capability))
         methods = [method for of_service in served for method in registry.methods(*of_service)]
         if settings.reflection:

@@ -13,13 +13,16 @@ from google.protobuf.message_factory import GetMessageClass
 
 from services.errors import Unimplemented
 from services.rpc import Call
+from services.runtime.repository import Repository
 from services.server.auth import MODEL_CONTROL
+from services.server.settings import Settings
 
 # Capability -> module of its stubs, module and class of its servicer.
 SERVICERS = {
     "act": ("lectern.v1.act_pb2", "services.act.servicer", "ActServicer"),
     "answer": ("lectern.v1.answer_pb2", "services.answer.servicer", "AnswerServicer"),
     "classify": ("lectern.v1.classify_pb2", "services.classify.servicer", "ClassifyServicer"),
+    "defend": ("lectern.v1.defend_pb2", "services.defend.servicer", "DefendServicer"),
     "detect_anomaly": ("lectern.v1.detect_anomaly_pb2", "services.detect_anomaly.servicer", "DetectAnomalyServicer"),
     "explain": ("lectern.v1.explain_pb2", "services.explain.servicer", "ExplainServicer"),
     "generate": ("lectern.v1.generate_pb2", "services.generate.servicer", "GenerateServicer"),
@@ -65,6 +68,13 @@ def servicer_class(capability: str) -> Any:
     """Its servicer, imported only when it is served."""
     _, module, name = SERVICERS[capability]
     return getattr(importlib.import_module(module), name)
+
+
+def servicer(capability: str, repository: Repository, settings: Settings) -> Any:
+    """A servicer, given those settings that its class names in `settings`."""
+    found = servicer_class(capability)
+    named = {name: getattr(settings, name) for name in getattr(found, "settings", ())}
+    return found(repository, settings.limits, **named)
 
 
 def models_of(capability: str) -> tuple[str, ...]:

@@ -11,7 +11,7 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 from services.limits import ClientLimits, Limits
 
 Port = Annotated[int, Field(ge=0, le=65535)]
-CAPABILITIES = ("act", "classify", "detect_anomaly", "explain", "generate", "predict")
+CAPABILITIES = ("act", "classify", "defend", "detect_anomaly", "explain", "generate", "predict")
 
 
 def _split(names: object) -> object:
@@ -56,6 +56,7 @@ class Settings(BaseSettings):
         None, description="File of token hashes, as `lectern token` writes it; with it, each call needs a token."
     )
     allow_model_control: bool = Field(False, description="Whether clients may load and unload models.")
+    allow_attacks: bool = Field(False, description="Whether clients may have images attacked (DefendService.Attack).")
     reflection: bool = Field(True, description="Whether clients may list services and messages.")
     drain_pause_seconds: NonNegativeFloat = Field(1.0, description="From NOT_SERVING to refusing new work, on SIGTERM.")
     drain_seconds: PositiveFloat = Field(
