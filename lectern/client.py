@@ -14,6 +14,7 @@ from numpy.typing import ArrayLike
 
 from lectern import requests
 from lectern.channel import DEFAULT_TARGET, DEFAULT_TIMEOUT, TLS
+from lectern.defending import DefendCalls
 from lectern.errors import LecternError
 from lectern.requests import (
     Clip,

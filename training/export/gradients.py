@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
-from torch._decomp import core_aten_decompositions
+from torch._decomp import core_aten_decompositions, get_decompositions
 from torch.fx import GraphModule
 from torch.fx.experimental.proxy_tensor import make_fx
 
@@ -19,10 +19,14 @@ def trace_gradients(function: Callable[..., object], inputs: tuple[Tensor, ...])
     Lengths of axes stay variables unless they are 0 or 1 in `inputs`. Tensors that are the same object are traced as
     one, so pass each input as a tensor of its own.
     """
-    decompositions = core_aten_decompositions() | {
-        aten.convolution_backward.default: _convolution_backward,
-        aten.max_pool2d_with_indices_backward.default: _max_pool_backward,
-    }
+    decompositions = (
+        core_aten_decompositions()
+        | get_decompositions([aten.silu_backward])
+        | {
+            aten.convolution_backward.default: _convolution_backward,
+            aten.max_pool2d_with_indices_backward.default: _max_pool_backward,
+        }
+    )
     tracer = make_fx(function, decomposition_table=decompositions, tracing_mode="symbolic", _allow_non_fake_inputs=True)
     traced = tracer(*inputs)
     for node in traced.graph.nodes:

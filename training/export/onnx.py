@@ -94,17 +94,19 @@ def store_exact_halves(model: onnx.ModelProto) -> None:
 
 
 def store_exact_bytes(model: onnx.ModelProto) -> None:
-    """Store each float32 matrix that is int8 times a float16 scale for each row, or column, as these: a quarter of it.
+    """Store each float32 matrix or kernel that is int8 times a float16 scale for each row (of a matrix: or column) as
+    these: a quarter of it.
 
     ONNX Runtime folds the product when it loads the graph. What is left to `store_exact_halves` includes the scales.
     """
     products = []
     for tensor in list(model.graph.initializer):
         values: NDArray[np.float32] = numpy_helper.to_array(tensor)
-        if values.dtype != np.float32 or values.ndim != 2 or values.size < 1024:
+        if values.dtype != np.float32 or values.ndim < 2 or values.size < 1024:
             continue
-        for axis in (1, 0):
-            scales = np.abs(values).max(axis=axis, keepdims=True) / BYTE_LIMIT
+        rows = tuple(range(1, values.ndim))
+        for axes in (rows, (0,)) if values.ndim == 2 else (rows,):
+            scales = np.abs(values).max(axis=axes, keepdims=True) / BYTE_LIMIT
             scales = np.where(scales == 0, np.float32(1), scales)
             integers = np.rint(values / scales)
             if np.array_equal(integers * scales, values):
@@ -161,13 +163,15 @@ def round_to_half(module: Module) -> Module:
 
 
 @torch.no_grad()
-def round_to_bytes(module: torch.nn.Module) -> torch.nn.Module:
-    """Round every matrix to int8 times a float16 scale for each row, and other parameters to float16, in place."""
+def round_to_bytes(module: Module) -> Module:
+    """Round every matrix and kernel to int8 times a float16 scale for each row, and other parameters to float16, in
+    place."""
     for parameter in module.parameters():
-        if parameter.dim() != 2:
+        if parameter.dim() < 2:
             parameter.copy_(parameter.half().float())
             continue
-        scales = (parameter.abs().amax(dim=1, keepdim=True) / BYTE_LIMIT).half()
+        rows = tuple(range(1, parameter.dim()))
+        scales = (parameter.abs().amax(dim=rows, keepdim=True) / BYTE_LIMIT).half()
         scales = torch.where(scales == 0, torch.ones_like(scales), scales).float()
         parameter.copy_((parameter / scales).round().clamp(-BYTE_LIMIT, BYTE_LIMIT) * scales)
     return module

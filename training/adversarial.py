@@ -1,0 +1,87 @@
+"""What recipes about attacks share: attacked photos to train on and to measure with, and the detector's thresholds.
+
+Photos are `[N, 32, 32, 3]` of 0..255, as networks take them, and so are sizes of changes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from lectern import squeezing
+from training.data.cifar10 import LABELS, Split
+from training.evaluate import png
+
+EPSILON = 8.0
+PGD_STEP = 2.0
+BATCH = 250
+OF_EACH_CLASS = 20  # first test photos: the course's protocol
+
+
+def loss_gradient(net: nn.Module, photos: Tensor, labels: Tensor) -> Tensor:
+    """Derivative of the cross-entropy by photos; parameters get none."""
+    photos = photos.detach().requires_grad_()
+    with torch.enable_grad():
+        loss = F.cross_entropy(net(photos).float(), labels, reduction="sum")
+        return torch.autograd.grad(loss, photos)[0]
+
+
+def pgd(
+    net: nn.Module,
+    photos: Tensor,
+    labels: Tensor,
+    steps: int,
+    random: torch.Generator,
+    epsilon: float = EPSILON,
+    step: float = PGD_STEP,
+) -> Tensor:
+    """Photos attacked by projected gradient descent from a random start, L-inf (Madry et al. 2018)."""
+    start = epsilon * (2 * torch.rand(photos.shape, generator=random) - 1).to(photos.device)
+    attacked = (photos + start).clamp(0, 255)
+    for _ in range(steps):
+        moved = attacked + step * loss_gradient(net, attacked, labels).sign()
+        attacked = torch.clamp(moved, photos - epsilon, photos + epsilon).clamp(0, 255)
+    return attacked
+
+
+def robust_accuracy(net: nn.Module, split: Split, steps: int, seed: int = 0) -> float:
+    """Share of a split that a network still gets right under PGD."""
+    net.eval()
+    device = next(net.parameters()).device
+    random = torch.Generator().manual_seed(seed)
+    hits = 0
+    for start in range(0, len(split), BATCH):
+        part = split[start : start + BATCH]
+        photos, labels = (torch.from_numpy(array).to(device) for array in (part.images, part.labels))
+        attacked = pgd(net, photos.float(), labels, steps, random)
+        with torch.no_grad():
+            hits += int((net(attacked).argmax(1) == labels).sum())
+    return hits / len(split)
+
+
+def detector_thresholds(
+    logits_of: Callable[[NDArray[np.uint8]], Tensor], images: NDArray[np.uint8]
+) -> dict[str, float]:
+    """What a card's `decision` says of the detector: its score's quantiles on clean images of the validation split."""
+    answers = [logits_of(copy).softmax(1).numpy() for copy in (images, *squeezing.squeezed(images))]
+    found = squeezing.scores(answers[0], answers[1:])
+    return {f"{squeezing.THRESHOLD}{rate:g}": float(np.quantile(found, 1 - rate)) for rate in squeezing.RATES}
+
+
+def first_of_each_class(split: Split, count: int = OF_EACH_CLASS) -> Split:
+    """The first photos of each class."""
+    chosen = np.concatenate([np.flatnonzero(split.labels == label)[:count] for label in range(len(LABELS))])
+    return Split(split.images[chosen], split.labels[chosen])
+
+
+def labelled_files(split: Split) -> dict[str, list[bytes]]:
+    """Photos as PNG files, by the name of their class."""
+    files: dict[str, list[bytes]] = {}
+    for image, label in zip(split.images, split.labels, strict=True):
+        files.setdefault(LABELS[label], []).append(png(image))
+    return files

@@ -1,0 +1,296 @@
+"""HW10: a classifier of photos that small changes do not fool, trained on photos that were changed against it.
+
+Training is on one-step attacks, which costs less than twice as much as on photos alone (Wong et al., "Fast is better
+than free: Revisiting adversarial training", 2020), with noise before the step and no projection after it, as in
+N-FGSM (de Jorge et al., "Make Some Noise: Reliable and Efficient Single-Step Adversarial Training", 2022): with the
+projection a network may learn to hide from one step alone, and lose all robustness within an epoch ("catastrophic
+overfitting"). Smooth activations make gradients worth following (Xie et al., "Smooth Adversarial Training", 2020). What
+is exported is a moving average of the weights, as it was after the epoch in which it held best against PGD on the
+validation split.
+"""
+
+from __future__ import annotations
+
+from copy import deepcopy
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from lectern.card import Baseline, ImagePreprocessing, Metric
+from lectern.client import Client
+from lectern.requests import evaluated_attack
+from training.adversarial import EPSILON, detector_thresholds, labelled_files, loss_gradient, robust_accuracy
+from training.data import cifar10
+from training.data.cifar10 import Cifar10, Split
+from training.evaluate import Track
+from training.export.explanation import Explainable, explainable
+from training.export.onnx import load_weights, newest_graph, round_to_bytes
+from training.image_classifier import MEAN, STD
+from training.image_classifier import restore as image_classifier_of
+from training.photos import augmented, logits_of, score, triangle
+from training.recipe import Graph, Trained
+from training.run import Run, device_name
+
+EXPORTED = Path(__file__).parents[1] / "exported"
+TARGET_CLEAN, TARGET_PGD20 = 0.75, 0.42
+ATTACKED = 1_000  # first test photos, on which attacks are measured
+PGD_STEPS = 20
+WATCHED, WATCHED_STEPS = 500, 7  # first validation photos that are attacked after each epoch
+LAYERS = ("stem", "stages.0", "stages.1")
+SERVED_BATCH, SERVED_SECONDS = 100, 3_600
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Hyper-parameters.
+
+    Args:
+        widths: channels at 32 x 32, 16 x 16 and 8 x 8 pixels.
+        blocks: residual blocks at 16 x 16 and 8 x 8.
+        noise, step: sizes of the noise and of the step that an attack is made of, of 255.
+        average: decay of the moving average of the weights.
+    """
+
+    epochs: int = 30
+    batch_size: int = 256
+    widths: tuple[int, int, int] = (64, 96, 144)
+    blocks: tuple[int, int] = (2, 2)
+    peak_learning_rate: float = 0.2
+    momentum: float = 0.9
+    weight_decay: float = 5e-4
+    translate: int = 4
+    noise: float = EPSILON
+    step: float = EPSILON
+    average: float = 0.995
+
+
+FULL = Settings()
+FAST = Settings(epochs=2, batch_size=40, widths=(8, 8, 16), blocks=(1, 1), average=0.5)
+
+
+class Convolution(nn.Module):
+    """3 x 3, with batch norm."""
+
+    def __init__(self, channels_in: int, channels_out: int, stride: int = 1) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(channels_in, channels_out, 3, stride, padding=1, bias=False)
+        self.norm: nn.Module = nn.BatchNorm2d(channels_out)
+
+    def forward(self, x: Tensor) -> Tensor:
+        normal: Tensor = self.norm(self.conv(x))
+        return normal
+
+    def fold(self) -> None:
+        """Fold the batch norm into the convolution."""
+        assert isinstance(self.norm, nn.BatchNorm2d)
+        self.conv = nn.utils.fusion.fuse_conv_bn_eval(self.conv, self.norm)
+        self.norm = nn.Identity()
+
+
+class Residual(nn.Module):
+    """Two convolutions beside a shortcut."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.first = Convolution(channels, channels)
+        self.second = Convolution(channels, channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.silu(x + self.second(F.silu(self.first(x))))
+
+
+class Stage(nn.Sequential):
+    """Halves height and width, then residual blocks."""
+
+    def __init__(self, channels_in: int, channels_out: int, blocks: int) -> None:
+        first = Convolution(channels_in, channels_out, stride=2)
+        super().__init__(first, nn.SiLU(), *(Residual(channels_out) for _ in range(blocks)))
+
+
+class RobustClassifier(nn.Module):
+    """Photos uint8 or float [N, 32, 32, 3] with values 0..255 -> logits float32 [N, 10]."""
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, widths: tuple[int, int, int], blocks: tuple[int, int]) -> None:
+        super().__init__()
+        self.register_buffer("mean", torch.tensor(MEAN) * 255)
+        self.register_buffer("std", torch.tensor(STD) * 255)
+        self.stem = nn.Sequential(Convolution(3, widths[0]), nn.SiLU())
+        self.stages = nn.Sequential(*(Stage(widths[i], widths[i + 1], blocks[i]) for i in range(2)))
+        self.head = nn.Linear(widths[2], len(cifar10.LABELS))
+
+    def forward(self, photos: Tensor) -> Tensor:
+        x = ((photos - self.mean) / self.std).permute(0, 3, 1, 2)
+        logits: Tensor = self.head(self.stages(self.stem(x)).mean((2, 3)))
+        return logits
+
+    @torch.no_grad()
+    def fold_norms(self) -> RobustClassifier:
+        """Fold each batch norm into the convolution before it."""
+        for module in self.modules():
+            if isinstance(module, Convolution):
+                module.fold()
+        return self
+
+
+class Average(nn.Module):
+    """A moving average of a network, and the best that it was: how good, and its weights then."""
+
+    accuracy: Tensor
+
+    def __init__(self, net: RobustClassifier, decay: float) -> None:
+        super().__init__()
+        self.decay = decay
+        self.net = deepcopy(net).requires_grad_(False).eval()
+        self.best = deepcopy(self.net)
+        self.register_buffer("accuracy", torch.tensor(-1.0))
+
+    @torch.no_grad()
+    def follow(self, net: nn.Module) -> None:
+        """Go a step towards the network."""
+        for mine, theirs in zip(self.net.parameters(), net.parameters(), strict=True):
+            mine.lerp_(theirs, 1 - self.decay)
+        for mine, theirs in zip(self.net.buffers(), net.buffers(), strict=True):
+            mine.lerp_(theirs, 1 - self.decay) if mine.is_floating_point() else mine.copy_(theirs)
+
+    @torch.no_grad()
+    def keep_if_best(self, accuracy: float) -> None:
+        """Keep the average as it is now if it was never better."""
+        if accuracy > float(self.accuracy):
+            self.accuracy.fill_(accuracy)
+            self.best.load_state_dict(self.net.state_dict())
+
+
+def train(run: Run) -> Trained:
+    """Train, fold the batch norms, round the weights to 8 bits, and measure exactly that network."""
+    settings = FAST if run.fast else FULL
+    data = cifar10.load_sliver(run.sliver.with_name("image_classifier.npz")) if run.fast else cifar10.load()
+    net, device = fit(run, settings, data)
+    round_to_bytes(net.fold_norms())
+    attacked = data.test[:ATTACKED]
+    undefended = image_classifier_of(newest_graph(EXPORTED / "image_classifier"))
+    explained = explain(net, data)
+    return Trained(
+        title="Robust classifier of photos",
+        lecture="HW10",
+        capability="defend",
+        task="image classification",
+        description=(
+            "Sorts 32 x 32 colour photos into CIFAR-10's ten classes. It was trained on attacked photos, so that "
+            "changes of up to 8 of 255 in each value fool it less often."
+        ),
+        graphs={"forward": forward(net, data), **explained.graphs},
+        explanation=explained.explanation,
+        preprocessing=ImagePreprocessing(height=32, width=32, channels=3, resample="box"),
+        labels=cifar10.LABELS,
+        decision=detector_thresholds(lambda images: logits_of(net, images), data.validation.images),
+        metrics=(
+            _metric("clean_accuracy", score(net, attacked), attacked, TARGET_CLEAN),
+            _metric("pgd20_accuracy", robust_accuracy(net, attacked, PGD_STEPS), attacked, TARGET_PGD20),
+            _metric("accuracy", score(net, data.test), data.test),
+        ),
+        baselines=(
+            Baseline(name="image_classifier", metric="clean_accuracy", value=score(undefended, attacked)),
+            Baseline(
+                name="image_classifier",
+                metric="pgd20_accuracy",
+                value=robust_accuracy(undefended, attacked, PGD_STEPS),
+            ),
+        ),
+        data=(cifar10.card_entry(data),),
+        device=device,
+        parameters=sum(p.numel() for p in net.parameters()),
+    )
+
+
+def fit(run: Run, settings: Settings, data: Cifar10) -> tuple[RobustClassifier, str]:
+    """Train on the train split; returns the average that held best on the validation split, and the device's name."""
+    fabric = run.fabric("bf16-mixed")
+    net = RobustClassifier(settings.widths, settings.blocks)
+    average = Average(net, settings.average)
+    optimizer = torch.optim.SGD(
+        net.parameters(),
+        lr=settings.peak_learning_rate,
+        momentum=settings.momentum,
+        weight_decay=settings.weight_decay,
+        nesterov=True,
+    )
+    batches = len(data.train) // settings.batch_size
+    steps = settings.epochs * batches
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: triangle(step / steps))
+    model, optimizer = fabric.setup(net.to(memory_format=torch.channels_last), optimizer)  # type: ignore[call-overload]
+    average = fabric.to_device(average)
+    state = {"model": model, "average": average, "optimizer": optimizer, "schedule": schedule}
+    for epoch in run.epochs(fabric, settings.epochs, state, settings):
+        model.train()
+        total = 0.0
+        random = torch.Generator().manual_seed(run.seed * 1_000_003 + epoch)
+        description = f"{run.name} epoch {epoch + 1}/{settings.epochs}"
+        photos = augmented(data.train, settings.batch_size, settings.translate, run.seed, epoch)
+        for batch in run.track(photos, description, batches):
+            noise = settings.noise * (2 * torch.rand(batch.photos.shape, generator=random) - 1)
+            noisy, labels = fabric.to_device(batch.photos + noise), fabric.to_device(batch.labels)
+            with fabric.autocast():
+                direction = loss_gradient(net, noisy, labels).sign()
+            attacked = (noisy + settings.step * direction).clamp(0, 255)
+            loss = F.cross_entropy(model(attacked).float(), labels)
+            optimizer.zero_grad(set_to_none=True)
+            fabric.backward(loss)
+            optimizer.step()
+            schedule.step()
+            average.follow(net)
+            total += float(loss.detach())
+        with fabric.autocast():
+            robust = robust_accuracy(average.net, data.validation[:WATCHED], WATCHED_STEPS)
+            clean = score(average.net, data.validation[:WATCHED])
+        average.keep_if_best(robust)
+        run.log(epoch=epoch + 1, loss=total / batches, validation_clean=clean, validation_pgd=robust)
+    return average.best.cpu(), device_name(fabric)
+
+
+def forward(net: RobustClassifier, data: Cifar10) -> Graph:
+    """The graph that answers."""
+    return Graph(net, {"images": torch.from_numpy(data.test.images[:8])}, ("logits",), max_batch_size=64)
+
+
+def full_data() -> Cifar10:
+    """What it is trained on."""
+    return cifar10.load()
+
+
+def restore(content: bytes) -> RobustClassifier:
+    """The network that was exported to the ONNX file `content`."""
+    net = RobustClassifier(FULL.widths, FULL.blocks).eval().fold_norms()
+    load_weights(net, content)
+    return net
+
+
+def explain(net: RobustClassifier, data: Cifar10) -> Explainable:
+    """What attacks, and ExplainService, need of it."""
+    examples = {"images": torch.from_numpy(data.test.images[:4]).float()}
+    return explainable(net, examples, "logits", labelled=True, layers=LAYERS)
+
+
+def evaluate(client: Client, track: Track) -> tuple[Metric, ...]:
+    """Accuracy on the first test photos, as they are and under PGD by the service itself."""
+    test = cifar10.load().test[:ATTACKED]
+    attacks = [evaluated_attack("pgd", steps=PGD_STEPS, step_size=2 / 255)]
+    hits = {"none": 0.0}
+    for start in track(range(0, len(test), SERVED_BATCH), len(test) // SERVED_BATCH):
+        images = labelled_files(test[start : start + SERVED_BATCH])
+        for cell in client.evaluate_robustness(images, attacks, (), "robust_classifier", timeout=SERVED_SECONDS):
+            hits[cell.attack] = hits.get(cell.attack, 0.0) + cell.accuracy * cell.n
+    clean, attacked = (value / len(test) for value in hits.values())
+    return (
+        _metric("clean_accuracy", clean, test, TARGET_CLEAN),
+        _metric("pgd20_accuracy", attacked, test, TARGET_PGD20),
+    )
+
+
+def _metric(name: str, value: float, split: Split, target: float | None = None) -> Metric:
+    return Metric(name=name, value=value, split="test", n=len(split), target=target)
