@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-import io
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
-from PIL import Image
 
 from lectern import squeezing
 from lectern.card import ImagePreprocessing
@@ -166,7 +164,7 @@ def _read(asked: pb.Defence, classifier: Classifier, repository: Repository, at:
             return Squeezing(f"median {window}", lambda images: squeezing.median(images, window))
         case "jpeg":
             quality = whole(asked.jpeg, "quality", 50, 1, 95, f"{at}.jpeg.quality")
-            return Squeezing(f"JPEG {quality}", lambda images: _jpeg(images, quality))
+            return Squeezing(f"JPEG {quality}", lambda images: squeezing.jpeg(images, quality))
         case "bit_depth":
             bits = whole(asked.bit_depth, "bits", 4, 1, 8, f"{at}.bit_depth.bits")
             return Squeezing(f"{bits} bits", lambda images: squeezing.bit_depth(images, bits))
@@ -189,16 +187,6 @@ def _purifier(asked: pb.Autoencoder, classifier: Classifier, repository: Reposit
     if (takes.height, takes.width, takes.channels) != (wanted.height, wanted.width, wanted.channels):
         raise InvalidArgument.field(field, f"{model.card.name} takes other images than {classifier.card.name}")
     return Purifier("autoencoder", model, classifier.call)
-
-
-def _jpeg(images: Images, quality: int) -> Images:
-    return np.stack([_compressed(image, quality) for image in images])
-
-
-def _compressed(image: Images, quality: int) -> Images:
-    file = io.BytesIO()
-    Image.fromarray(image if image.shape[2] == 3 else image[:, :, 0]).save(file, "JPEG", quality=quality)
-    return np.asarray(Image.open(file)).reshape(image.shape)
 
 
 def _as_they_are(gradients: Floats) -> Floats:

@@ -58,9 +58,7 @@ def explainable(
     with torch.no_grad(), _watching(net, layers) as seen:
         answer = net(example)
     shapes = tuple(Layer(name=n, units=_units(a).shape[1], map=a.dim() == 4) for n, a in zip(layers, seen, strict=True))
-    inputs = {name: example, "weights": torch.eye(answer.shape[1])[torch.arange(len(example)) % answer.shape[1]]}
-    if labelled:
-        inputs["log_probability"] = (torch.arange(len(example)) % 2).float()[:, None]
+    inputs = _inputs(name, example, answer.shape[1], labelled)
     if layers:
         inputs["units"] = torch.linspace(-1, 1, sum(s.units for s in shapes)).repeat(len(example), 1)
     outputs = [output, "gradient", *(["activations"] if layers else [])]
@@ -68,13 +66,29 @@ def explainable(
     graphs = {}
     random = _spreads(net, weights or dict(net.named_parameters()))
     for role, spreads in (("gradient", {}), ("random_gradient", random)):
-        function = _differentiated(net, layers, labelled, spreads)
-        traced = trace_gradients(function, tuple(inputs.values()))
+        traced = trace_gradients(_differentiated(net, layers, labelled, spreads), tuple(inputs.values()))
         graphs[role] = Graph(traced, inputs, tuple(outputs), max_batch_size=MAX_BATCH_SIZE, tolerance=tolerance)
     explanation = Explanation(
         output=output, exponent=exponent, layers=shapes, probes=probes, reference=reference, scale=scale
     )
     return Explainable(graphs, explanation)
+
+
+def attackable(net: nn.Module, x: dict[str, Tensor], output: str) -> Graph:
+    """The graph `gradient` alone, of a classifier without layers to look into: enough to follow it in an attack."""
+    ((name, example),) = x.items()
+    net.requires_grad_(False)
+    with torch.no_grad():
+        inputs = _inputs(name, example, net(example).shape[1], labelled=True)
+    traced = trace_gradients(_differentiated(net, (), labelled=True, spreads={}), tuple(inputs.values()))
+    return Graph(traced, inputs, (output, "gradient"), max_batch_size=MAX_BATCH_SIZE)
+
+
+def _inputs(name: str, example: Tensor, outputs: int, labelled: bool) -> dict[str, Tensor]:
+    inputs = {name: example, "weights": torch.eye(outputs)[torch.arange(len(example)) % outputs]}
+    if labelled:
+        inputs["log_probability"] = (torch.arange(len(example)) % 2).float()[:, None]
+    return inputs
 
 
 def _differentiated(
