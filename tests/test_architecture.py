@@ -44,6 +44,7 @@ SHARED = {
 NOT_CAPABILITIES = {"runtime", "codecs", "server"}
 # What the CLI hands over to, imported inside its commands.
 HANDOVER = {
+    "lectern/cli/calibrate_detector.py": {"training"},
     "lectern/cli/evaluate.py": {"training"},
     "lectern/cli/make_explainable.py": {"training"},
     "lectern/cli/serve.py": {"services"},

@@ -8,7 +8,7 @@ from pathlib import Path
 from lectern.card import Card
 from training.data.fetch import FetchError
 from training.export.onnx import ExportError, measure_parity
-from training.export.version import add_graphs
+from training.export.version import add_graphs, card_of
 from training.main import RECIPES, REPOSITORY, TrainingError
 
 
@@ -25,12 +25,9 @@ def make_explainable(name: str, version: int = 0, repository: Path = REPOSITORY)
     if name not in able:
         raise TrainingError(f"no recipe reads an exported {name!r}; there are recipes for: {', '.join(able)}")
     recipe = able[name]
-    cards = {card.version: card for card in map(Card.read, (repository / name).glob("*/card.json"))}
-    card = cards.get(version or max(cards, default=0))
-    if card is None:
-        raise TrainingError(f"{repository} has no version {version or ''} of {name}; it has: {sorted(cards)}")
-    path = repository / name / str(card.version) / "model.onnx"
     try:
+        card = card_of(name, version, repository)
+        path = repository / name / str(card.version) / "model.onnx"
         net, data = recipe.restore(path.read_bytes()), recipe.full_data()
         forward = recipe.forward(net, data)
         if (difference := measure_parity(forward, path).max_abs_diff) > forward.tolerance:

@@ -18,6 +18,7 @@ from torchmetrics.functional.classification import multiclass_calibration_error
 
 from lectern.card import Baseline, ImagePreprocessing, Metric
 from lectern.client import Client
+from training.adversarial import detector_thresholds
 from training.data import cifar10
 from training.data.cifar10 import Cifar10, Split
 from training.evaluate import Track
@@ -161,6 +162,7 @@ def train(run: Run) -> Trained:
             ),
         ),
         baselines=baselines(run, data),
+        decision=detector_thresholds(lambda images: logits_of(net, images), data.validation.images),
         data=(cifar10.card_entry(data),),
         device=device,
         parameters=sum(p.numel() for p in net.parameters()),

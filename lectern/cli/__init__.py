@@ -13,10 +13,12 @@ import typer
 
 from lectern.cli.act import act
 from lectern.cli.answer import answer
+from lectern.cli.calibrate_detector import calibrate_detector
 from lectern.cli.classify import classify
 from lectern.cli.classify_few_shot import classify_few_shot
 from lectern.cli.connection import takes_connection
 from lectern.cli.console import console
+from lectern.cli.defend import attack, defend, robustness
 from lectern.cli.detect_anomaly import detect_anomaly
 from lectern.cli.episode import episode
 from lectern.cli.evaluate import evaluate
@@ -57,6 +59,8 @@ app.command()(takes_connection(detect_anomaly))
 app.command()(takes_connection(explain))
 app.command()(takes_connection(compare_explanations))
 app.command()(takes_connection(explain_model))
+for command in (attack, defend, robustness):
+    app.command()(takes_connection(command))
 app.add_typer(generate, name="generate")
 app.command()(takes_connection(transform))
 app.command(context_settings={"ignore_unknown_options": True})(takes_connection(act))  # numbers may begin with a minus
@@ -66,6 +70,7 @@ app.command()(takes_connection(evaluate))
 app.add_typer(token)
 app.command()(train)
 app.command()(make_explainable)
+app.command()(calibrate_detector)
 app.command()(triton)
 
 
@@ -98,6 +103,7 @@ def options(
     lectern translate "I can cook."    the same in Chinese
     lectern detect-anomaly shoe.png    whether it looks unlike the training pictures
     lectern explain cat.png --out why.png   what in a picture makes it a cat
+    lectern defend cat.png --defence jpeg   whether a picture was made to fool, and what helps
     lectern generate images --seed 7   faces that nobody drew
     lectern transform seven.png        a digit by hand, as if it were printed
     lectern episode --out landing.gif  a flight to the moon, as an animation

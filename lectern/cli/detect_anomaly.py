@@ -10,7 +10,7 @@ from rich.table import Table
 
 from lectern.cli.classify import batches, name_files
 from lectern.cli.connection import Connection
-from lectern.cli.output import WRONG_USAGE, check_files, fail, print_json, shortest, show
+from lectern.cli.output import WRONG_USAGE, check_files, fail, print_json, shortest, show, targets_of
 
 if TYPE_CHECKING:
     from lectern.v1.detect_anomaly_pb2 import AnomalyDetection
@@ -45,7 +45,7 @@ def detect_anomaly(
     """
     check_files(files)
     pictures = {"heat_map": heat_map, "reconstruction": reconstruction}
-    targets = {name: _targets(path, files) for name, path in pictures.items() if path}
+    targets = {name: targets_of(path, files) for name, path in pictures.items() if path}
     results: list[AnomalyDetection] = []
     answered_by: dict[str, Any] = {}
     with connection.client() as client:
@@ -88,19 +88,6 @@ def _as_dict(file: Path, result: AnomalyDetection) -> dict[str, Any]:
         "score": shortest(result.score),
         "threshold": shortest(result.threshold),
     }
-
-
-def _targets(path: Path, files: list[Path]) -> list[Path]:
-    """Where the pictures of `files` go.
-
-    Raises:
-        typer.Exit: one .png was named for several files.
-    """
-    if path.suffix.lower() != ".png":
-        return [path / f"{number}-{file.stem}.png" for number, file in enumerate(files, start=1)]
-    if len(files) > 1:
-        fail(f"{path} is one picture: name a directory for those of {len(files)} files", WRONG_USAGE)
-    return [path]
 
 
 def _write(path: Path, content: bytes) -> None:

@@ -83,10 +83,24 @@ def write(path: Path, content: bytes) -> None:
         sys.stdout.buffer.write(content)
         return
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(content)
     except OSError as error:
         fail(f"{path}: {error.strerror}", WRONG_USAGE)
     typer.echo(f"wrote {path}")
+
+
+def targets_of(out: Path, files: list[Path]) -> list[Path]:
+    """Where the pictures of `files` go: to one .png, or into a directory.
+
+    Raises:
+        typer.Exit: one .png was named for several files.
+    """
+    if out.suffix.lower() != ".png":
+        return [out / f"{number}-{file.stem}.png" for number, file in enumerate(files, start=1)]
+    if len(files) > 1:
+        fail(f"{out} is one picture: name a directory for those of {len(files)} files", WRONG_USAGE)
+    return [out]
 
 
 def show(table: RenderableType) -> None:

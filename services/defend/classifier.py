@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from lectern.card import Card, ImagePreprocessing
 from lectern.v1 import defend_pb2 as pb
 from services.codecs.tensors import softmax
-from services.errors import InvalidArgument
+from services.errors import InvalidArgument, NotFound
 from services.rpc import Call
 from services.runtime.graph import Graph
 from services.runtime.repository import Model, Repository
@@ -37,9 +37,13 @@ class Classifier:
         """The classifier of that name.
 
         Raises:
-            NotFound, Unavailable: see `Repository.find`. InvalidArgument: it is no image classifier.
+            NotFound, Unavailable: see `Repository.find`. InvalidArgument: it is no image classifier. Errors say `field`.
         """
-        model = repository.find(name, version, *CAPABILITIES)
+        try:
+            model = repository.find(name, version, *CAPABILITIES)
+        except (NotFound, InvalidArgument) as error:
+            ((at, description),) = error.violations
+            raise type(error).field(field if at == "model" else at, description) from None
         preprocessing = model.card.preprocessing
         if not (isinstance(preprocessing, ImagePreprocessing) and model.card.labels):
             raise InvalidArgument.field(field, f"{name} does not classify images")

@@ -85,6 +85,19 @@ def add_graphs(card: Card, graphs: dict[str, Graph], explanation: Explanation, r
     return added
 
 
+def card_of(name: str, version: int, repository: Path) -> Card:
+    """The card of a version of a model; 0 = latest.
+
+    Raises:
+        ExportError: there is none.
+    """
+    cards = {card.version: card for card in map(Card.read, (repository / name).glob("*/card.json"))}
+    card = cards.get(version or max(cards, default=0))
+    if card is None:
+        raise ExportError(f"{repository} has no version {version or ''} of {name}; it has: {sorted(cards)}")
+    return card
+
+
 def newest_card(model: Path) -> Card:
     """The card of the newest version of an exported model.
 
