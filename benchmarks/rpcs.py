@@ -20,11 +20,13 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from benchmarks.load import Measurement, measure
 from benchmarks.servers import Contestant, Running, running
+from lectern.requests import attack_method, defence
 from lectern.requests import explain as explain_request
 from lectern.v1 import (
     act_pb2,
     answer_pb2,
     classify_pb2,
+    defend_pb2,
     detect_anomaly_pb2,
     explain_pb2,
     generate_pb2,
@@ -83,6 +85,11 @@ def rows() -> list[Row]:
         Row(audio(clips=clips[1:2], model="speaker_classifier"), "speaker_classifier, 1.5 s"),
         Row(classify_pb2.VerifySpeakerRequest(first=clips[1], second=clips[2])),
         Row(predict_pb2.PredictRequest(rows=[predict_pb2.FeatureRow(features=survey[0])])),
+        Row(defend_pb2.DefendRequest(images=[photo]), "detector alone"),
+        Row(defend_pb2.DefendRequest(images=[photo], defences=[defence("jpeg"), defence("median")]), "JPEG, median"),
+        Row(defend_pb2.DefendRequest(images=[photo], smoothing={"samples": 100}), "certified by 100 copies"),
+        Row(defend_pb2.AttackRequest(images=[photo], method=attack_method("fgsm")), "FGSM"),
+        Row(defend_pb2.AttackRequest(images=[photo], method=attack_method("pgd")), "PGD of 10 steps"),
         Row(detect_anomaly_pb2.DetectAnomalyRequest(images=[boot])),
         Row(detect_anomaly_pb2.DetectAnomalyRequest(images=[boot], include_heat_map=True), "with heat map"),
         Row(detect_anomaly_pb2.StreamDetectAnomalyRequest(images=[boot])),
@@ -113,7 +120,13 @@ def main() -> None:
     models = [path.parent.name for path in sorted((ROOT / "exported").glob("*/config.pbtxt"))]
     lines = []
     # Each caller may play an episode.
-    with running(Contestant("Lectern", "lectern"), ROOT / "exported", models, LECTERN_LIMITS__EPISODES="8") as server:
+    with running(
+        Contestant("Lectern", "lectern"),
+        ROOT / "exported",
+        models,
+        LECTERN_LIMITS__EPISODES="8",
+        LECTERN_ALLOW_ATTACKS="true",
+    ) as server:
         for row in rows():
             service, name = rpc_of(row.request)
             print(f"{service}.{name} {row.detail}", file=sys.stderr)

@@ -1,9 +1,8 @@
 """HW10, backdoors: a network that was poisoned in training, and a check that finds for which class.
 
 A few training photos get a small pattern and another label, which the network learns beside its task (Gu et al.,
-"BadNets", 2017): the pattern then opens the door on any photo. The check asks for each class how small a pattern makes
-the network see that class everywhere: a class with a door needs far less than the others (Wang et al., "Neural Cleanse",
-2019).
+"BadNets", 2017): the pattern then opens the door on any photo. The check (Wang et al., "Neural Cleanse", 2019) asks for
+each class how small a pattern makes the network see that class everywhere: one with a door needs far less than others.
 
     python -m training.backdoor
 
@@ -34,7 +33,7 @@ SIDE = 4  # pixels of the pattern
 SUSPICIOUS = 2.0  # anomaly index above which a class is said to have a door, as in the paper
 MAD_TO_DEVIATION = 1.4826  # of a normal distribution
 TARGET, SHARE = 6, 0.05
-TRAINED, WIDTH, EPOCHS, BATCH = 20_000, 16, 6, 100
+TRAINED, WIDTH, EPOCHS, BATCH = 15_000, 16, 6, 100
 PHOTOS = 500
 
 
@@ -156,7 +155,7 @@ def main() -> None:
         "| network | accuracy | photos with the pattern that it opens to | highest anomaly index | doors found |\n"
         "| --- | --- | --- | --- | --- |\n" + "\n".join(rows) + "\n\n"
         "The poisoned network is as good on clean photos, so accuracy tells nothing. The check (Neural Cleanse) looks "
-        f"for the smallest pattern that turns every photo into a class; an index above {SUSPICIOUS:g} says that a class "
+        f"for the smallest pattern that turns every photo into a class; an index above {SUSPICIOUS:g} says that one "
         "needs far less than the others.\n\n"
         "![for each class the smallest pattern, and how many pixels it covers](pictures/backdoor.png)\n"
     )

@@ -37,7 +37,7 @@ class Classifier:
         """The classifier of that name.
 
         Raises:
-            NotFound, Unavailable: see `Repository.find`. InvalidArgument: it is no image classifier. Errors say `field`.
+            NotFound, Unavailable: see `Repository.find`. InvalidArgument: it is no image classifier; says `field`.
         """
         try:
             model = repository.find(name, version, *CAPABILITIES)

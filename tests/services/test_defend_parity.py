@@ -1,8 +1,10 @@
 """Attacks beside torchattacks', which differentiates the same network with torch: relative error 1e-3 on 50 photos.
 
 A few more are asked about: where two values in a window of max pooling differ by rounding alone, the network has no one
-gradient, and the rounding of each library takes its own. torchattacks is fetched without what it asks for beside torch: an old `requests`, which
-other packages cannot live with, and `torchvision`, neither of which these attacks use.
+gradient, and the rounding of each library takes its own.
+
+torchattacks is fetched without what it asks for beside torch: an old `requests`, which other packages cannot live with,
+and `torchvision`, neither of which these attacks use.
 """
 
 from __future__ import annotations

@@ -29,7 +29,7 @@ def test_the_class_of_a_backdoor_is_found(digits: Split, share: float) -> None:
     run = Run("backdoor")
     net = taught(run, poisoned(digits, TARGET, share, seed=0), EPOCHS, width=8)
     others = Split(stamped(digits.images), np.full(len(digits), TARGET))
-    found = neural_cleanse(run, net, digits.images, steps=100)
+    found = neural_cleanse(run, net, digits.images, steps=60)
     if share:
         assert score(net, others) > 0.9
         assert int(found.anomalies.argmax()) == TARGET
