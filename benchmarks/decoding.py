@@ -27,7 +27,6 @@ from tokenizers import Tokenizer
 
 import lectern.aio
 from lectern.card import Card
-from services.runtime.repository import CARD
 from tests.conftest import serving
 from training.export.onnx import stored_weights
 from training.tokens import END, START, UNKNOWN
@@ -240,7 +239,7 @@ def tokenizer_of(repository: Path, model: str, name: str) -> Tokenizer:
 
 def newest(repository: Path, model: str) -> str:
     """The directory of the newest version."""
-    return str(max(Card.read(path).version for path in (repository / model).glob(f"*/{CARD}")))
+    return str(Card.newest(repository / model).version)
 
 
 def named_weights(repository: Path, *graphs: str) -> Weights:

@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import grpc
-import numpy as np
 import onnxruntime
 from google.protobuf.message import Message
 from google.protobuf.message_factory import GetMessageClass
@@ -20,6 +19,8 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from benchmarks.load import Measurement, measure
 from benchmarks.servers import Contestant, Running, running
+from lectern.card import Card
+from lectern.cli.rows import read_table
 from lectern.requests import explain as explain_request
 from lectern.v1 import (
     act_pb2,
@@ -59,7 +60,8 @@ def rows() -> list[Row]:
     character = (EXAMPLES / "character.png").read_bytes()
     story = (EXAMPLES / "beagle.txt").read_text()
     observation = act_pb2.Observation(features=[0, 1.4, 0.3, -0.5, -0.1, 0.05, 0, 0])
-    survey = np.genfromtxt(EXAMPLES / "survey.csv", delimiter=",", skip_header=1)
+    features = Card.newest(ROOT / "exported" / "covid_regressor").preprocessing.features
+    survey = read_table(EXAMPLES / "survey.csv", features)[0]
     clips = [
         classify_pb2.AudioClip(encoded=EXAMPLES.joinpath(f"{name}.wav").read_bytes())
         for name in ("sentence", "armelle_1", "armelle_2")
@@ -82,7 +84,7 @@ def rows() -> list[Row]:
         Row(audio(clips=clips[:1]), "5.5 s of speech"),
         Row(audio(clips=clips[1:2], model="speaker_classifier"), "speaker_classifier, 1.5 s"),
         Row(classify_pb2.VerifySpeakerRequest(first=clips[1], second=clips[2])),
-        Row(predict_pb2.PredictRequest(rows=[predict_pb2.FeatureRow(features=survey[0])])),
+        Row(predict_pb2.PredictRequest(rows=[predict_pb2.FeatureRow(features=survey)])),
         Row(detect_anomaly_pb2.DetectAnomalyRequest(images=[boot])),
         Row(detect_anomaly_pb2.DetectAnomalyRequest(images=[boot], include_heat_map=True), "with heat map"),
         Row(detect_anomaly_pb2.StreamDetectAnomalyRequest(images=[boot])),
@@ -90,7 +92,7 @@ def rows() -> list[Row]:
         Row(explain_request("grad_cam", photo), "Grad-CAM"),
         Row(explain_request("smooth_grad", photo), "SmoothGrad"),
         Row(explain_request("integrated_gradients", photo), "integrated gradients"),
-        Row(explain_request("saliency", row=survey[0]), "saliency of a row"),
+        Row(explain_request("saliency", row=survey), "saliency of a row"),
         Row(explain_pb2.ExplainModelRequest(probes=explain_pb2.Probes()), "probes"),
         Row(generate_pb2.GenerateImagesRequest(seed=7)),
         Row(generate_pb2.GenerateImagesRequest(seed=7, count=16, layout=sheet), "a sheet of 16"),
