@@ -50,6 +50,7 @@ bench: $(VENV)/.dev ## Measure Lectern beside Triton, MLServer and bare ONNX Run
 	$(BIN)/python -m benchmarks.throughput --device $(DEVICE)
 	$(BIN)/python -m benchmarks.saturation
 	$(BIN)/python -m benchmarks.explain
+	$(BIN)/python -m benchmarks.defend
 	$(BIN)/python -m benchmarks.rpcs
 
 soak: $(VENV)/.dev ## Mixed load, bad input, cancellations and reloads for SOAK_SECONDS=900: does anything leak?

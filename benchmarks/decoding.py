@@ -1,8 +1,8 @@
-"""Part of `make bench`: tokens a second of the translator, on Lectern and on CTranslate2 with the same weights.
+"""Part of `make bench`: tokens a second of two models, on Lectern and on CTranslate2 with the same weights.
 
-Greedy, fp32, one thread each, at 1, 4 and 16 callers. Lectern's callers send a sentence each over gRPC and another as
-soon as it is answered; CTranslate2 is called in this process with as many sentences as callers in a batch, which is the
-most that it could do behind any server. Writes docs/benchmarks/decoding.md.
+fp32, one thread each, at 1, 4 and 16 callers; translations are greedy, poems drawn. Lectern's callers send a request
+each over gRPC and another as soon as it is answered; CTranslate2 is called in this process with as many texts as
+callers in a batch, which is the most that it could do behind any server. Writes docs/benchmarks/decoding.md.
 """
 
 from __future__ import annotations
@@ -14,25 +14,50 @@ import statistics
 import tempfile
 import time
 import urllib.request
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import ctranslate2
 import numpy as np
 import onnx
-from ctranslate2.specs import TransformerSpec, common_spec
+from ctranslate2.specs import TransformerDecoderModelSpec, TransformerSpec, common_spec
 from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
 import lectern.aio
+from lectern.card import Card
 from tests.conftest import serving
 from training.export.onnx import stored_weights
+from training.tokens import END, START, UNKNOWN
+from training.transformer import positions
 
 ROOT = Path(__file__).parents[1]
 REPORT = ROOT / "docs" / "benchmarks" / "decoding.md"
-MODEL = "translator_en_zh"
-HEADS = 4
+TRANSLATOR, POET = "translator_en_zh", "poem_generator"
 CALLERS = (1, 4, 16)
+FORM = "七言律詩"
+TOP_P = 0.9
+MOST_TOKENS = 80
+PLACES = 256  # of both models
+ON_ONE_THREAD = {"device": "cpu", "compute_type": "float32", "inter_threads": 1, "intra_threads": 1}
 Weights = dict[str, NDArray[np.float32]]
+
+
+@dataclass(frozen=True)
+class Writer:
+    """A model that writes token by token.
+
+    Args:
+        ask: makes the request of a number.
+        peer: makes a function that lets CTranslate2 answer requests of these numbers, and counts the tokens, the end of
+            each text included, as Lectern counts.
+    """
+
+    model: str
+    capability: str
+    ask: Callable[[lectern.aio.Client, int], Awaitable[object]]
+    peer: Callable[[Path, Path], Callable[[range], int]]
 
 
 def main() -> None:
@@ -43,33 +68,81 @@ def main() -> None:
     parser.add_argument("--repository", type=Path, default=ROOT / "exported")
     parser.add_argument("--report", type=Path, default=REPORT)
     options = parser.parse_args()
-    with (ROOT / "tests" / "data" / f"{MODEL}.tsv").open(newline="") as file:
-        sentences = [row[1] for row in csv.reader(file, delimiter="\t")]
-    found: dict[tuple[str, int], list[float]] = {}
-    with tempfile.TemporaryDirectory() as directory:
+    found: dict[tuple[str, str, int], list[float]] = {}
+    for writer in (translator(), poet()):
         for _ in range(options.repeats):
-            for callers in CALLERS:
-                with serving(Path(directory), "translate", repository=options.repository) as server:
-                    speed = asyncio.run(
-                        lectern_speed(server.target, server.metrics_url, sentences, callers, options.seconds)
-                    )
-                found.setdefault(("Lectern", callers), []).append(speed)
-                speed = peer_speed(
-                    peer(options.repository, Path(directory)), options.repository, sentences, callers, options.seconds
-                )
-                found.setdefault(("CTranslate2", callers), []).append(speed)
-                print(callers, {name: round(v[-1]) for (name, c), v in found.items() if c == callers}, flush=True)
-    medians = {key: statistics.median(values) for key, values in found.items()}
-    options.report.write_text(report(medians))
+            with tempfile.TemporaryDirectory() as directory:
+                peer = writer.peer(options.repository, Path(directory))
+                for callers in CALLERS:
+                    with serving(Path(directory), writer.capability, repository=options.repository) as server:
+                        ours = asyncio.run(
+                            lectern_speed(writer, server.target, server.metrics_url, callers, options.seconds)
+                        )
+                    theirs = peer_speed(peer, callers, options.seconds)
+                    found.setdefault((writer.model, "Lectern", callers), []).append(ours)
+                    found.setdefault((writer.model, "CTranslate2", callers), []).append(theirs)
+                    print(f"{writer.model}, {callers} callers: {ours:,.0f} and {theirs:,.0f} tokens/s", flush=True)
+    options.report.write_text(report({key: statistics.median(values) for key, values in found.items()}))
 
 
-async def lectern_speed(target: str, metrics: str, sentences: list[str], callers: int, seconds: float) -> float:
+def translator() -> Writer:
+    """Sentences of all three domains, greedy."""
+    with (ROOT / "tests" / "data" / f"{TRANSLATOR}.tsv").open(newline="") as file:
+        sentences = [row[1] for row in csv.reader(file, delimiter="\t")]
+
+    def peer(repository: Path, directory: Path) -> Callable[[range], int]:
+        engine, tokenizer = translator_peer(repository, directory), tokenizer_of(repository, TRANSLATOR, "english")
+        tokens = [encoding.tokens for encoding in tokenizer.encode_batch(sentences)]
+
+        def answer(numbers: range) -> int:
+            batch = [tokens[number % len(tokens)] for number in numbers]
+            most = max(2 * len(text) + 10 for text in batch)
+            results = engine.translate_batch(batch, beam_size=1, max_decoding_length=most)
+            return sum(len(result.hypotheses[0]) + 1 for result in results)
+
+        return answer
+
+    return Writer(
+        TRANSLATOR,
+        "translate",
+        lambda client, number: client.translate(sentences[number % len(sentences)], beam_size=1),
+        peer,
+    )
+
+
+def poet() -> Writer:
+    """Poems of eight lines of seven characters each."""
+
+    async def ask(client: lectern.aio.Client, number: int) -> None:
+        async for _ in client.generate_text(form=FORM, top_p=TOP_P, max_tokens=MOST_TOKENS, seed=number):
+            pass
+
+    def peer(repository: Path, directory: Path) -> Callable[[range], int]:
+        engine = poet_peer(repository, directory)
+
+        def answer(numbers: range) -> int:
+            results = engine.generate_batch(
+                [[START, f"<{FORM}>", "<body>"] for _ in numbers],
+                max_length=MOST_TOKENS,
+                sampling_topk=0,
+                sampling_topp=TOP_P,
+                include_prompt_in_result=False,
+                disable_unk=True,
+            )
+            return sum(len(result.sequences_ids[0]) + 1 for result in results)
+
+        return answer
+
+    return Writer(POET, "generate", ask, peer)
+
+
+async def lectern_speed(writer: Writer, target: str, metrics: str, callers: int, seconds: float) -> float:
     """Tokens a second of so many callers over gRPC."""
 
     async def call(client: lectern.aio.Client, number: int) -> None:
         while time.monotonic() < end:
-            number = (number + callers) % len(sentences)
-            await client.translate(sentences[number], beam_size=1)
+            number += callers
+            await writer.ask(client, number)
 
     async with lectern.aio.Client(target) as client:
         end = time.monotonic() + 1  # to warm up
@@ -86,55 +159,99 @@ def tokens_chosen(metrics: str) -> float:
     return sum(float(line.split()[-1]) for line in lines if line.startswith("lectern_decode_tokens_total{"))
 
 
-def peer_speed(
-    translator: ctranslate2.Translator, repository: Path, sentences: list[str], callers: int, seconds: float
-) -> float:
-    """Tokens a second of CTranslate2, the end of each sentence included, as Lectern counts."""
-    tokenizer = Tokenizer.from_file(str(newest(repository) / "english.json"))
-    tokens = [encoding.tokens for encoding in tokenizer.encode_batch(sentences)]
+def peer_speed(answer: Callable[[range], int], callers: int, seconds: float) -> float:
+    """Tokens a second of CTranslate2."""
+    answer(range(callers))  # to warm up
     written, number, started = 0, 0, time.monotonic()
     while (elapsed := time.monotonic() - started) < seconds:
-        batch = [tokens[(number + i) % len(tokens)] for i in range(callers)]
+        written += answer(range(number, number + callers))
         number += callers
-        most = max(2 * len(t) + 10 for t in batch)
-        results = translator.translate_batch(batch, beam_size=1, max_decoding_length=most)
-        written += sum(len(result.hypotheses[0]) + 1 for result in results)
     return written / elapsed
 
 
-def peer(repository: Path, directory: Path) -> ctranslate2.Translator:
+def translator_peer(repository: Path, directory: Path) -> ctranslate2.Translator:
     """The same network as CTranslate2 takes it."""
-    version = newest(repository)
-    step = repository / f"{MODEL}_step" / version.name
-    w = {k: v for path in (version, step) for k, v in named_weights((path / "model.onnx").read_bytes()).items()}
-    w = {name.removeprefix("net."): value for name, value in w.items()}
-    layers = 1 + max(int(name.split(".")[1]) for name in w if name.startswith("decoder."))
-    spec = TransformerSpec.from_config(layers, HEADS, activation=common_spec.Activation.RELU)
-    for side, part, embedding in ((spec.encoder, "encoder", "source"), (spec.decoder, "decoder", "target")):
-        embeddings = side.embeddings[0] if isinstance(side.embeddings, list) else side.embeddings
-        embeddings.weight = w[f"{embedding}.weight"]
-        side.scale_embeddings = True
-        side.position_encodings.encodings = w["places"]
-        norm(side.layer_norm, w, f"{part}_norm")
-        for i, layer in enumerate(side.layer):
-            attention(layer.self_attention, w, f"{part}.{i}.attention", f"{part}.{i}.norm", itself=True)
-            if part == "decoder":
-                attention(layer.attention, w, f"{part}.{i}.memory_attention", f"{part}.{i}.memory_norm", itself=False)
-            norm(layer.ffn.layer_norm, w, f"{part}.{i}.hidden_norm")
-            linear(layer.ffn.linear_0, w, f"{part}.{i}.hidden")
-            linear(layer.ffn.linear_1, w, f"{part}.{i}.output")
-    spec.decoder.projection.weight = w["target.weight"]
-    for register, file in ((spec.register_source_vocabulary, "english"), (spec.register_target_vocabulary, "chinese")):
-        vocabulary = Tokenizer.from_file(str(newest(repository) / f"{file}.json")).get_vocab()
-        register(sorted(vocabulary, key=vocabulary.__getitem__))
+    w = named_weights(repository, TRANSLATOR, f"{TRANSLATOR}_step")
+    spec = TransformerSpec.from_config(
+        layers_of(w, "decoder"), heads_of(repository, f"{TRANSLATOR}_step"), activation=common_spec.Activation.RELU
+    )
+    fill(spec.encoder, w, "encoder", "encoder_norm", "source")
+    fill(spec.decoder, w, "decoder", "decoder_norm", "target")
+    spec.register_source_vocabulary(vocabulary(repository, TRANSLATOR, "english"))
+    spec.register_target_vocabulary(vocabulary(repository, TRANSLATOR, "chinese"))
     spec.validate()
     spec.save(str(directory))
-    return ctranslate2.Translator(
-        str(directory), device="cpu", compute_type="float32", inter_threads=1, intra_threads=1
+    return ctranslate2.Translator(str(directory), **ON_ONE_THREAD)
+
+
+def poet_peer(repository: Path, directory: Path) -> ctranslate2.Generator:
+    """The same network as CTranslate2 takes it."""
+    w = named_weights(repository, POET)
+    spec = TransformerDecoderModelSpec.from_config(
+        layers_of(w, "layers"), heads_of(repository, POET), activation=common_spec.Activation.RELU
     )
+    fill(spec.decoder, w, "layers", "norm", "tokens")
+    spec.register_vocabulary(vocabulary(repository, POET, "characters"))
+    spec.config.bos_token, spec.config.eos_token, spec.config.unk_token = START, END, UNKNOWN
+    spec.validate()
+    spec.save(str(directory))
+    return ctranslate2.Generator(str(directory), **ON_ONE_THREAD)
 
 
-def named_weights(content: bytes) -> Weights:
+def fill(side: object, w: Weights, layers: str, last_norm: str, embedding: str) -> None:
+    """The weights of an encoder or a decoder."""
+    embeddings = side.embeddings[0] if isinstance(side.embeddings, list) else side.embeddings  # type: ignore[attr-defined]
+    embeddings.weight = w[f"{embedding}.weight"]
+    side.scale_embeddings = True  # type: ignore[attr-defined]
+    side.position_encodings.encodings = positions(PLACES, w[f"{embedding}.weight"].shape[1]).numpy()  # type: ignore[attr-defined]
+    norm(side.layer_norm, w, last_norm)  # type: ignore[attr-defined]
+    if hasattr(side, "projection"):
+        side.projection.weight = w[f"{embedding}.weight"]
+    for i, layer in enumerate(side.layer):  # type: ignore[attr-defined]
+        attention(layer.self_attention, w, f"{layers}.{i}.attention", f"{layers}.{i}.norm", itself=True)
+        if hasattr(layer, "attention"):
+            attention(layer.attention, w, f"{layers}.{i}.memory_attention", f"{layers}.{i}.memory_norm", itself=False)
+        norm(layer.ffn.layer_norm, w, f"{layers}.{i}.hidden_norm")
+        linear(layer.ffn.linear_0, w, f"{layers}.{i}.hidden")
+        linear(layer.ffn.linear_1, w, f"{layers}.{i}.output")
+
+
+def layers_of(w: Weights, layers: str) -> int:
+    return 1 + max(int(name.split(".")[1]) for name in w if name.startswith(f"{layers}."))
+
+
+def heads_of(repository: Path, graph: str) -> int:
+    """From the shape of a cache, [N, H, P, D]."""
+    model = onnx.load(next((repository / graph).glob("*/model.onnx")))
+    cache = next(value for value in model.graph.input if value.name == "key_0")
+    return int(cache.type.tensor_type.shape.dim[1].dim_value)
+
+
+def vocabulary(repository: Path, model: str, tokenizer: str) -> list[str]:
+    """Tokens in the order of their ids."""
+    ids = tokenizer_of(repository, model, tokenizer).get_vocab()
+    return sorted(ids, key=ids.__getitem__)
+
+
+def tokenizer_of(repository: Path, model: str, name: str) -> Tokenizer:
+    return Tokenizer.from_file(str(repository / model / newest(repository, model) / f"{name}.json"))
+
+
+def newest(repository: Path, model: str) -> str:
+    """The directory of the newest version."""
+    return str(Card.newest(repository / model).version)
+
+
+def named_weights(repository: Path, *graphs: str) -> Weights:
+    """The constants of a model's graphs by their names in its module."""
+    version = newest(repository, graphs[0])
+    w: Weights = {}
+    for graph in graphs:
+        w |= weights_of((repository / graph / version / "model.onnx").read_bytes())
+    return {name.removeprefix("net."): value for name, value in w.items()}
+
+
+def weights_of(content: bytes) -> Weights:
     """The constants of a graph by their names in the module; linear matrices lie turned over there, without one."""
     w = stored_weights(content)
     nodes = onnx.load_from_string(content).graph.node
@@ -145,11 +262,6 @@ def named_weights(content: bytes) -> Weights:
         if bias and product is not None and product.op_type == "MatMul":
             w[bias.replace(".bias", ".weight")] = w[product.input[1]].T
     return w
-
-
-def newest(repository: Path) -> Path:
-    """The directory of the model's newest version."""
-    return max((path.parent for path in (repository / MODEL).glob("*/card.json")), key=lambda path: int(path.name))
 
 
 def norm(target: common_spec.LayerNormSpec, w: Weights, name: str) -> None:
@@ -169,21 +281,25 @@ def attention(target: object, w: Weights, name: str, norm_name: str, *, itself: 
         linear(layer, w, *names)
 
 
-def report(medians: dict[tuple[str, int], float]) -> str:
+def report(medians: dict[tuple[str, str, int], float]) -> str:
     lines = [
         "# Decoding",
         "",
-        "Tokens a second of `translator_en_zh`, greedy, fp32, one thread of the CPU, medians; written by `make bench`.",
-        "Lectern is called over gRPC by so many callers at once, CTranslate2",
-        f"{ctranslate2.__version__} in its own process with as many sentences in a batch.",
+        "Tokens a second, fp32, one thread of the CPU, medians; written by `make bench`. Lectern is called over gRPC",
+        f"by so many callers at once, CTranslate2 {ctranslate2.__version__} in its own process with as many texts in a",
+        f"batch. Translations are greedy, poems are drawn with top-p {TOP_P}.",
         "",
-        "| callers | " + " | ".join(map(str, CALLERS)) + " |",
-        "| --- |" + " ---: |" * len(CALLERS),
+        "| model | engine | "
+        + " | ".join(f"{callers} callers" if callers > 1 else "1 caller" for callers in CALLERS)
+        + " |",
+        "| --- | --- |" + " ---: |" * len(CALLERS),
     ]
-    for name in ("Lectern", "CTranslate2"):
-        lines.append(f"| {name} | " + " | ".join(f"{medians[name, c]:,.0f}" for c in CALLERS) + " |")
-    ratios = [medians["Lectern", c] / medians["CTranslate2", c] for c in CALLERS]
-    lines.append("| ratio | " + " | ".join(f"{ratio:.2f}" for ratio in ratios) + " |")
+    for model in (TRANSLATOR, POET):
+        for name in ("Lectern", "CTranslate2"):
+            figures = " | ".join(f"{medians[model, name, c]:,.0f}" for c in CALLERS)
+            lines.append(f"| `{model}` | {name} | {figures} |")
+        ratios = [medians[model, "Lectern", c] / medians[model, "CTranslate2", c] for c in CALLERS]
+        lines.append(f"| `{model}` | ratio | " + " | ".join(f"{ratio:.2f}" for ratio in ratios) + " |")
     return "\n".join(lines) + "\n"
 
 

@@ -45,8 +45,8 @@ def main() -> None:
     REPORT.write_text(
         "# Attacks\n\n"
         f"Written by `make bench` on {os.cpu_count()} cores ({platform.system()}, ONNX Runtime "
-        f"{onnxruntime.__version__}): PGD of {STEPS} steps on {PHOTOS} photos, medians of {rounds} rounds in turns. The "
-        f"bare graph runs as many gradients in batches of {graph.batch}, in one thread; the service also decodes, asks "
+        f"{onnxruntime.__version__}): PGD of {STEPS} steps on {PHOTOS} photos, medians of {rounds} rounds in turns. "
+        f"The bare graph runs as many gradients in batches of {graph.batch}, in one thread; the service also decodes, asks "
         "what the model says before and after, and encodes.\n\n"
         "| | ms | over the bare graph |\n| --- | --- | --- |\n"
         f"| bare gradient graph | {bare:.0f} | 1.00 |\n"

@@ -36,7 +36,7 @@ def main() -> None:
     rounds = parser.parse_args().rounds
     with np.load(ROOT / "tests" / "data" / "image_classifier.npz") as data:
         photo = data["images"][0]
-    graph = Bare(photo)
+    graph = Bare(photo, SAMPLES)
     with running(Contestant("Lectern", "lectern", arguments=("explain",)), EXPORTED, ["image_classifier"]) as server:
         times: dict[str, list[float]] = {"bare": [], "one": [], "several": []}
         with lectern.Client(server.target, timeout=TIMEOUT) as client:
@@ -61,9 +61,9 @@ def main() -> None:
 
 
 class Bare:
-    """The gradient graph in a session like the server's, with the samples of one explanation."""
+    """The gradient graph in a session like the server's, with as many samples as one request takes."""
 
-    def __init__(self, photo: np.ndarray) -> None:
+    def __init__(self, photo: np.ndarray, samples: int) -> None:
         version = max(int(path.name) for path in (EXPORTED / GRAPH).glob("[0-9]*"))
         config = read_config(EXPORTED / GRAPH)
         self.batch = config.max_batch_size
@@ -71,14 +71,15 @@ class Bare:
         options.intra_op_num_threads = 1
         options.enable_cpu_mem_arena = False
         self._session = onnxruntime.InferenceSession(EXPORTED / GRAPH / str(version) / "model.onnx", options)
-        self._inputs = {t.name: np.zeros((SAMPLES, *t.shape), np.float32) for t in config.inputs}
+        self._inputs = {t.name: np.zeros((samples, *t.shape), np.float32) for t in config.inputs}
         self._inputs["images"] += photo
         self._inputs["weights"][:, 0] = 1
         self.seconds()
 
     def seconds(self) -> float:
-        """Time of one explanation's runs."""
-        return timed(lambda: [self._run(start) for start in range(0, SAMPLES, self.batch)])
+        """Time of one request's runs."""
+        samples = len(self._inputs["weights"])
+        return timed(lambda: [self._run(start) for start in range(0, samples, self.batch)])
 
     def _run(self, start: int) -> None:
         part = {name: array[start : start + self.batch] for name, array in self._inputs.items()}

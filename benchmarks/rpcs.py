@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import grpc
-import numpy as np
 import onnxruntime
 from google.protobuf.message import Message
 from google.protobuf.message_factory import GetMessageClass
@@ -20,6 +19,8 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from benchmarks.load import Measurement, measure
 from benchmarks.servers import Contestant, Running, running
+from lectern.card import Card
+from lectern.cli.rows import read_table
 from lectern.requests import attack_method, defence
 from lectern.requests import explain as explain_request
 from lectern.v1 import (
@@ -61,7 +62,8 @@ def rows() -> list[Row]:
     character = (EXAMPLES / "character.png").read_bytes()
     story = (EXAMPLES / "beagle.txt").read_text()
     observation = act_pb2.Observation(features=[0, 1.4, 0.3, -0.5, -0.1, 0.05, 0, 0])
-    survey = np.genfromtxt(EXAMPLES / "survey.csv", delimiter=",", skip_header=1)
+    features = Card.newest(ROOT / "exported" / "covid_regressor").preprocessing.features
+    survey = read_table(EXAMPLES / "survey.csv", features)[0]
     clips = [
         classify_pb2.AudioClip(encoded=EXAMPLES.joinpath(f"{name}.wav").read_bytes())
         for name in ("sentence", "armelle_1", "armelle_2")
@@ -84,7 +86,7 @@ def rows() -> list[Row]:
         Row(audio(clips=clips[:1]), "5.5 s of speech"),
         Row(audio(clips=clips[1:2], model="speaker_classifier"), "speaker_classifier, 1.5 s"),
         Row(classify_pb2.VerifySpeakerRequest(first=clips[1], second=clips[2])),
-        Row(predict_pb2.PredictRequest(rows=[predict_pb2.FeatureRow(features=survey[0])])),
+        Row(predict_pb2.PredictRequest(rows=[predict_pb2.FeatureRow(features=survey)])),
         Row(defend_pb2.DefendRequest(images=[photo]), "detector alone"),
         Row(defend_pb2.DefendRequest(images=[photo], defences=[defence("jpeg"), defence("median")]), "JPEG, median"),
         Row(defend_pb2.DefendRequest(images=[photo], smoothing={"samples": 100}), "certified by 100 copies"),
@@ -97,7 +99,7 @@ def rows() -> list[Row]:
         Row(explain_request("grad_cam", photo), "Grad-CAM"),
         Row(explain_request("smooth_grad", photo), "SmoothGrad"),
         Row(explain_request("integrated_gradients", photo), "integrated gradients"),
-        Row(explain_request("saliency", row=survey[0]), "saliency of a row"),
+        Row(explain_request("saliency", row=survey), "saliency of a row"),
         Row(explain_pb2.ExplainModelRequest(probes=explain_pb2.Probes()), "probes"),
         Row(generate_pb2.GenerateImagesRequest(seed=7)),
         Row(generate_pb2.GenerateImagesRequest(seed=7, count=16, layout=sheet), "a sheet of 16"),
@@ -120,13 +122,8 @@ def main() -> None:
     models = [path.parent.name for path in sorted((ROOT / "exported").glob("*/config.pbtxt"))]
     lines = []
     # Each caller may play an episode.
-    with running(
-        Contestant("Lectern", "lectern"),
-        ROOT / "exported",
-        models,
-        LECTERN_LIMITS__EPISODES="8",
-        LECTERN_ALLOW_ATTACKS="true",
-    ) as server:
+    settings = {"LECTERN_LIMITS__EPISODES": "8", "LECTERN_ALLOW_ATTACKS": "true"}
+    with running(Contestant("Lectern", "lectern"), ROOT / "exported", models, **settings) as server:
         for row in rows():
             service, name = rpc_of(row.request)
             print(f"{service}.{name} {row.detail}", file=sys.stderr)

@@ -288,6 +288,15 @@ class Card(_Strict):
         """
         return cls.model_validate_json(path.read_bytes())
 
+    @classmethod
+    def newest(cls, model: Path) -> Card:
+        """The card of the newest version in a model's directory.
+
+        Raises:
+            ValueError: there is none. Others as `read`.
+        """
+        return max(map(cls.read, model.glob("*/card.json")), key=lambda card: card.version)
+
     def write(self, path: Path) -> None:
         """Write it as indented JSON."""
         path.write_text(self.model_dump_json(indent=2) + "\n")

@@ -191,7 +191,7 @@ def test_a_missing_file_is_wrong_usage(run: Run, tmp_path: Path) -> None:
 
 
 def test_wrong_arguments_are_wrong_usage() -> None:
-    refused(invoke("classify"), 2, "Missing argument")
+    refused(invoke("classify"), 2, "name files, or give texts with --text")
     refused(invoke("clasify"), 2, "Did you mean")
     refused(invoke("models", "--timeout", "soon"), 2, "--timeout")
     refused(invoke("models", "--tls-cert", __file__), 2, "go together")

@@ -217,22 +217,25 @@ async def test_each_message_that_a_server_streams_is_a_span(
     assert [len(collector.children(c)) for c in children] == [1, 1, 1, 0]
 
 
-def test_failures_have_their_code_and_servers_faults_the_error_status(tmp_path: Path, collector: Collector) -> None:
+def test_failures_have_their_code_and_servers_faults_the_error_status(
+    tmp_path: Path, collector: Collector, repository: Path
+) -> None:
+    (repository / "lifelong_classifier" / "1" / "model.onnx").write_bytes(b"broken")
     with (
-        serving(tmp_path, "classify", "generate", **exporting(collector)) as server,
-        Client(server.target) as client,
+        serving(tmp_path, "classify", repository=repository, **exporting(collector)) as server,
+        grpc.insecure_channel(server.target) as channel,
     ):
-        with pytest.raises(LecternError, match="images"):
-            client.classify_image(b"x")
-        with pytest.raises(LecternError, match="not served"):
-            list(client.generate_text("x"))
-    wrong, missing = collector.one(CLASSIFY), collector.one("lectern.v1.GenerateService/GenerateText")
+        stub = ClassifyServiceStub(channel)
+        for model in ("image_classifier", "lifelong_classifier"):
+            with pytest.raises(grpc.RpcError):
+                stub.ClassifyImage(classify_pb2.ClassifyImageRequest(images=[b"x"], model=model), timeout=10)
+    found = {attributes(span)["rpc.grpc.status_code"]: span.status for span in collector.named(CLASSIFY)}
     # The caller's mistake is no fault of the server: so OpenTelemetry's conventions.
-    assert attributes(wrong)["rpc.grpc.status_code"] == grpc.StatusCode.INVALID_ARGUMENT.value[0]
-    assert wrong.status.code == Status.STATUS_CODE_UNSET
-    assert attributes(missing)["rpc.grpc.status_code"] == grpc.StatusCode.UNIMPLEMENTED.value[0]
-    assert missing.status.code == Status.STATUS_CODE_ERROR
-    assert "not served" in missing.status.message
+    invalid, unavailable = grpc.StatusCode.INVALID_ARGUMENT.value[0], grpc.StatusCode.UNAVAILABLE.value[0]
+    assert found.keys() == {invalid, unavailable}
+    assert found[invalid].code == Status.STATUS_CODE_UNSET
+    assert found[unavailable].code == Status.STATUS_CODE_ERROR
+    assert "does not answer" in found[unavailable].message
 
 
 def test_a_deadline_that_passes_ends_every_span(tmp_path: Path, collector: Collector, photos: np.ndarray) -> None:

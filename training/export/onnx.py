@@ -125,8 +125,7 @@ def store_exact_bytes(model: onnx.ModelProto) -> None:
 
 def newest_graph(model: Path) -> bytes:
     """The forward graph of the newest version of an exported model."""
-    card = max((Card.read(path) for path in model.glob("*/card.json")), key=lambda card: card.version)
-    return (model / str(card.version) / "model.onnx").read_bytes()
+    return (model / str(Card.newest(model).version) / "model.onnx").read_bytes()
 
 
 def stored_weights(content: bytes) -> dict[str, NDArray[np.float32]]:
