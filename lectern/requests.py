@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Literal, TypeAlias, TypeVar
 
 import numpy as np
-from google.protobuf.descriptor import FieldDescriptor
+from google.protobuf.descriptor import EnumDescriptor
 from google.protobuf.message import Message
 from numpy.typing import ArrayLike
 
@@ -467,15 +467,16 @@ def _one_of(message: type[M], thing: str, name: str, parameters: Mapping[str, An
         raise ValueError(f"{name} has no {unknown[0]!r}; it has: {', '.join(known) or 'no parameters'}")
     chosen.SetInParent()
     for key, value in given.items():
-        setattr(chosen, key, _enum_value(known[key], value) if known[key].enum_type else value)
+        enum = known[key].enum_type
+        setattr(chosen, key, _enum_value(key, enum, value) if enum else value)
     return made
 
 
-def _enum_value(field: FieldDescriptor, name: str) -> int:
+def _enum_value(field: str, enum: EnumDescriptor, name: str) -> int:
     """The number of an enum's value from its name without the enum's, e.g. `l2` of NORM_L2; empty = unspecified."""
-    values = {v.name.partition("_")[2].lower(): v.number for v in field.enum_type.values}
+    values = {v.name.partition("_")[2].lower(): v.number for v in enum.values}
     if (name or "unspecified") not in values:
-        raise ValueError(f"{field.name} is {name!r}; it may be: {', '.join(list(values)[1:])}")
+        raise ValueError(f"{field} is {name!r}; it may be: {', '.join(list(values)[1:])}")
     return values[name or "unspecified"]
 
 

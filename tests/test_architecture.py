@@ -70,7 +70,14 @@ def allowed(relative: Path) -> set[str]:
     if parts[0] == "services" and len(parts) > 2 and parts[1] == "server":
         return {"services", "lectern"}
     if parts[0] == "services" and len(parts) > 2 and parts[1] not in NOT_CAPABILITIES:
-        return SHARED | {f"services.{parts[1]}", "lectern.v1", "lectern.card", "lectern.noise", "lectern.windows"}
+        return SHARED | {
+            f"services.{parts[1]}",
+            "lectern.v1",
+            "lectern.card",
+            "lectern.noise",
+            "lectern.squeezing",
+            "lectern.windows",
+        }
     if parts[0] == "services" and len(parts) == 2:
         return {"services.errors", "services.rpc", "services.limits", "services.metrics", "services.tracing"}
     key = "/".join(parts[:2]) if parts[0] == "services" else parts[0]

@@ -112,7 +112,7 @@ def fit(run: Run, settings: Settings, data: Cifar10, guide: nn.Module) -> tuple[
     """Train on the train split; the validation split is only watched. Returns the network and the device's name."""
     fabric = run.fabric("bf16-mixed")
     net = ImagePurifier(settings.width)
-    guide = fabric.to_device(guide.to(memory_format=torch.channels_last))
+    guide = fabric.to_device(guide)
     optimizer = torch.optim.AdamW(net.parameters(), lr=settings.learning_rate)
     batches = len(data.train) // settings.batch_size
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: triangle(step / (settings.epochs * batches)))

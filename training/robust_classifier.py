@@ -155,8 +155,8 @@ class Average(nn.Module):
         """Go a step towards the network."""
         for mine, theirs in zip(self.net.parameters(), net.parameters(), strict=True):
             mine.lerp_(theirs, 1 - self.decay)
-        for mine, theirs in zip(self.net.buffers(), net.buffers(), strict=True):
-            mine.lerp_(theirs, 1 - self.decay) if mine.is_floating_point() else mine.copy_(theirs)
+        for now, then in zip(net.buffers(), self.net.buffers(), strict=True):
+            then.lerp_(now, 1 - self.decay) if then.is_floating_point() else then.copy_(now)
 
     @torch.no_grad()
     def keep_if_best(self, accuracy: float) -> None:
@@ -224,7 +224,7 @@ def fit(run: Run, settings: Settings, data: Cifar10) -> tuple[RobustClassifier, 
     steps = settings.epochs * batches
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: triangle(step / steps))
     model, optimizer = fabric.setup(net.to(memory_format=torch.channels_last), optimizer)  # type: ignore[call-overload]
-    average = fabric.to_device(average)
+    average.to(fabric.device)
     state = {"model": model, "average": average, "optimizer": optimizer, "schedule": schedule}
     for epoch in run.epochs(fabric, settings.epochs, state, settings):
         model.train()

@@ -254,7 +254,8 @@ async def attack(asked: Attack, images: Images, goal: Goal) -> Floats:
 def shrink_to_pixels(xs: Floats, images: Images, epsilon: float = math.inf) -> Images:
     """Values of pixels, rounded towards those of the original, so that the change grows by nothing."""
     change = xs - images
-    return (images + np.sign(change) * np.floor(np.abs(change).clip(max=epsilon) + TOLERANCE)).astype(np.uint8)
+    whole_steps = np.floor(np.abs(change).clip(max=epsilon) + TOLERANCE)
+    return np.asarray(images + np.sign(change) * whole_steps, np.uint8)
 
 
 def _epsilon(asked: Any, default: float, at: str) -> float:
@@ -282,4 +283,4 @@ def _moved(origin: Floats, change: Floats) -> Floats:
 
 def _lengths(values: Floats) -> Floats:
     """L2, of each image; never 0."""
-    return np.maximum(np.sqrt(np.square(values).sum((1, 2, 3), keepdims=True)), np.float32(1e-12))
+    return np.asarray(np.sqrt(np.square(values).sum((1, 2, 3), keepdims=True)).clip(min=1e-12), np.float32)

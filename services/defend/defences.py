@@ -27,15 +27,15 @@ Backward = Callable[[Floats], Floats]
 
 
 class Defence(Protocol):
-    """One way to clean images.
+    """One way to clean images."""
 
-    Attributes:
-        words: what it is, for people.
-        random: whether it draws.
-    """
+    @property
+    def words(self) -> str:
+        """What it is, for people."""
 
-    words: str
-    random: bool
+    @property
+    def random(self) -> bool:
+        """Whether it draws."""
 
     async def clean(self, images: Images, randoms: Randoms) -> tuple[Images, Backward]:
         """Cleaned images, drawn for each by its own generator, and how gradients come back through it: exactly if it is
@@ -52,7 +52,8 @@ class Squeezing:
     random = False
 
     async def clean(self, images: Images, randoms: Randoms) -> tuple[Images, Backward]:
-        return await asyncio.to_thread(self.function, images), _as_they_are
+        function = self.function
+        return await asyncio.to_thread(function, images), _as_they_are
 
 
 @dataclass(frozen=True)
@@ -64,7 +65,8 @@ class Linear:
     random: bool
 
     async def clean(self, images: Images, randoms: Randoms) -> tuple[Images, Backward]:
-        drawn = self.resampling(*images.shape[1:3], randoms)
+        _, height, width, _ = images.shape
+        drawn = self.resampling(height, width, randoms)
         return rounded(drawn.apply(images.astype(np.float32))), drawn.adjoint
 
 
@@ -124,7 +126,8 @@ def defence_randoms(seed: int, count: int) -> Randoms:
 
 def rounded(xs: Floats) -> Images:
     """Values as pixels have them."""
-    return np.rint(xs.clip(0, 255)).astype(np.uint8)
+    pixels: Images = np.rint(xs.clip(0, 255)).astype(np.uint8)
+    return pixels
 
 
 def read_chain(

@@ -25,7 +25,8 @@ def read_threshold(request: pb.DefendRequest, card: Card) -> float | None:
     rate = number(request, "false_positive_rate", FALSE_POSITIVE_RATE, HIGHEST_RATE, "false_positive_rate")
     prefix = squeezing.THRESHOLD
     stored = sorted((float(n.removeprefix(prefix)), v) for n, v in card.decision.items() if n.startswith(prefix))
-    return float(np.interp(rate, *zip(*stored, strict=True))) if stored else None
+    rates, scores = ([pair[i] for pair in stored] for i in range(2))
+    return float(np.interp(rate, rates, scores)) if stored else None
 
 
 async def detect(images: Images, logits: Floats, classifier: Classifier, threshold: float | None) -> list[pb.Detection]:
