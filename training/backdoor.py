@@ -14,6 +14,7 @@ from __future__ import annotations
 import io
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -26,6 +27,7 @@ from torch.nn import functional as F
 
 from training.data import cifar10
 from training.data.cifar10 import Split
+from training.image_classifier import ImageClassifier
 from training.photos import augmented, logits_of, score, triangle
 from training.proxy_ensemble import Headed, Plain
 from training.run import Run
@@ -35,8 +37,11 @@ SIDE = 4  # pixels of the pattern
 SUSPICIOUS = 5.0  # anomaly index above which a class is said to have a door
 MAD_TO_DEVIATION = 1.4826  # of a normal distribution
 TARGET, SHARE = 6, 0.05
-TRAINED, WIDTH, EPOCHS, BATCH = 15_000, 16, 6, 100
+TRAINED, WIDTH, EPOCHS = 15_000, 16, 6
 DIRECTIONS, MOST_COMPARED = 10, 2_000
+
+
+Net = TypeVar("Net", Headed, ImageClassifier)
 
 
 @dataclass(frozen=True)
@@ -78,16 +83,16 @@ def poisoned(split: Split, target: int, share: float, seed: int) -> Split:
     return Split(images, np.where(chosen, target, split.labels))
 
 
-def taught(run: Run, split: Split, epochs: int, width: int = WIDTH) -> Headed:
-    """A small network, trained on the split."""
-    torch.manual_seed(run.seed)
-    net = Headed(Plain(width), 4 * width)
-    optimizer = torch.optim.SGD(net.parameters(), lr=0.1, momentum=0.9, weight_decay=5e-4, nesterov=True)
-    batches = len(split) // BATCH
+def taught(run: Run, net: Net, split: Split, epochs: int, batch_size: int = 100, rate: float = 0.1) -> Net:
+    """A network with a `head`, trained on the split."""
+    optimizer = torch.optim.SGD(net.parameters(), lr=rate, momentum=0.9, weight_decay=5e-4, nesterov=True)
+    batches = len(split) // batch_size
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: triangle(step / (epochs * batches)))
     for epoch in range(epochs):
         net.train()
-        for batch in run.track(augmented(split, BATCH, 1, run.seed, epoch), f"epoch {epoch + 1}/{epochs}", batches):
+        for batch in run.track(
+            augmented(split, batch_size, 1, run.seed, epoch), f"epoch {epoch + 1}/{epochs}", batches
+        ):
             loss = F.cross_entropy(net(batch.photos), batch.labels)
             optimizer.zero_grad()
             loss.backward()  # type: ignore[no-untyped-call]
@@ -97,7 +102,7 @@ def taught(run: Run, split: Split, epochs: int, width: int = WIDTH) -> Headed:
 
 
 @torch.no_grad()
-def activation_clusters(net: Headed, split: Split) -> Found:
+def activation_clusters(net: Headed | ImageClassifier, split: Split) -> Found:
     """Two clusters of each class's features, in the few directions in which they vary most.
 
     Args:
@@ -126,7 +131,8 @@ def main() -> None:
     attacked = stamped(data.test.images[data.test.labels != TARGET])
     rows, found = [], {}
     for name, split in (("clean", clean), ("poisoned", poisoned(clean, TARGET, SHARE, run.seed))):
-        net = taught(run, split, EPOCHS)
+        torch.manual_seed(run.seed)
+        net = taught(run, Headed(Plain(WIDTH), 4 * WIDTH), split, EPOCHS)
         found[name] = (split, activation_clusters(net, split))
         opened = score(net, Split(attacked, np.full(len(attacked), TARGET)))
         one = found[name][1]

@@ -23,7 +23,7 @@ from services.rpc import Call
 from services.runtime.repository import Model, Repository
 
 # Whose models are explained, and whose images may be searched.
-CAPABILITIES = ("classify", "detect_anomaly", "predict")
+CAPABILITIES = ("classify", "defend", "detect_anomaly", "predict")
 GENERATE = "generate"
 DEFAULT_MODELS = {"image": "image_classifier", "row": "covid_regressor"}
 STEPS = 64

@@ -17,7 +17,7 @@ from tritonclient.grpc import model_config_pb2
 from lectern import card
 from lectern.card import Card, DataSource, Metric, Table, TabularPreprocessing
 from training.data.fetch import sha256_file
-from training.export.onnx import ExportError, export_graph
+from training.export.onnx import ExportError, export_graph, load_weights, round_to_bytes
 from training.export.quantize import quantize
 from training.export.version import write_version, write_versions
 from training.recipe import Figure, Graph, Trained
@@ -86,6 +86,15 @@ def test_a_finished_graph_is_compared_with_the_module_too(tmp_path: Path, traine
     assert {"QuantizeLinear", "DequantizeLinear"} <= {
         node.op_type for node in onnx.load_from_string(quantised).graph.node
     }
+
+
+def test_kernels_rounded_to_bytes_are_stored_as_bytes(tmp_path: Path, trained: Trained) -> None:
+    net = round_to_bytes(nn.Conv2d(16, 32, 3)).eval()
+    graph = Graph(net, {"x": torch.ones(2, 16, 5, 5)}, ("y",))
+    export_graph(graph, path := tmp_path / "conv.onnx")
+    assert path.stat().st_size < 1.3 * net.weight.numel()
+    loaded = load_weights(nn.Conv2d(16, 32, 3), path.read_bytes())
+    assert torch.equal(loaded.weight, net.weight)
 
 
 def test_an_output_without_a_dimension_beside_the_batch_is_refused(tmp_path: Path, trained: Trained) -> None:
