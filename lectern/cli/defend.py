@@ -200,7 +200,7 @@ def robustness(
             show_default="none",
         ),
     ] = None,
-    aware: Annotated[bool, typer.Option("--aware", help="Let attacks know the defences.")] = False,
+    aware: Annotated[bool, typer.Option("--aware", help="Add each attack as it is if it knows the defences.")] = False,
     model: Annotated[
         list[str] | None,
         typer.Option(help="One of `lectern models`; may be repeated.", show_default="image_classifier"),
@@ -222,10 +222,11 @@ def robustness(
     cells: list[pb.EvaluateRobustnessResponse] = []
     with connection.client() as client, _named([path for paths in images.values() for path in paths]):
         attacks = []
-        for given in attack or (["fgsm", "pgd"] if aware else []):
+        for given in attack or ["fgsm", "pgd"]:
             text, _, source = given.partition("@")
             name, parameters = _parsed(text)
-            attacks.append(evaluated_attack(name, gradient_of=source, aware=aware, **parameters))
+            for knows in (False, True) if aware else (False,):
+                attacks.append(evaluated_attack(name, gradient_of=source, aware=knows, **parameters))
         chains = [_defences(given.split("+")) for given in defence or ()]
         answers = client.evaluate_robustness(
             {label: [read(path) for path in paths] for label, paths in images.items()},
