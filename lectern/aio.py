@@ -423,6 +423,10 @@ class Client:
         method: ExplanationMethod = "integrated_gradients",
         *,
         row: ArrayLike | None = None,
+        text: str | None = None,
+        question: str = "",
+        audio: Clip | None = None,
+        span: tuple[float, float] = (0, 0),
         target: int | str | None = None,
         seed: int = 0,
         model: str = "",
@@ -432,7 +436,19 @@ class Client:
     ) -> explain_pb2.ExplainResponse:
         """As `lectern.Client.explain`."""
         request = await asyncio.to_thread(
-            requests.explain, method, image, row, target, seed, model, version, **parameters
+            requests.explain,
+            method,
+            image,
+            row,
+            text,
+            question,
+            audio,
+            span,
+            target,
+            seed,
+            model,
+            version,
+            **parameters,
         )
         return await self._call(self._explain.Explain, request, timeout)
 
@@ -459,6 +475,10 @@ class Client:
         methods: Sequence[ExplanationMethod | explain_pb2.ExplanationMethod] = (),
         *,
         row: ArrayLike | None = None,
+        text: str | None = None,
+        question: str = "",
+        audio: Clip | None = None,
+        span: tuple[float, float] = (0, 0),
         target: int | str | None = None,
         seed: int = 0,
         model: str = "",
@@ -466,7 +486,9 @@ class Client:
         timeout: float | None = None,
     ) -> explain_pb2.CompareResponse:
         """As `lectern.Client.compare`."""
-        request = await asyncio.to_thread(requests.compare, methods, image, row, target, seed, model, version)
+        request = await asyncio.to_thread(
+            requests.compare, methods, image, row, text, question, audio, span, target, seed, model, version
+        )
         return await self._call(self._explain.Compare, request, timeout)
 
     async def act(

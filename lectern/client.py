@@ -379,6 +379,10 @@ class Client(DefendCalls):
         method: ExplanationMethod = "integrated_gradients",
         *,
         row: ArrayLike | None = None,
+        text: str | None = None,
+        question: str = "",
+        audio: Clip | None = None,
+        span: tuple[float, float] = (0, 0),
         target: int | str | None = None,
         seed: int = 0,
         model: str = "",
@@ -386,14 +390,17 @@ class Client(DefendCalls):
         timeout: float | None = None,
         **parameters: Any,
     ) -> explain_pb2.ExplainResponse:
-        """Say what in an image, or in a row `[F]` of a table, speaks for the model's answer.
+        """Say what in an image, a row `[F]` of a table, a text and a question on it, or speech, speaks for the answer.
 
         Args:
+            audio: a clip as of `classify_audio`; `span` says which seconds the answer is about, (0, 0) = all.
             target: the class or output to explain, by name or index; None = the most probable class.
             parameters: of the method, as in explain.proto, e.g. `samples=100` of `smooth_grad`; `baseline` is `black`,
                 `white`, `mean` or `blur`.
         """
-        request = requests.explain(method, image, row, target, seed, model, version, **parameters)
+        request = requests.explain(
+            method, image, row, text, question, audio, span, target, seed, model, version, **parameters
+        )
         return self._call(self._explain.Explain, request, timeout)
 
     def explain_model(
@@ -424,6 +431,10 @@ class Client(DefendCalls):
         methods: Sequence[ExplanationMethod | explain_pb2.ExplanationMethod] = (),
         *,
         row: ArrayLike | None = None,
+        text: str | None = None,
+        question: str = "",
+        audio: Clip | None = None,
+        span: tuple[float, float] = (0, 0),
         target: int | str | None = None,
         seed: int = 0,
         model: str = "",
@@ -434,7 +445,7 @@ class Client(DefendCalls):
 
         A method is its name, or `lectern.requests.explanation_method(name, samples=100)` with parameters.
         """
-        request = requests.compare(methods, image, row, target, seed, model, version)
+        request = requests.compare(methods, image, row, text, question, audio, span, target, seed, model, version)
         return self._call(self._explain.Compare, request, timeout)
 
     def act(

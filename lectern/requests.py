@@ -239,6 +239,10 @@ def explain(
     method: ExplanationMethod,
     image: File | None = None,
     row: ArrayLike | None = None,
+    text: str | None = None,
+    question: str = "",
+    audio: Clip | None = None,
+    span: tuple[float, float] = (0, 0),
     target: int | str | None = None,
     seed: int = 0,
     model: str = "",
@@ -248,7 +252,7 @@ def explain(
     return explain_pb2.ExplainRequest(
         model=model,
         version=version,
-        input=_explained_input(image, row),
+        input=_explained_input(image, row, text, question, audio, span),
         method=explanation_method(method, **parameters),
         seed=seed,
         **_chosen_target(target),
@@ -259,6 +263,10 @@ def compare(
     methods: Sequence[ExplanationMethod | explain_pb2.ExplanationMethod],
     image: File | None,
     row: ArrayLike | None,
+    text: str | None,
+    question: str,
+    audio: Clip | None,
+    span: tuple[float, float],
     target: int | str | None,
     seed: int,
     model: str,
@@ -268,7 +276,7 @@ def compare(
     return explain_pb2.CompareRequest(
         model=model,
         version=version,
-        input=_explained_input(image, row),
+        input=_explained_input(image, row, text, question, audio, span),
         methods=chosen,
         seed=seed,
         **_chosen_target(target),
@@ -432,9 +440,25 @@ def get_model(model: str, version: int) -> model_pb2.GetModelRequest:
     return model_pb2.GetModelRequest(model=model, version=version)
 
 
-def _explained_input(image: File | None, row: ArrayLike | None) -> explain_pb2.ExplainedInput:
-    if (image is None) == (row is None):
-        raise ValueError("give an image or a row, and one of them")
+def _explained_input(
+    image: File | None,
+    row: ArrayLike | None,
+    text: str | None,
+    question: str,
+    audio: Clip | None,
+    span: tuple[float, float],
+) -> explain_pb2.ExplainedInput:
+    if sum(given is not None for given in (image, row, text, audio)) != 1:
+        raise ValueError("give an image, a row, a text or audio, and one of them")
+    if question and text is None:
+        raise ValueError("a question is asked of a text")
+    if any(span) and audio is None:
+        raise ValueError("a span is of audio")
+    if audio is not None:
+        explained = explain_pb2.ExplainedAudio(clip=_clip(audio), start_seconds=span[0], end_seconds=span[1])
+        return explain_pb2.ExplainedInput(audio=explained)
+    if text is not None:
+        return explain_pb2.ExplainedInput(text=explain_pb2.ExplainedText(text=text, question=question))
     if image is not None:
         return explain_pb2.ExplainedInput(image=read_files(image)[0])
     (features,) = _rows(row, "row")  # type: ignore[arg-type]

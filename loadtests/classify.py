@@ -44,8 +44,6 @@ class ClassifyUser(GrpcUser):
 class TextUser(GrpcUser):
     """One short text."""
 
-    abstract = True  # locust leaves it out until sentiment_classifier is trained
-
     def on_start(self) -> None:
         self.stub = classify_pb2_grpc.ClassifyServiceStub(self.channel)
 

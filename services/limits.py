@@ -33,6 +33,7 @@ class Limits(BaseModel):
     few_shot_examples: PositiveInt = Field(20, description="Examples of one class in a few-shot request.")
     few_shot_steps: PositiveInt = Field(20, description="Gradient steps that a few-shot request may ask for.")
     explanation_samples: PositiveInt = Field(1000, description="Samples, steps or windows of one explanation.")
+    explained_tokens: PositiveInt = Field(512, description="Tokens of a text that is explained, and of its question.")
     explanations: PositiveInt = Field(16, description="Methods, classes or units that one request may ask about.")
     attack_steps: PositiveInt = Field(1000, description="Steps, or queries, of one attack on an image.")
     attack_draws: PositiveInt = Field(64, description="Draws of random defences for one gradient of an attack.")

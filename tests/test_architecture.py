@@ -28,6 +28,7 @@ ALLOWED = {
         "services.runtime",
         "services.tracing",
         "lectern.card",
+        "lectern.windows",
     },
 }
 SHARED = {

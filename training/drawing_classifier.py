@@ -43,7 +43,7 @@ from training.data.cifar10 import Cifar10, Split
 from training.data.drawings import Drawings
 from training.evaluate import Track
 from training.export.explanation import Explainable, explainable
-from training.export.onnx import newest_graph, round_to_half
+from training.export.onnx import newest_graph, round_to_bytes
 from training.image_classifier import LAYERS, Block, ImageClassifier
 from training.image_classifier import restore as image_classifier_of
 from training.photos import score, served_accuracy
@@ -165,7 +165,7 @@ def train(run: Run) -> Trained:
         "DANN": adversarial,
         "self-training": taught,
     }
-    served = round_to_half(deepcopy(nets["self-training"]).fold_norms())
+    served = round_to_bytes(deepcopy(nets["self-training"]).fold_norms())
     scores = {name: score(net, target.test) for name, net in nets.items()} | {
         "self-training": score(served, target.test)
     }

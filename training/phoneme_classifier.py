@@ -30,7 +30,8 @@ from lectern.client import Client
 from training.data import festvox_ru
 from training.data.festvox_ru import PAUSE, PHONES, FestvoxRu, Sentence
 from training.evaluate import Track
-from training.export.onnx import round_to_half
+from training.export.explanation import Explainable, explainable
+from training.export.onnx import round_to_bytes
 from training.recipe import Figure, Graph, Trained
 from training.run import Run, device_name
 from training.speech import (
@@ -178,6 +179,32 @@ class PhonemeClassifier(nn.Module):
         return self.logits(self.normalise(self.front_end(whole_steps(samples))), lengths)
 
 
+class Energies(nn.Module):
+    """PCM int16 [N, T] at 16 kHz -> log-mel energies float32 [N, T / 160, 48]; T is rounded up to a multiple of 320."""
+
+    def __init__(self, front_end: LogMel) -> None:
+        super().__init__()
+        self.front_end = front_end
+
+    def forward(self, samples: Tensor) -> Tensor:
+        energies: Tensor = self.front_end(whole_steps(samples))
+        return energies
+
+
+class Heard(nn.Module):
+    """Log-mel energies float32 [N, T, 48], T even, and how much each frame counts [N, T, 1] -> logits [N, 51], their
+    weighted mean."""
+
+    def __init__(self, net: PhonemeClassifier) -> None:
+        super().__init__()
+        self.net = net
+
+    def forward(self, energies: Tensor, frames: Tensor) -> Tensor:
+        lengths = torch.full((1, 1), energies.shape[1] * HOP)
+        logits = self.net.logits(self.net.normalise(energies), lengths)
+        return (logits * frames).sum(1) / frames.sum(1)
+
+
 class Fitted(NamedTuple):
     """A trained network with what the comparison says of it."""
 
@@ -189,7 +216,7 @@ class Fitted(NamedTuple):
 
 
 def train(run: Run) -> Trained:
-    """Train each network, round the best to float16's precision, and measure exactly that."""
+    """Train each network, round the best to 8 bits, and measure exactly that."""
     data = festvox_ru.load_sliver(run.sliver.with_suffix(".npz")) if run.fast else festvox_ru.load()
     train_set, validation, test = (features_of(s) for s in (data.train, data.validation, data.test))
     candidates = [fit(run, settings, train_set, validation) for settings in (FAST if run.fast else FULL)]
@@ -198,9 +225,10 @@ def train(run: Run) -> Trained:
     best = local[-1] if run.fast else max(local, key=lambda c: c.validation_accuracy)
     net = best.net
     calibrate(net, validation)
-    round_to_half(net)
+    round_to_bytes(net)
     found = predict(net, test)
     context = -(-(net.network.context or 0) // STEP) * STEP
+    explained = explain(net, data)
     return Trained(
         title="Phoneme classifier",
         lecture="HW2",
@@ -208,8 +236,12 @@ def train(run: Run) -> Trained:
         task="phoneme classification",
         description=f"A {best.settings.network} that says which of 51 Russian phones sounds in each 10 ms of speech.",
         graphs={
-            "forward": Graph(net, examples(data), ("logits",), {"samples": (1,)}, max_batch_size=8, tolerance=TOLERANCE)
+            "forward": Graph(
+                net, examples(data), ("logits",), {"samples": (1,)}, max_batch_size=8, tolerance=TOLERANCE
+            ),
+            **explained.graphs,
         },
+        explanation=explained.explanation,
         preprocessing=AudioPreprocessing(
             sample_rate=RATE, window=WINDOW_SECONDS * RATE, step=STEP, hop=HOP, context=context
         ),
@@ -237,6 +269,27 @@ def train(run: Run) -> Trained:
         device=best.device,
         parameters=parameters(net),
     )
+
+
+def explain(net: PhonemeClassifier, data: FestvoxRu) -> Explainable:
+    """What ExplainService needs: energies of a clip, and derivatives by them."""
+    samples = examples(data)["samples"]
+    with torch.no_grad():
+        energies = net.front_end(samples)
+    frames = torch.linspace(0, 1, energies.shape[1]).repeat(len(energies), 1)[:, :, None]
+    found = explainable(
+        Heard(net),
+        {"energies": energies},
+        "logits",
+        labelled=True,
+        constants={"frames": frames},
+        dynamic_axes={"energies": (1,), "frames": (1,)},
+        tolerance=TOLERANCE,
+    )
+    energies_of = Graph(
+        Energies(net.front_end), {"samples": samples}, ("energies",), {"samples": (1,)}, max_batch_size=8
+    )
+    return Explainable({"energies": energies_of, **found.graphs}, found.explanation)
 
 
 def evaluate(client: Client, track: Track) -> tuple[Metric, ...]:

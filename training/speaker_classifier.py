@@ -34,7 +34,7 @@ from training.data import voices
 from training.data.audio import TELEPHONE_RATE, Samples, resample
 from training.data.voices import Split, Voices
 from training.evaluate import Track
-from training.export.onnx import round_to_half
+from training.export.onnx import round_to_bytes
 from training.recipe import Figure, Graph, Trained
 from training.run import Run, device_name
 from training.speech import (
@@ -142,14 +142,14 @@ class Clips(NamedTuple):
 
 
 def train(run: Run) -> Trained:
-    """Train, round the weights to float16's precision, and measure exactly that network."""
+    """Train, round the weights to 8 bits, and measure exactly that network."""
     settings = FAST if run.fast else FULL
     data = voices.load_sliver(run.sliver.with_suffix(".npz")) if run.fast else voices.load()
     validation, test = clips_of(data.validation), clips_of(data.test)
     normalised_test = clips_of(channel_normalised(data.test))
     net, device = fit(run, settings, data, validation)
     calibrate(net, validation)
-    round_to_half(net)
+    round_to_bytes(net)
     found = predict(net, test)
     unknown = {split: scores_of(predict(net, clips_of(part)), part.voices) for split, part in _unknown(data).items()}
     threshold = equal_error(*unknown["validation"]).threshold

@@ -14,8 +14,9 @@ from rich.text import Text
 
 from lectern.channel import MAX_MESSAGE_BYTES
 from lectern.cli.connection import Connection
+from lectern.cli.contents import is_recording, is_text
 from lectern.cli.output import WRONG_USAGE, check_files, fail, print_json, read, show
-from lectern.cli.texts import classify_arguments, classify_files, is_text
+from lectern.cli.texts import classify_arguments, classify_files
 
 if TYPE_CHECKING:
     from lectern.errors import LecternError
@@ -143,11 +144,6 @@ def batches(files: list[Path]) -> Iterator[tuple[list[Path], list[bytes]]]:
         paths.append(path)
         contents.append(content)
     yield paths, contents
-
-
-def is_recording(content: bytes) -> bool:
-    """Whether it is a WAV, FLAC or OGG file; WebP begins as WAV does."""
-    return content[:4] in (b"fLaC", b"OggS") or (content[:4] == b"RIFF" and content[8:12] == b"WAVE")
 
 
 def recordings_as_dicts(paths: Sequence[Path], results: Sequence[AudioClassification]) -> list[dict[str, Any]]:

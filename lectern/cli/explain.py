@@ -11,7 +11,8 @@ import typer
 from rich.table import Table
 
 from lectern.cli.connection import Connection
-from lectern.cli.output import WRONG_USAGE, check_files, fail, print_json, read, shortest, show, write
+from lectern.cli.contents import is_recording, is_text
+from lectern.cli.output import WRONG_USAGE, check_files, check_text, fail, print_json, read, shortest, show, write
 from lectern.cli.predict import signature
 from lectern.cli.rows import read_table
 
@@ -27,12 +28,14 @@ METHODS = (
 TOP = 10
 
 File = Annotated[
-    Path,
-    typer.Argument(help="PNG, JPEG or WebP file, or CSV table; - is an image on standard input.", show_default=False),
+    Path | None,
+    typer.Argument(help="Picture, recording, text, or CSV table; - is standard input.", show_default=False),
 ]
-Model = Annotated[
-    str, typer.Option(help="One of `lectern models`.", show_default=f"image_classifier, for a table {TABULAR_MODEL}")
-]
+Text = Annotated[str | None, typer.Option("--text", help="Explain this text instead of a file.", show_default=False)]
+Start = Annotated[float, typer.Option("--from", min=0, help="Seconds: explain what is said of a recording from here.")]
+End = Annotated[float, typer.Option("--to", min=0, help="Seconds: to here.", show_default="the end")]
+Question = Annotated[str, typer.Option(help="Explain the answer to this question that the text has.")]
+Model = Annotated[str, typer.Option(help="One of `lectern models`.", show_default="one that takes the input")]
 Version = Annotated[int, typer.Option(min=0, help="0 is the latest.")]
 Answer = Annotated[
     str | None, typer.Option("--class", help="What to explain, by name or index.", show_default="the answer")
@@ -44,10 +47,16 @@ RowNumber = Annotated[int, typer.Option("--row", min=1, help="Which row of a tab
 
 def explain(
     connection: Connection,
-    file: File,
-    method: Annotated[str, typer.Option(help=f"One of: {METHODS}.")] = "integrated-gradients",
+    file: File = None,
+    method: Annotated[
+        str, typer.Option(help=f"One of: {METHODS}.", show_default="integrated-gradients, of a text kernel-shap")
+    ] = "",
     answer: Answer = None,
     out: Annotated[Path | None, typer.Option(help="Write the picture to this PNG file; - is standard output.")] = None,
+    text: Text = None,
+    question: Question = "",
+    start: Start = 0,
+    end: End = 0,
     row: RowNumber = 1,
     samples: Annotated[int | None, typer.Option(help="Of smooth-grad, lime, rise, kernel-shap.")] = None,
     steps: Annotated[int | None, typer.Option(help="Of integrated-gradients.")] = None,
@@ -65,20 +74,27 @@ def explain(
     seed: Seed = 0,
     as_json: AsJson = False,
 ) -> None:
-    """Say what in an image, or in a row of a table, speaks for the model's answer.
+    """Say what in an image, a row of a table, a text or speech speaks for the model's answer.
 
-    Parameters have the method's default unless given.
+    Parameters have the method's default unless given. Methods that follow gradients are not for texts.
 
     \b
     lectern explain cat.png --out why.png
     lectern explain cat.png --method smooth-grad --samples 100 --class dog --out why-dog.png
     lectern explain survey.csv --row 3 --method kernel-shap
+    lectern explain --text "What a lovely film!" --out why.png
+    lectern explain story.txt --question "Who found the boat?" --method occlusion
+    lectern explain speech.wav --from 0.4 --to 0.5 --out why.png
     """
-    check_files([file])
+    if (file is None) == (text is None):
+        fail("name a file, or give --text, and one of them", WRONG_USAGE)
+    if file is not None:
+        check_files([file])
     given = {"samples": samples, "steps": steps, "noise": noise, "layer": layer, "window": window, "stride": stride}
     given |= {"cells": cells, "keep": keep, "baseline": baseline}
     with connection.client() as client:
-        input_ = _input(client, file, row, model, version)
+        input_ = _input(client, file, text, question, (start, end), row, model, version)
+        method = method or ("kernel-shap" if "text" in input_ else "integrated-gradients")
         try:
             response = client.explain(
                 method=_underscored(method),
@@ -89,7 +105,9 @@ def explain(
             )
         except ValueError as error:
             fail(str(error), WRONG_USAGE)
-        names = _names(client, response.model, response.version) if file.suffix.lower() == TABLES else None
+        names = [word.text for word in response.words]
+        if "row" in input_:
+            names = _names(client, response.model, response.version)
     if out is not None:
         write(out, response.picture)
         if not as_json:
@@ -100,20 +118,24 @@ def explain(
 def compare_explanations(
     connection: Connection,
     files: Annotated[
-        list[Path], typer.Argument(metavar="FILE...", help="Images, or one CSV table.", show_default=False)
+        list[Path],
+        typer.Argument(metavar="FILE...", help="Pictures, recordings, texts, or a table.", show_default=False),
     ],
     method: Annotated[
         list[str] | None, typer.Option(help="As of `lectern explain`; may be repeated.", show_default="all that fit")
     ] = None,
     answer: Answer = None,
     out: Annotated[Path | None, typer.Option(help="Write the sheet of one file to this PNG file.")] = None,
+    question: Question = "",
+    start: Start = 0,
+    end: End = 0,
     row: RowNumber = 1,
     model: Model = "",
     version: Version = 0,
     seed: Seed = 0,
     as_json: AsJson = False,
 ) -> None:
-    """Compare what methods say of an image or row, and how far each can be trusted.
+    """Compare what methods say of an image, row, text or recording, and how far each can be trusted.
 
     deletion: the answer's probability while what matters most is taken away, on average; less is better.
     insertion: while it is put back; more is better.
@@ -130,7 +152,7 @@ def compare_explanations(
     responses = []
     with connection.client() as client:
         for file in files:
-            input_ = _input(client, file, row, model, version)
+            input_ = _input(client, file, None, question, (start, end), row, model, version)
             methods = [_underscored(name) for name in method or ()]
             try:
                 responses.append(client.compare(methods=methods, target=_target(answer), seed=seed, **input_))
@@ -214,16 +236,36 @@ def explain_model(
     show(table)
 
 
-def _input(client: Client, file: Path, row: int, model: str, version: int) -> dict[str, Any]:
-    """The arguments that say what is explained, of which model."""
-    if file.suffix.lower() != TABLES:
-        return {"image": read(file), "model": model, "version": version}
-    model = model or TABULAR_MODEL
-    version, features, _ = signature(client, model, version)
-    rows = read_table(file, features)
-    if row > len(rows):
-        fail(f"{file}: has {len(rows)} rows, not {row}", WRONG_USAGE)
-    return {"row": rows[row - 1], "model": model, "version": version}
+def _input(
+    client: Client,
+    file: Path | None,
+    text: str | None,
+    question: str,
+    span: tuple[float, float],
+    row: int,
+    model: str,
+    version: int,
+) -> dict[str, Any]:
+    """The arguments that say what is explained, of which model; a file is recognised by its content."""
+    chosen = {"model": model, "version": version} | ({"question": question} if question else {})
+    chosen |= {"span": span} if any(span) else {}
+    if file is not None and file.suffix.lower() == TABLES:
+        model = model or TABULAR_MODEL
+        version, features, _ = signature(client, model, version)
+        rows = read_table(file, features)
+        if row > len(rows):
+            fail(f"{file}: has {len(rows)} rows, not {row}", WRONG_USAGE)
+        return {**chosen, "row": rows[row - 1], "model": model, "version": version}
+    check_text(question)
+    if file is not None:
+        content = read(file)
+        if is_recording(content):
+            return {**chosen, "audio": content}
+        if not is_text(content):
+            return {**chosen, "image": content}
+        text = content.decode("utf-8-sig")
+    check_text(text or "")
+    return {**chosen, "text": text}
 
 
 def _names(client: Client, model: str, version: int) -> list[str]:
@@ -238,7 +280,7 @@ def _underscored(method: str) -> Any:
     return method.replace("-", "_")
 
 
-def _print(response: ExplainResponse, method: str, names: Sequence[str] | None, as_json: bool) -> None:
+def _print(response: ExplainResponse, method: str, names: Sequence[str], as_json: bool) -> None:
     import numpy as np
 
     said, found = response.prediction, response.attribution
@@ -253,13 +295,16 @@ def _print(response: ExplainResponse, method: str, names: Sequence[str] | None, 
         "completeness_gap": shortest(response.completeness_gap) if response.HasField("completeness_gap") else None,
     }
     if as_json:
-        print_json({**document, "shape": list(found.shape), "values": [shortest(v) for v in values.ravel().tolist()]})
+        words = [{"text": w.text, "start": w.start, "end": w.end, "in_question": w.in_question} for w in response.words]
+        parts = {"words": words} if words else {}
+        values_ = [shortest(v) for v in values.ravel().tolist()]
+        print_json({**document, "shape": list(found.shape), "values": values_, **parts})
         return
     for name, value in document.items():
         if value is not None:
             show(f"{name.replace('_', ' ')}: {value}")
     if names:
-        table = Table("feature", "contribution", box=None)
+        table = Table("word" if response.words else "feature", "contribution", box=None)
         for index in np.argsort(-np.abs(values))[:TOP]:
             table.add_row(names[index], f"{values[index]:+.4g}")
         show(table)

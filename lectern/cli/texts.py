@@ -1,4 +1,4 @@
-"""Texts that `lectern classify` is given: as arguments, and as files that are recognised by their content."""
+"""Texts that `lectern classify` is given: as arguments, and as files."""
 
 from __future__ import annotations
 
@@ -10,17 +10,6 @@ from lectern.cli.output import check_text
 if TYPE_CHECKING:
     from lectern.client import Client
     from lectern.v1.classify_pb2 import ClassifyTextResponse
-
-_SPACES = "\t\n\f\r"
-
-
-def is_text(content: bytes) -> bool:
-    """Whether a file holds UTF-8 text: something, and no control characters but spaces."""
-    try:
-        text = content.decode()
-    except UnicodeDecodeError:
-        return False
-    return bool(text) and all(character >= " " or character in _SPACES for character in text)
 
 
 def classify_files(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -17,7 +17,7 @@ from services.classify.models import find
 from services.classify.probabilities import best_first
 from services.classify.segments import Segments
 from services.classify.windows import LiveWindows, Window, padded_length, windows
-from services.codecs.audio import Clip, Resampler, Samples, decode_clips, pcm16
+from services.codecs.audio import Resampler, Samples, contents, decode_clips, pcm16
 from services.codecs.tensors import softmax
 from services.errors import InvalidArgument
 from services.limits import Limits
@@ -51,7 +51,7 @@ class AudioRpcs:
             most = f"the most in one request is {limits.audio_clips}"
             raise InvalidArgument.field("clips", f"has {len(request.clips)} clips; {most}")
         named = {f"clips[{i}]": clip for i, clip in enumerate(request.clips)}
-        clips = await decode_clips(_contents(named), audio.sample_rate, limits)
+        clips = await decode_clips(contents(named), audio.sample_rate, limits)
         answers = await _infer_clips(model, audio, clips, call)
         results = [
             # Thousands of segments take long enough to delay other callers.
@@ -87,7 +87,7 @@ class AudioRpcs:
         if not -1 <= threshold <= 1:
             raise InvalidArgument.field("threshold", f"is {threshold:g}; a score is from -1 to 1")
         named = {"first": request.first, "second": request.second}
-        clips = await decode_clips(_contents(named), audio.sample_rate, self._audio_limits)
+        clips = await decode_clips(contents(named), audio.sample_rate, self._audio_limits)
         first, second = (
             _mean_embedding(outputs, _lengths(clip, audio))
             for clip, outputs in zip(clips, await _infer_clips(model, audio, clips, call), strict=True)
@@ -146,20 +146,6 @@ class _Recording:
             current=current,
             classified_seconds=self._segments.seconds,
         )
-
-
-def _contents(clips: Mapping[str, pb.AudioClip]) -> dict[str, Clip]:
-    """What the codec decodes, by the fields that hold it."""
-    found: dict[str, Clip] = {}
-    for field, clip in clips.items():
-        match clip.WhichOneof("content"):
-            case "encoded":
-                found[f"{field}.encoded"] = Clip(clip.encoded)
-            case "pcm16":
-                found[f"{field}.pcm16"] = Clip(clip.pcm16.samples, clip.pcm16.sample_rate)
-            case _:
-                raise InvalidArgument.field(field, "has neither encoded nor pcm16 audio")
-    return found
 
 
 async def _infer_clips(model: Model, audio: AudioPreprocessing, clips: Sequence[Samples], call: Call) -> list[Outputs]:

@@ -8,7 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lectern.card import TextPreprocessing
-from lectern.windows import mean_embedding, stacked, text_windows
+from lectern.windows import text_windows
+from services.codecs.embeddings import mean_vectors
 from services.codecs.text import check_texts, encode, load_tokenizer
 from services.errors import InvalidArgument
 from services.limits import Limits
@@ -32,10 +33,6 @@ async def logits_of(
         raise InvalidArgument.field(
             "texts", f"need {needed} windows of tokens; the most is {limits.text_windows}: send fewer or shorter ones"
         )
-    ids = stacked([one.ids for one in windows])
-    inputs = {"ids": ids, "segments": np.zeros_like(ids)}
-    vectors = (await model.graphs["encoder"].infer(inputs, call.deadline, call.priority))["mean_vector"]
-    rows = np.split(vectors, np.cumsum([len(one.ids) for one in windows])[:-1])
-    means = np.concatenate([mean_embedding(part, one) for part, one in zip(rows, windows, strict=True)])
+    means = await mean_vectors(windows, model.graphs["encoder"], call.deadline, call.priority)
     outputs = await model.graphs["forward"].infer({"mean_vector": means}, call.deadline, call.priority)
     return outputs["logits"]

@@ -7,6 +7,7 @@ import io
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import soundfile
@@ -36,6 +37,24 @@ class Clip:
 
     content: bytes
     sample_rate: int | None = None
+
+
+def contents(clips: Mapping[str, Any]) -> dict[str, Clip]:
+    """What `decode_clips` decodes, of AudioClip messages, by the fields that hold it.
+
+    Raises:
+        InvalidArgument: a message is empty.
+    """
+    found: dict[str, Clip] = {}
+    for field, clip in clips.items():
+        match clip.WhichOneof("content"):
+            case "encoded":
+                found[f"{field}.encoded"] = Clip(clip.encoded)
+            case "pcm16":
+                found[f"{field}.pcm16"] = Clip(clip.pcm16.samples, clip.pcm16.sample_rate)
+            case _:
+                raise InvalidArgument.field(field, "has neither encoded nor pcm16 audio")
+    return found
 
 
 async def decode_clips(clips: Mapping[str, Clip], rate: int, limits: Limits) -> list[Samples]:

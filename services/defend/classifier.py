@@ -14,7 +14,7 @@ from lectern.v1 import defend_pb2 as pb
 from services.codecs.tensors import softmax
 from services.errors import InvalidArgument, NotFound
 from services.rpc import Call
-from services.runtime.graph import Graph
+from services.runtime.graph import Graph, batches
 from services.runtime.repository import Model, Repository
 
 Floats = NDArray[np.float32]
@@ -111,9 +111,5 @@ class Classifier:
             for i, row in zip(logits.argmax(1).tolist(), probabilities.tolist(), strict=True)
         ]
 
-    async def _batches(self, graph: Graph, arrays: dict[str, NDArray[Any]]) -> AsyncIterator[dict[str, NDArray[Any]]]:
-        # One after the other: images of many callers take turns, and share what is left of a batch.
-        size = graph.config.max_batch_size
-        for start in range(0, len(next(iter(arrays.values()))), size):
-            part = {name: array[start : start + size] for name, array in arrays.items()}
-            yield await graph.infer(part, self.call.deadline, self.call.priority)
+    def _batches(self, graph: Graph, arrays: dict[str, NDArray[Any]]) -> AsyncIterator[dict[str, NDArray[Any]]]:
+        return batches(graph, arrays, self.call.deadline, self.call.priority)

@@ -16,7 +16,7 @@ class Attribution:
     """What each value of the input contributes.
 
     Args:
-        values: float32 `[height, width, channels or 1]` or `[features]`.
+        values: float32 `[height, width, channels or 1]`, `[features]` or `[words]`.
         signed: whether those below 0 speak against the target.
         promised: what they should add up to, if the method says so.
     """
@@ -34,7 +34,7 @@ class Attribution:
 
     @property
     def map(self) -> Floats:
-        """One value for each pixel or feature."""
+        """One value for each pixel, feature or word."""
         return np.asarray(self.values.sum(-1) if self.values.ndim == 3 else self.values)
 
     def message(self) -> pb.Attribution:

@@ -9,7 +9,7 @@ from lectern.v1 import explain_pb2 as pb
 from services.errors import InvalidArgument
 from services.explain import gradients, perturbations
 from services.explain.attribution import Attribution
-from services.explain.subjects import ImageKind, Subject
+from services.explain.subjects import GRADIENT, ImageKind, Subject
 from services.limits import Limits
 
 Method = Callable[[Subject, Any, int, Limits], Awaitable[Attribution]]
@@ -24,6 +24,7 @@ METHODS: dict[str, Method] = {
     "rise": perturbations.rise,
     "kernel_shap": perturbations.kernel_shap,
 }
+FOLLOW_GRADIENTS = {"saliency", "gradient_times_input", "smooth_grad", "integrated_gradients", "grad_cam"}
 
 
 def name_of(method: pb.ExplanationMethod, field: str = "method") -> str:
@@ -51,6 +52,8 @@ async def explain(subject: Subject, method: pb.ExplanationMethod, seed: int, lim
 def available(subject: Subject) -> list[pb.ExplanationMethod]:
     """Each method that explains this subject, with its defaults."""
     left_out = set() if isinstance(subject.kind, ImageKind) else {"rise"}
+    if GRADIENT not in subject.model.graphs:
+        left_out |= FOLLOW_GRADIENTS
     if not any(layer.map for layer in subject.explanation.layers):
         left_out.add("grad_cam")
     methods = [pb.ExplanationMethod() for name in METHODS if name not in left_out]

@@ -26,7 +26,9 @@ MOST_CELLS = 32
 async def occlusion(subject: Subject, method: pb.Occlusion, seed: int, limits: Limits) -> Attribution:
     """Zeiler & Fergus, "Visualizing and Understanding Convolutional Networks", 2014."""
     pixels = subject.kind.pixels
-    _images_only(subject, method, "window", "stride")
+    for name in ("window", "stride"):
+        if method.HasField(name) and not isinstance(subject.kind, ImageKind):
+            raise InvalidArgument.field(field_of(method, name), "is for images; of other inputs the parts are fixed")
     window = whole(method, "window", min(8, *pixels), 1, min(pixels))
     stride = whole(method, "stride", max(1, window // 4), 1, window)
     windows = subject.kind.windows(window, stride)
@@ -134,15 +136,11 @@ def coalitions(players: int, count: int, seed: int) -> NDArray[np.float64]:
 
 
 def _groups(subject: Subject, method: pb.Lime | pb.KernelShap) -> NDArray[np.int64]:
-    _images_only(subject, method, "cells")
-    most = min(MOST_CELLS, max(subject.kind.pixels)) if isinstance(subject.kind, ImageKind) else MOST_CELLS
+    parts = subject.kind.pixels
+    if method.HasField("cells") and len(parts) == 1:
+        raise InvalidArgument.field(field_of(method, "cells"), "is not for rows and texts, whose parts stand alone")
+    most = MOST_CELLS if len(parts) == 1 else min(MOST_CELLS, max(parts))
     return subject.kind.groups(whole(method, "cells", CELLS, 2, most))
-
-
-def _images_only(subject: Subject, method: pb.Occlusion | pb.Lime | pb.KernelShap, *names: str) -> None:
-    for name in names:
-        if method.HasField(name) and not isinstance(subject.kind, ImageKind):
-            raise InvalidArgument.field(field_of(method, name), "is for images; of a row, each feature stands alone")
 
 
 def _attribution(

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import io
+import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageColor, ImageDraw, ImageFont
 
 from lectern.v1 import explain_pb2 as pb
 from services.codecs.heat_maps import colours
 from services.explain.attribution import Attribution
+from services.explain.audio import AudioKind
 from services.explain.subjects import ImageKind, Subject
+from services.explain.texts import TextKind
 
 SIDE = 256  # pixels of an enlarged image
 CELL = 128  # of one in a sheet
@@ -23,6 +26,9 @@ INK, PALE, BLUE, ORANGE = "#1a1a1a", "#6b6b6b", "#2166ac", "#b35806"
 GREY_SHARE = 0.25  # of the image that shows through its map
 HIGHEST = 99.5  # percentile of |values| that has the strongest colour
 BARS, BAR_HEIGHT, NAME_WIDTH = 12, 22, 220
+BAND_HEIGHT, AUDIO_WIDTH = 3, 640  # pixels of a mel band; pixels that a clip is wide, at least
+TEXT_WIDTH, TEXT_LINE, TEXT_SIZE = 640, 24, 14
+STRONGEST = 0.7  # of a colour behind a word, so that it can be read
 CHART = (380, 260)
 
 
@@ -39,8 +45,8 @@ class Row:
 def explanation(subject: Subject, found: Attribution, name: str) -> bytes:
     """One explanation with its answer."""
     if not isinstance(subject.kind, ImageKind):
-        return _png(_bars(subject, found, name))
-    image, (lowest, highest) = _image(subject.kind), _range(found)
+        return _png(_list(subject, found, name))
+    image = _image(subject.kind)
     factor = _factor(image, SIDE)
     width, height = (factor * n for n in image.shape[1::-1])
     bar_space = SCALE_WIDTH + 70
@@ -51,23 +57,28 @@ def explanation(subject: Subject, found: Attribution, name: str) -> bytes:
     top = PAD + LINE
     canvas.paste(_enlarged(_colour(image), factor), (PAD, top))
     canvas.paste(_enlarged(_map(image, found), factor), (2 * PAD + width, top))
-    left = 3 * PAD + 2 * width
+    _scale(canvas, (3 * PAD + 2 * width, top), height, found)
+    return _png(canvas)
+
+
+def _scale(canvas: Image.Image, corner: tuple[int, int], height: int, found: Attribution) -> None:
+    """The colours of a map with their values."""
+    draw, (left, top), (lowest, highest) = ImageDraw.Draw(canvas), corner, _range(found)
     levels = np.linspace(1, -1 if found.signed else 0, height, dtype=np.float32)
     scale = Image.fromarray(np.repeat(colours(levels, two_sided=found.signed)[:, None], SCALE_WIDTH, 1))
-    canvas.paste(scale, (left, top))
+    canvas.paste(scale, corner)
     ticks = [(1.0, highest), (0.0, 0.0 if found.signed else lowest), *([(-1.0, lowest)] if found.signed else [])]
     for level, value in ticks:
         share = (1 - level) / 2 if found.signed else 1 - level
         place = top + round(share * (height - 1))
         place = min(max(place, top + 6), top + height - 7)
         draw.text((left + SCALE_WIDTH + 5, place), f"{value:.2g}", INK, _font(12), "lm")
-    return _png(canvas)
 
 
 def comparison(subject: Subject, rows: Sequence[Row]) -> bytes:
     """A sheet: a column for each method."""
     if not isinstance(subject.kind, ImageKind):
-        return _png(_stacked([_bars(subject, row.found, row.name, row.figures) for row in rows]))
+        return _png(_stacked([_list(subject, row.found, row.name, row.figures) for row in rows]))
     image = _image(subject.kind)
     factor = _factor(image, CELL)
     width, height = (factor * n for n in image.shape[1::-1])
@@ -146,6 +157,106 @@ def _chart(found: Sequence[pb.Probe]) -> Image.Image:
         draw.text((across, down - 8), f"{probe.accuracy:.0%}", INK, _font(11), "ms")
         draw.text((across, bottom + 8), probe.layer, INK, _font(11), "ma")
     return canvas
+
+
+def _list(subject: Subject, found: Attribution, name: str, figures: Sequence[str] = ()) -> Image.Image:
+    """What is no image, under a line that says the answer and the method."""
+    if isinstance(subject.kind, TextKind):
+        return _coloured_words(subject, subject.kind, found, name, figures)
+    if isinstance(subject.kind, AudioKind):
+        return _spectrogram(subject, subject.kind, found, name, figures)
+    return _bars(subject, found, name, figures)
+
+
+def _coloured_words(
+    subject: Subject, kind: TextKind, found: Attribution, name: str, figures: Sequence[str]
+) -> Image.Image:
+    """The text with what each word contributes behind it, and an explained answer underlined."""
+    highest = max(float(np.abs(found.values).max()), 1e-12)
+    font = _font(TEXT_SIZE)
+    places, lines = _wrapped(kind, font)
+    height = 2 * LINE + lines * TEXT_LINE + 16 * len(figures) + 3 * PAD
+    canvas = Image.new("RGB", (TEXT_WIDTH, height), "white")
+    draw = ImageDraw.Draw(canvas)
+    title = f"{_said(subject)}: {name.replace('_', ' ')}"
+    draw.text((PAD, PAD // 2), title, INK, _font(13))
+    for word, value, (left, line) in zip(kind.words, found.values.tolist(), places, strict=True):
+        top, width = PAD + LINE + line * TEXT_LINE, font.getlength(_shown(word))
+        draw.rectangle((left, top, left + width, top + TEXT_LINE - 4), _tint(value / highest))
+    for word, (left, line) in zip(kind.words, places, strict=True):
+        top, width = PAD + LINE + line * TEXT_LINE, font.getlength(_shown(word))
+        draw.text((left, top + TEXT_LINE / 2 - 2), _shown(word), INK, font, "lm")
+        start, end = kind.answer or (0, 0)
+        if not word.in_question and start <= word.start and word.end <= end:
+            draw.line([(left, top + TEXT_LINE - 3), (left + width, top + TEXT_LINE - 3)], INK, 2)
+    top = 2 * PAD + LINE + lines * TEXT_LINE
+    for i, level in enumerate((-1.0, -0.5, 0.0, 0.5, 1.0) if found.signed else (0.0, 0.5, 1.0)):
+        left = PAD + i * 80
+        draw.rectangle((left, top, left + 14, top + 14), _tint(level), PALE)
+        draw.text((left + 20, top + 7), f"{level * highest:+.2g}" if level else "0", PALE, _font(11), "lm")
+    for i, line_ in enumerate(figures):
+        draw.text((PAD, height - PAD - 16 * (len(figures) - i)), line_, INK, _font(11))
+    return canvas
+
+
+def _spectrogram(
+    subject: Subject, kind: AudioKind, found: Attribution, name: str, figures: Sequence[str]
+) -> Image.Image:
+    """Energies over time, low bands below, above what each contributes; the explained frames are marked."""
+    frames, bands = kind.x.shape
+    wide, high = max(1, AUDIO_WIDTH // frames), BAND_HEIGHT
+    width, height = frames * wide, bands * high
+    energies = kind.x.T[::-1, :, None]
+    grey = (255 * (energies - energies.min()) / max(float(np.ptp(energies)), 1e-6)).astype(np.uint8)
+    turned = Attribution(found.values.T[::-1, :, None], found.signed)
+    size = width + 3 * PAD + SCALE_WIDTH + 60, 2 * height + 3 * LINE + 3 * PAD + 16 * len(figures)
+    canvas = Image.new("RGB", size, "white")
+    draw = ImageDraw.Draw(canvas)
+    title = f"{_said(subject)}, {kind.start:.2f} to {kind.end:.2f} s: {name.replace('_', ' ')}"
+    draw.text((PAD, PAD // 2), title, INK, _font(13))
+    top, below = PAD + LINE, PAD + LINE + height + 4
+    for place, picture in ((top, _colour(grey)), (below, _map(grey, turned))):
+        canvas.paste(Image.fromarray(picture.repeat(high, 0).repeat(wide, 1)), (PAD, place))
+    left, right = (PAD + round(at / kind.frame_seconds * wide) for at in (kind.start, kind.end))
+    draw.line([(left, below + height + 2), (right, below + height + 2)], INK, 3)
+    for second in np.arange(0, frames * kind.frame_seconds, 0.5 if frames < 400 else 1.0):
+        place = PAD + round(second / kind.frame_seconds * wide)
+        draw.text((place, below + height + 6), f"{second:g} s", PALE, _font(11), "la" if place == PAD else "ma")
+    _scale(canvas, (width + 2 * PAD, below), height, turned)
+    for i, line in enumerate(figures):
+        draw.text((PAD, canvas.height - PAD - 16 * (len(figures) - i)), line, INK, _font(11))
+    return canvas
+
+
+def _wrapped(kind: TextKind, font: ImageFont.FreeTypeFont | ImageFont.ImageFont) -> tuple[list[tuple[float, int]], int]:
+    """Where each word begins: pixels from the left, and line; and how many lines there are."""
+    places: list[tuple[float, int]] = []
+    left, line, before = float(PAD), 0, None
+    for word in kind.words:
+        text = kind.question if word.in_question else kind.text
+        if before is not None and before.in_question != word.in_question:
+            left, line = PAD, line + 1
+        elif before is not None:
+            left += font.getlength(" ") * 1.5 * (before.end < word.start)
+            if "\n\n" in text[before.end : word.start]:  # single breaks are where lines ended elsewhere
+                left, line = PAD, line + 2
+        width = font.getlength(_shown(word))
+        if left > PAD and left + width > TEXT_WIDTH - PAD:
+            left, line = PAD, line + 1
+        places.append((left, line))
+        left, before = left + width, word
+    return places, line + 1
+
+
+def _shown(word: pb.ExplainedWord) -> str:
+    """Its letters without accents, which the font that comes with Pillow lacks."""
+    return "".join(c for c in unicodedata.normalize("NFKD", word.text) if not unicodedata.combining(c))
+
+
+def _tint(level: float) -> tuple[int, ...]:
+    """White for 0, towards orange for 1 and blue for -1."""
+    red, green, blue = ImageColor.getrgb(ORANGE if level > 0 else BLUE)[:3]
+    return tuple(round(255 + STRONGEST * abs(level) * (channel - 255)) for channel in (red, green, blue))
 
 
 def _bars(subject: Subject, found: Attribution, name: str, figures: Sequence[str] = ()) -> Image.Image:

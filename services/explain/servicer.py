@@ -8,24 +8,32 @@ from dataclasses import replace
 
 import numpy as np
 
-from lectern.card import ImagePreprocessing, NoisePreprocessing
+from lectern.card import AudioPreprocessing, ImagePreprocessing, NoisePreprocessing, TextPreprocessing
 from lectern.v1 import explain_pb2 as pb
 from services.codecs.images import encode_png
 from services.errors import InvalidArgument
 from services.explain import methods, pictures
 from services.explain.attribution import Attribution
+from services.explain.audio import read_audio
 from services.explain.faithfulness import curves, rank_correlation, references
 from services.explain.parameters import field_of, whole
-from services.explain.subjects import ImageKind, Subject, explanation_of, read_subject
+from services.explain.subjects import RANDOM, ImageKind, Subject, by_graph, explanation_of, read_subject
+from services.explain.texts import TextKind, read_text
 from services.explain.visualise import Found, ascend, search, unit_weights
 from services.limits import Limits
 from services.rpc import Call
 from services.runtime.repository import Model, Repository
 
 # Whose models are explained, and whose images may be searched.
-CAPABILITIES = ("classify", "defend", "detect_anomaly", "predict")
+CAPABILITIES = ("answer", "classify", "defend", "detect_anomaly", "predict")
 GENERATE = "generate"
-DEFAULT_MODELS = {"image": "image_classifier", "row": "covid_regressor"}
+DEFAULT_MODELS = {
+    "image": "image_classifier",
+    "row": "covid_regressor",
+    "text": "sentiment_classifier",
+    "audio": "phoneme_classifier",
+}
+DEFAULT_READER = "question_answerer"
 STEPS = 64
 
 
@@ -50,6 +58,7 @@ class ExplainServicer:
             attribution=found.message(),
             picture=picture,
             completeness_gap=None if found.promised is None else found.gap,
+            words=words(subject),
         )
 
     async def Compare(self, request: pb.CompareRequest, call: Call) -> pb.CompareResponse:
@@ -67,9 +76,10 @@ class ExplainServicer:
                 found = await methods.explain(subject, method, request.seed, self._limits)
             except InvalidArgument as error:
                 raise _of_method(error, i) from None
-            random = await methods.explain(replace(subject, random=True), method, request.seed, self._limits)
-            entry = await _judged(subject, name, found)
-            entry.correlation_with_random_weights = rank_correlation(found.map, random.map)
+            entry, random = await _judged(subject, name, found), None
+            if RANDOM in subject.model.graphs:
+                random = await methods.explain(replace(subject, random=True), method, request.seed, self._limits)
+                entry.correlation_with_random_weights = rank_correlation(found.map, random.map)
             if found.promised is not None:
                 entry.completeness_gap = found.gap
             compared.append(entry)
@@ -83,6 +93,7 @@ class ExplainServicer:
             prediction=prediction(subject),
             explanations=compared,
             picture=await asyncio.to_thread(pictures.comparison, subject, rows),
+            words=words(subject),
         )
 
     async def ExplainModel(self, request: pb.ExplainModelRequest, call: Call) -> pb.ExplainModelResponse:
@@ -169,7 +180,13 @@ class ExplainServicer:
         sent = request.input.WhichOneof("kind")
         if sent is None:
             raise InvalidArgument.field("input", f"is empty; send one of: {', '.join(DEFAULT_MODELS)}")
-        model = self._find(request.model or DEFAULT_MODELS[sent], request.version, call)
+        default = DEFAULT_READER if request.input.text.question else DEFAULT_MODELS[sent]
+        model = self._find(request.model or default, request.version, call)
+        match model.card.preprocessing:
+            case TextPreprocessing() as preprocessing:
+                return await read_text(request, model, preprocessing, call, self._limits)
+            case AudioPreprocessing() as preprocessing:
+                return await read_audio(request, model, preprocessing, call, self._limits)
         return await read_subject(request, model, call, self._limits)
 
     def _find(self, name: str, version: int, call: Call) -> Model:
@@ -186,6 +203,11 @@ def prediction(subject: Subject) -> pb.ExplainedPrediction:
         value=float(subject.outputs[subject.target]),
         probability=subject.probability,
     )
+
+
+def words(subject: Subject) -> Sequence[pb.ExplainedWord]:
+    """Those of a text; none of other inputs."""
+    return subject.kind.words if isinstance(subject.kind, TextKind) else ()
 
 
 async def _judged(subject: Subject, name: str, found: Attribution) -> pb.ComparedExplanation:
@@ -225,4 +247,5 @@ def _blank(model: Model, call: Call, target: int) -> Subject:
     p = card.preprocessing
     kind = ImageKind.of(np.full((p.height, p.width, p.channels), 128, np.uint8), explanation.exponent)
     labels: Sequence[str] = card.labels or (explanation.output,)
-    return Subject(model, kind, call, explanation, labels, np.zeros(len(labels), np.float32), target)
+    answer = by_graph(model, kind, explanation.output, call)
+    return Subject(model, kind, call, answer, explanation, labels, np.zeros(len(labels), np.float32), target)

@@ -6,8 +6,8 @@ noise is a little. Methods know nothing of kinds.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
-from dataclasses import dataclass
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import numpy as np
@@ -22,11 +22,12 @@ from services.errors import InvalidArgument
 from services.explain.parameters import field_of
 from services.limits import Limits
 from services.rpc import Call
-from services.runtime.graph import Graph
+from services.runtime.graph import Graph, batches
 from services.runtime.repository import Model
 
 Floats = NDArray[np.float32]
 GRADIENT, RANDOM = "gradient", "random_gradient"
+Answer = Callable[[Floats], Awaitable[Floats]]
 Baselined = pb.IntegratedGradients | pb.Occlusion | pb.Lime | pb.KernelShap
 BLUR = 8  # of the longer side of an image, one in so many is the blur's standard deviation
 
@@ -46,8 +47,8 @@ class Kind(Protocol):
     def noise_scale(self) -> Floats:
         """Standard deviation of noise of size 1, for each value of x."""
 
-    def baseline(self, given: int) -> Floats:
-        """What stands for nothing, like x.
+    def baseline(self, given: int, default: int) -> Floats:
+        """What stands for nothing, like x; `default` is what images and audio have if none is given.
 
         Raises:
             ValueError: there is no such baseline of this kind; says why.
@@ -61,9 +62,6 @@ class Kind(Protocol):
 
     def spread(self, values: Floats) -> Floats:
         """Values `[N, *pixels]` as `[N, *x.shape]` or what broadcasts to it."""
-
-    def forward(self, xs: Floats) -> NDArray[Any]:
-        """Inputs `[N, *x.shape]` as the graph `forward` takes them."""
 
 
 @dataclass(frozen=True)
@@ -85,8 +83,8 @@ class ImageKind:
     def noise_scale(self) -> Floats:
         return np.float32(255) * np.ones((), np.float32)
 
-    def baseline(self, given: int) -> Floats:
-        match given:
+    def baseline(self, given: int, default: int) -> Floats:
+        match given or default:
             case pb.BASELINE_BLACK:
                 return np.zeros_like(self.x)
             case pb.BASELINE_WHITE:
@@ -133,9 +131,9 @@ class RowKind:
     def noise_scale(self) -> Floats:
         return 4 * self.scale
 
-    def baseline(self, given: int) -> Floats:
+    def baseline(self, given: int, default: int) -> Floats:
         if given:
-            raise ValueError("is for images; rows are compared with the card's reference")
+            raise ValueError("is for images and audio; rows are compared with the card's reference")
         return self.reference
 
     def groups(self, cells: int) -> NDArray[np.int64]:
@@ -156,20 +154,24 @@ class Subject:
     """One input of one model, and the output of it that is explained.
 
     Args:
+        answer: what the model says of inputs `[N, *x.shape]`, as `[N, K]`; None = what its gradient graph says.
         labels: of the outputs; empty if they have no names.
         target: index of the explained output.
         outputs: what the model says of the input, `[K]`.
         random: explain the network with random weights in place of the model.
+        constants: further inputs of the gradient graph, the same for each x.
     """
 
     model: Model
     kind: Kind
     call: Call
+    answer: Answer | None
     explanation: Explanation
     labels: Sequence[str]
     outputs: Floats
     target: int
     random: bool = False
+    constants: Mapping[str, Floats] = field(default_factory=dict)
 
     @property
     def classifies(self) -> bool:
@@ -183,22 +185,31 @@ class Subject:
 
     @property
     def gradient_graph(self) -> Graph:
-        return self.model.graphs[RANDOM if self.random else GRADIENT]
+        """Of the model, or of random weights.
 
-    def baseline(self, method: Baselined | None, image_default: int) -> Floats:
-        """What stands for nothing, as the method asks for; rows have one only.
+        Raises:
+            InvalidArgument: the model has none.
+        """
+        graph = self.model.graphs.get(RANDOM if self.random else GRADIENT)
+        if graph is None:
+            raise InvalidArgument.field(
+                "method",
+                f"follows gradients, of which {self.model.card.name} has no graph; occlusion, lime and kernel_shap "
+                "need none",
+            )
+        return graph
+
+    def baseline(self, method: Baselined | None, default: int) -> Floats:
+        """What stands for nothing, as the method asks for; rows and texts have one only.
 
         Raises:
             InvalidArgument: there is no such baseline of this kind of input.
         """
-        given: int = method.baseline if method else pb.BASELINE_UNSPECIFIED
-        if not given and isinstance(self.kind, ImageKind):
-            given = image_default
         try:
-            return self.kind.baseline(given)
+            return self.kind.baseline(method.baseline if method else pb.BASELINE_UNSPECIFIED, default)
         except ValueError as error:
-            field = field_of(method, "baseline") if method else "baseline"
-            raise InvalidArgument.field(field, str(error)) from None
+            at = field_of(method, "baseline") if method else "baseline"
+            raise InvalidArgument.field(at, str(error)) from None
 
     async def gradients(
         self, xs: Floats, units: Floats | None = None, targets: NDArray[np.int64] | None = None
@@ -217,28 +228,22 @@ class Subject:
         if "units" in names:
             count = sum(layer.units for layer in self.explanation.layers)
             arrays["units"] = np.zeros((len(xs), count), np.float32) if units is None else units
-        async for part in self._batches(self.gradient_graph, arrays):
+        arrays |= {name: np.repeat(value[None], len(xs), 0) for name, value in self.constants.items()}
+        async for part in batches(self.gradient_graph, arrays, self.call.deadline, self.call.priority):
             yield part
+
+    async def answers(self, xs: Floats) -> Floats:
+        """What the model, or random weights, say of inputs `[N, *x.shape]`: `[N, K]`."""
+        if self.answer is not None and not self.random:
+            return await self.answer(xs)
+        return np.concatenate([part[self.explanation.output] async for part in self.gradients(xs)])
 
     async def values(self, xs: Floats, *, probability: bool = False) -> Floats:
         """The target's logit or value for inputs `[N, *x.shape]`, or its probability if it is a class; `[N]`."""
-        if self.random:
-            found = [part[self.explanation.output] async for part in self.gradients(xs)]
-        else:
-            graph = self.model.graphs["forward"]
-            arrays = {graph.config.inputs[0].name: self.kind.forward(xs)}
-            found = [part[self.explanation.output] async for part in self._batches(graph, arrays)]
-        outputs = np.concatenate(found)
+        outputs = await self.answers(xs)
         if probability and self.classifies:
             outputs = softmax(outputs)
         return np.asarray(outputs[:, self.target])
-
-    async def _batches(self, graph: Graph, arrays: dict[str, NDArray[Any]]) -> AsyncIterator[dict[str, NDArray[Any]]]:
-        # One after the other: samples of many callers take turns, and share what is left of a batch.
-        size = graph.config.max_batch_size
-        for start in range(0, len(next(iter(arrays.values()))), size):
-            part = {name: array[start : start + size] for name, array in arrays.items()}
-            yield await graph.infer(part, self.call.deadline, self.call.priority)
 
 
 def explanation_of(card: Card) -> Explanation:
@@ -264,39 +269,65 @@ async def read_subject(
     """
     card, explanation = model.card, explanation_of(model.card)
     kind = await _read_kind(request.input, card, explanation, limits)
-    graph = model.graphs["forward"]
-    inputs = {graph.config.inputs[0].name: kind.forward(kind.x[None])}
-    outputs = (await graph.infer(inputs, call.deadline, call.priority))[explanation.output][0]
+    answer = by_graph(model, kind, explanation.output, call)
+    outputs = (await answer(kind.x[None]))[0]
     labels = card.labels or (
         card.preprocessing.targets if isinstance(card.preprocessing, TabularPreprocessing) else (explanation.output,)
     )
-    target = int(outputs.argmax()) if card.labels else 0
+    return Subject(model, kind, call, answer, explanation, labels, outputs, read_target(request, labels, outputs, card))
+
+
+def by_graph(model: Model, kind: ImageKind | RowKind, output: str, call: Call) -> Answer:
+    """Answers by the graph `forward`."""
+    graph = model.graphs["forward"]
+
+    async def answer(xs: Floats) -> Floats:
+        inputs = {graph.config.inputs[0].name: kind.forward(xs)}
+        return np.concatenate([part[output] async for part in batches(graph, inputs, call.deadline, call.priority)])
+
+    return answer
+
+
+def read_target(
+    request: pb.ExplainRequest | pb.CompareRequest, labels: Sequence[str], outputs: Floats, card: Card
+) -> int:
+    """Which of the outputs `[K]` is explained.
+
+    Raises:
+        InvalidArgument: there is none like that.
+    """
     match request.WhichOneof("target"):
         case "target_index":
-            if (target := request.target_index) >= len(outputs):
-                raise InvalidArgument.field("target_index", f"is {target}; {card.name} has 0 to {len(outputs) - 1}")
+            if request.target_index >= len(outputs):
+                raise InvalidArgument.field(
+                    "target_index", f"is {request.target_index}; {card.name} has 0 to {len(outputs) - 1}"
+                )
+            return int(request.target_index)
         case "target_label":
             if request.target_label not in labels:
                 raise InvalidArgument.field(
                     "target_label", f"is {request.target_label!r}; {card.name} has: {', '.join(labels)}"
                 )
-            target = list(labels).index(request.target_label)
-    return Subject(model, kind, call, explanation, labels, outputs, target)
+            return list(labels).index(request.target_label)
+    return int(outputs.argmax()) if card.labels else 0
 
 
-async def _read_kind(given: pb.ExplainedInput, card: Card, explanation: Explanation, limits: Limits) -> Kind:
+async def _read_kind(
+    given: pb.ExplainedInput, card: Card, explanation: Explanation, limits: Limits
+) -> ImageKind | RowKind:
     sent, preprocessing = given.WhichOneof("kind"), card.preprocessing
     if isinstance(preprocessing, ImagePreprocessing):
-        _check_kind(sent, "image", card)
+        check_kind(sent, "image", card)
         images = await decode_named({"input.image": given.image}, preprocessing, limits)
         return ImageKind.of(images[0], explanation.exponent)
     if isinstance(preprocessing, TabularPreprocessing):
-        _check_kind(sent, "row", card)
+        check_kind(sent, "row", card)
         x = rows_to_matrix([given.row], preprocessing.features, limits, "input.row")[0]
         return RowKind(x, *(np.array(v, np.float32) for v in (explanation.reference, explanation.scale)))
     raise InvalidArgument.field("model", f"{card.name} takes inputs of a kind that is not explained")
 
 
-def _check_kind(sent: str | None, wanted: str, card: Card) -> None:
+def check_kind(sent: str | None, wanted: str, card: Card) -> None:
+    """Raises InvalidArgument if a model is sent what it does not take."""
     if sent != wanted:
         raise InvalidArgument.field("input", f"has {sent or 'nothing'}; {card.name} takes its `{wanted}`")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -58,7 +58,7 @@ async def ascend(subjects: Sequence[Subject], units: Floats | None, steps: int, 
         xs = 127.5 + DECAY * (xs - 127.5)
         xs = xs.clip(0, 255).astype(np.float32)
     ended = await _measure(subjects, units, xs)
-    images = first.kind.forward(xs)
+    images = cast(ImageKind, first.kind).forward(xs)
     return [
         Found(image, float(a[0]), float(b[0]), float(b[1]) if units is None and first.classifies else None)
         for image, a, b in zip(images, begun, ended, strict=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Mapping
 from typing import Any, Protocol
 
 from numpy.typing import NDArray
@@ -73,6 +73,19 @@ class Engine(Protocol):
         Raises:
             EngineError: the graph is invalid, or does not run as asked for.
         """
+
+
+async def batches(
+    graph: Graph, inputs: Mapping[str, Array], deadline: float, priority: int
+) -> AsyncIterator[dict[str, Array]]:
+    """Outputs for more inputs than one batch has, in parts; raises as `Graph.infer`.
+
+    One part after the other: inputs of many callers take turns, and share what is left of a batch.
+    """
+    size = graph.config.max_batch_size
+    for start in range(0, len(next(iter(inputs.values()))), size):
+        part = {name: array[start : start + size] for name, array in inputs.items()}
+        yield await graph.infer(part, deadline, priority)
 
 
 def input_refused(config: GraphConfig) -> ServiceError:

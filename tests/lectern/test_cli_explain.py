@@ -77,7 +77,7 @@ async def test_both_clients_answer_alike(server: Any) -> None:
     with lectern.Client(server.target) as client:
         explained = client.explain(CAT, "smooth_grad", samples=3, seed=5)
         compared, learned = client.compare(CAT, methods), client.explain_model()
-        with pytest.raises(ValueError, match="image or a row"):
+        with pytest.raises(ValueError, match="one of them"):
             client.explain()
     async with lectern.aio.Client(server.target) as client:
         assert await client.explain(CAT, "smooth_grad", samples=3, seed=5) == explained

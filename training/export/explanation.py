@@ -34,6 +34,8 @@ def explainable(
     output: str,
     *,
     labelled: bool,
+    constants: Mapping[str, Tensor] | None = None,
+    dynamic_axes: Mapping[str, tuple[int, ...]] | None = None,
     layers: Sequence[str] = (),
     weights: Collection[str] = (),
     tolerance: float = 1e-4,
@@ -45,29 +47,39 @@ def explainable(
     """Graphs that give the derivative of `net`, and of the same network with random weights, by its input.
 
     Args:
-        net: float32 [N, ...] -> float32 [N, K], in evaluation mode.
+        net: float32 [N, ...], and the constants after it -> float32 [N, K], in evaluation mode.
         x: the input's name and an example of at least two items.
         output: name of what `net` gives.
         labelled: whether that is logits of classes.
+        constants: further inputs by name, by which nothing is differentiated.
         layers: names of submodules to look into, whose outputs are [N, C, H, W], or [N, ..., C].
         weights: names of the parameters and buffers that were learned; if empty, every parameter.
         others: as in `Explanation`, or in `Graph`.
     """
     ((name, example),) = x.items()
+    constants = dict(constants or {})
     net.requires_grad_(False)
     with torch.no_grad(), _watching(net, layers) as seen:
-        answer = net(example)
+        answer = net(example, *constants.values())
     shapes = tuple(Layer(name=n, units=_units(a).shape[1], map=a.dim() == 4) for n, a in zip(layers, seen, strict=True))
     inputs = _inputs(name, example, answer.shape[1], labelled)
     if layers:
         inputs["units"] = torch.linspace(-1, 1, sum(s.units for s in shapes)).repeat(len(example), 1)
+    inputs |= constants
     outputs = [output, "gradient", *(["activations"] if layers else [])]
     outputs += [f"map_{i}" for i, layer in enumerate(shapes) if layer.map]
     graphs = {}
     random = _spreads(net, weights or dict(net.named_parameters()))
     for role, spreads in (("gradient", {}), ("random_gradient", random)):
-        traced = trace_gradients(_differentiated(net, layers, labelled, spreads), tuple(inputs.values()))
-        graphs[role] = Graph(traced, inputs, tuple(outputs), max_batch_size=MAX_BATCH_SIZE, tolerance=tolerance)
+        function = _differentiated(net, layers, labelled, spreads, len(constants))
+        graphs[role] = Graph(
+            trace_gradients(function, tuple(inputs.values())),
+            inputs,
+            tuple(outputs),
+            dict(dynamic_axes or {}),
+            max_batch_size=MAX_BATCH_SIZE,
+            tolerance=tolerance,
+        )
     explanation = Explanation(
         output=output, exponent=exponent, layers=shapes, probes=probes, reference=reference, scale=scale
     )
@@ -92,7 +104,7 @@ def _inputs(name: str, example: Tensor, outputs: int, labelled: bool) -> dict[st
 
 
 def _differentiated(
-    net: nn.Module, layers: Sequence[str], labelled: bool, spreads: Mapping[str, Spread]
+    net: nn.Module, layers: Sequence[str], labelled: bool, spreads: Mapping[str, Spread], constants: int = 0
 ) -> Callable[..., tuple[Tensor, ...]]:
     """The function that a graph is traced from; parameters with a spread are random."""
 
@@ -100,7 +112,7 @@ def _differentiated(
         rest = list(others)
         x = x.detach().requires_grad_()
         with _watching(net, layers) as seen:
-            answer = functional_call(net, _random_weights(spreads), (x,))
+            answer = functional_call(net, _random_weights(spreads), (x, *others[len(others) - constants :]))
         wanted = weights * answer
         if labelled:
             share = rest.pop(0)
@@ -119,13 +131,15 @@ def _differentiated(
         return tuple(value.detach() for value in (answer, by_x, means, *maps))
 
     # A tracer needs to see how many arguments there are.
-    match labelled + bool(layers):
+    match labelled + bool(layers) + constants:
         case 0:
             return lambda x, weights: function(x, weights)
         case 1:
             return lambda x, weights, a: function(x, weights, a)
-        case _:
+        case 2:
             return lambda x, weights, a, b: function(x, weights, a, b)
+        case _:
+            return lambda x, weights, a, b, c: function(x, weights, a, b, c)
 
 
 def _spreads(net: nn.Module, names: Collection[str]) -> dict[str, Spread]:

@@ -50,8 +50,8 @@ def _convolution_backward(
     groups: int,
     wanted: tuple[bool, bool, bool],
 ) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
-    """`aten.convolution_backward` by convolutions, without groups; of a transposed one by its input alone."""
-    assert groups == 1
+    """`aten.convolution_backward` by convolutions; with groups, or of a transposed one, by its input alone."""
+    assert groups == 1 or not (transposed or any(wanted[1:]))
     if transposed:
         assert not any(wanted[1:])
         return aten.convolution(gradient, weight, None, stride, padding, dilation, False, [0, 0], 1), None, None
@@ -64,7 +64,7 @@ def _convolution_backward(
             for i in axes
         ]
         rest = [int(x.shape[2 + i] - covered[i]) for i in axes]
-        of_x = aten.convolution(gradient, weight, None, stride, padding, dilation, True, rest, 1)
+        of_x = aten.convolution(gradient, weight, None, stride, padding, dilation, True, rest, groups)
     if wanted[1]:
         # Examples and channels change places; stride and dilation too.
         swapped = x.transpose(0, 1), gradient.transpose(0, 1)

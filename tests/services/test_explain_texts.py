@@ -1,0 +1,112 @@
+"""Texts explained word by word: what methods promise, where words are, and what is refused."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import lectern
+from lectern.v1 import explain_pb2 as pb
+from tests.conftest import ROOT, Server, serving
+from tests.services.test_explain import IMAGE, method, refused, values
+
+DEADLINE = 120
+METHODS = ("occlusion", "lime", "kernel_shap")
+PRAISE = "The chairs were hard, but what a wonderful film!"
+STORY = (ROOT / "docs" / "examples" / "beagle.txt").read_text()
+QUESTION = "Who commanded the ship?"
+OCCLUSION = method("occlusion")
+
+
+@pytest.fixture(scope="module")
+def explaining(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    with serving(tmp_path_factory.mktemp("explain"), "explain", "answer", "classify") as server:
+        yield server
+
+
+@pytest.fixture
+def client(explaining: Server) -> Iterator[lectern.Client]:
+    with lectern.Client(explaining.target, timeout=DEADLINE) as client:
+        yield client
+
+
+def of(text: str, question: str = "") -> pb.ExplainedInput:
+    return pb.ExplainedInput(text=pb.ExplainedText(text=text, question=question))
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_each_method_finds_the_word_of_praise(client: lectern.Client, name: str) -> None:
+    response = client.explain(text=PRAISE, method=name, target="positive", seed=1)
+    assert (response.model, response.prediction.label) == ("sentiment_classifier", "positive")
+    found = values(response.attribution)
+    assert response.words[int(found.argmax())].text == "wonderful"
+    assert found.shape == (len(response.words),)
+    again = client.explain(text=PRAISE, method=name, target="positive", seed=1)
+    assert again.attribution == response.attribution
+    assert Image.open(io.BytesIO(response.picture)).format == "PNG"
+
+
+def test_shapley_values_add_up(client: lectern.Client) -> None:
+    assert client.explain(text=PRAISE, method="kernel_shap").completeness_gap < 1e-4
+
+
+@pytest.mark.parametrize("text", [PRAISE, "é́tonnant 👩🏽‍🚀 שלום עולם, naïve!", "a\n\nb  c"])
+def test_words_are_where_the_text_has_them(client: lectern.Client, text: str) -> None:
+    words = client.explain(text=text, method="occlusion").words
+    assert [text[word.start : word.end] for word in words] == [word.text for word in words]
+    assert not any(word.in_question for word in words)
+    assert [word.start for word in words] == sorted(word.start for word in words)
+
+
+def test_an_answer_is_explained_by_its_question_and_its_text(client: lectern.Client) -> None:
+    (result,) = client.answer([QUESTION], STORY).results
+    response = client.explain(text=STORY, question=QUESTION, method="occlusion")
+    assert (response.model, response.prediction.label) == ("question_answerer", result.answers[0].text)
+    asked = [word.text for word in response.words if word.in_question]
+    assert asked == ["Who", "commanded", "the", "ship", "?"]
+    found = np.abs(values(response.attribution))
+    answer = result.answers[0]
+    inside = [not w.in_question and answer.start <= w.start < answer.end for w in response.words]
+    assert found[inside].max() > np.median(found)
+
+
+def test_methods_are_compared_with_a_random_order(client: lectern.Client) -> None:
+    response = client.compare(text=PRAISE)
+    assert [entry.method for entry in response.explanations] == [*METHODS, "random"]
+    *learned, random = response.explanations
+    assert min(entry.deletion for entry in learned) < random.deletion
+    assert not any(entry.HasField("correlation_with_random_weights") for entry in response.explanations)
+    assert Image.open(io.BytesIO(response.picture)).format == "PNG"
+
+
+@pytest.mark.parametrize(
+    ("request_", "field"),
+    [
+        (pb.ExplainRequest(input=of(PRAISE), method=method("saliency")), "method"),
+        (pb.ExplainRequest(input=of(PRAISE), method=method("smooth_grad")), "method"),
+        (pb.ExplainRequest(input=of(PRAISE), method=method("integrated_gradients")), "method"),
+        (pb.ExplainRequest(input=of(PRAISE), method=method("grad_cam")), "method"),
+        (pb.ExplainRequest(input=of(PRAISE), method=method("rise")), "method"),
+        (pb.ExplainRequest(input=of(PRAISE), method=method("lime", cells=4)), "method.lime.cells"),
+        (pb.ExplainRequest(input=of(PRAISE), method=method("occlusion", baseline=1)), "method.occlusion.baseline"),
+        (pb.ExplainRequest(input=of(""), method=OCCLUSION), "input.text.text"),
+        (pb.ExplainRequest(input=of(" \n"), method=OCCLUSION), "input.text.text"),
+        (pb.ExplainRequest(input=of("word " * 600), method=OCCLUSION), "input.text.text"),
+        (
+            pb.ExplainRequest(input=of(PRAISE, "Who?"), method=OCCLUSION, model="spam_classifier"),
+            "input.text.question",
+        ),
+        (pb.ExplainRequest(input=of(PRAISE), method=OCCLUSION, model="question_answerer"), "input.text.question"),
+        (pb.ExplainRequest(input=of(PRAISE, "Who " * 200), method=OCCLUSION), "input.text.question"),
+        (pb.ExplainRequest(input=of(PRAISE), method=OCCLUSION, model="image_classifier"), "input"),
+        (pb.ExplainRequest(input=IMAGE, method=OCCLUSION, model="sentiment_classifier"), "input"),
+        (pb.ExplainRequest(input=of(PRAISE), method=OCCLUSION, target_index=2), "target_index"),
+        (pb.ExplainRequest(input=of(PRAISE), method=OCCLUSION, target_label="joy"), "target_label"),
+    ],
+)
+def test_bad_requests_are_refused_by_name(explaining: Server, request_: pb.ExplainRequest, field: str) -> None:
+    refused(explaining, "Explain", request_, "INVALID_ARGUMENT", field)
