@@ -41,6 +41,7 @@ EXAMPLES = ROOT / "docs" / "examples"
 REPORT = ROOT / "docs" / "benchmarks" / "rpcs.md"
 CALLERS = 8
 EPISODE_STEPS = 50
+TEXT = "The chairs were hard, but what a wonderful film!"
 ANSWER_SECONDS = 30
 
 
@@ -100,6 +101,8 @@ def rows() -> list[Row]:
         Row(explain_request("smooth_grad", photo), "SmoothGrad"),
         Row(explain_request("integrated_gradients", photo), "integrated gradients"),
         Row(explain_request("saliency", row=survey), "saliency of a row"),
+        Row(explain_request("occlusion", text=TEXT), "occlusion of a text's 11 words"),
+        Row(explain_request("integrated_gradients", audio=clips[1].encoded), "integrated gradients of 1.5 s of speech"),
         Row(explain_pb2.ExplainModelRequest(probes=explain_pb2.Probes()), "probes"),
         Row(generate_pb2.GenerateImagesRequest(seed=7)),
         Row(generate_pb2.GenerateImagesRequest(seed=7, count=16, layout=sheet), "a sheet of 16"),

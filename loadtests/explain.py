@@ -1,4 +1,4 @@
-"""Users of ExplainService: why CIFAR-10 photos are what the model says."""
+"""Users of ExplainService: why CIFAR-10 photos, and a text, are what the models say."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from lectern.v1 import explain_pb2_grpc
 
 PHOTOS = Pictures("image_classifier.npz")
 SAMPLES = 8
+TEXT = "The chairs were hard, but what a wonderful film!"
 METHODS = {
     "saliency": pb.ExplanationMethod(saliency=pb.Saliency()),
     "grad_cam": pb.ExplanationMethod(grad_cam=pb.GradCam()),
@@ -37,6 +38,13 @@ class ExplainUser(GrpcUser):
     @task(3)
     def grad_cam(self) -> None:
         self.explain("grad_cam", "Explain, Grad-CAM")
+
+    @task(1)
+    def words(self) -> None:
+        """Explain a text: a call of the encoder for each word, together in batches."""
+        given = pb.ExplainedInput(text=pb.ExplainedText(text=TEXT))
+        method = pb.ExplanationMethod(occlusion=pb.Occlusion())
+        self.call(self.stub.Explain, pb.ExplainRequest(input=given, method=method), "Explain, words of a text")
 
     @task(1)
     def smooth_grad(self) -> None:

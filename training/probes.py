@@ -3,7 +3,7 @@ intermediate layers using linear classifier probes", 2016)."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 import torch
@@ -22,6 +22,8 @@ CELLS = 2  # maps are averaged over a grid of so many cells a side, so that laye
 BATCH = 500
 BRIGHTNESS = 4
 
+Features = dict[str, NDArray[np.float64]]  # by layer, [N, F]
+
 
 @torch.no_grad()
 def probes(net: nn.Module, layers: Sequence[str], train: Split, test: Split) -> tuple[Probe, ...]:
@@ -33,9 +35,16 @@ def probes(net: nn.Module, layers: Sequence[str], train: Split, test: Split) -> 
         "brightness, in quarters": lambda split: np.searchsorted(edges, _brightness(split)),
     }
     known, unknown = (_features(net, layers, split, n) for split, n in ((train, TRAIN), (test, TEST)))
+    return fitted(known, unknown, {name: (of(train)[:TRAIN], of(test)[:TEST]) for name, of in properties.items()})
+
+
+def fitted(
+    known: Features, unknown: Features, properties: Mapping[str, tuple[NDArray[np.int64], NDArray[np.int64]]]
+) -> tuple[Probe, ...]:
+    """How well a linear classifier that is fitted to `known` features tells properties from `unknown` ones; of each
+    property its values [N] for both."""
     found = []
-    for name, of in properties.items():
-        answers, truth = of(train)[:TRAIN], of(test)[:TEST]
+    for name, (answers, truth) in properties.items():
         chance = float(np.unique(truth, return_counts=True)[1].max() / len(truth))
         for layer in known:
             classifier = make_pipeline(StandardScaler(), RidgeClassifierCV(np.logspace(0, 4, 5)))
@@ -44,8 +53,8 @@ def probes(net: nn.Module, layers: Sequence[str], train: Split, test: Split) -> 
     return tuple(found)
 
 
-def _features(net: nn.Module, layers: Sequence[str], split: Split, count: int) -> dict[str, NDArray[np.float64]]:
-    """By layer, and for the photo itself, [N, F]."""
+def _features(net: nn.Module, layers: Sequence[str], split: Split, count: int) -> Features:
+    """By layer, and for the photo itself."""
     chunks: dict[str, list[Tensor]] = {"input": [], **{name: [] for name in layers}}
 
     def keep(name: str, values: Tensor) -> None:

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from vaderSentiment.vaderSentiment import SentimentIntensityAnalyzer
 
-from lectern.card import Baseline, Metric, Table
+from lectern.card import Baseline, Explanation, Metric, Table
 from lectern.client import Client
 from training import text_classifier
 from training.data import labelled_texts, sentiments
@@ -42,6 +42,7 @@ def train(run: Run) -> Trained:
         description="The sign of the sentiment of tweets, reviews and news sentences: a linear layer on "
         "question_answerer's mean vector.",
         graphs={"forward": fitted.graph},
+        explanation=Explanation(output="logits", probes=text_classifier.text_probes(run, data, "sentiment")),
         borrowed={"encoder": text_classifier.ENCODER},
         preprocessing=fitted.preprocessing,
         labels=data.labels,

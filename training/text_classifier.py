@@ -6,26 +6,32 @@ vectors the layer was fitted to.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import onnx
 import onnxruntime
 import torch
 from numpy.typing import NDArray
+from onnx import TensorProto, helper
+from sklearn.base import clone
 from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import LogisticRegression
 from tokenizers import Tokenizer
 from torch import Tensor, nn
 
-from lectern.card import Card, TextPreprocessing
+from lectern.card import Card, Probe, TextPreprocessing
 from lectern.client import Client
-from lectern.windows import mean_embedding, stacked, text_windows
+from lectern.windows import PAD, mean_embedding, stacked, text_windows
 from training.data.labelled_texts import LabelledTexts, Split
 from training.evaluate import Track
 from training.export.onnx import round_to_half
 from training.export.version import newest_card
+from training.probes import Features
+from training.probes import fitted as fitted_probes
 from training.recipe import Graph
 from training.run import Run
 from training.text_encoder import TOKENIZER
@@ -34,6 +40,8 @@ ENCODER = "question_answerer"
 STRENGTHS = (0.001, 0.003, 0.01, 0.03, 0.1)  # inverse of regularisation; chosen on the validation split
 ROWS_AT_ONCE = 16
 TEXTS_PER_REQUEST = 64
+PROBED, QUARTERS = 2000, 4  # texts of each split that probes see; parts that their lengths are told by
+OUTPUTS = ("starts", "ends", "mean_vector")
 
 
 class Head(nn.Module):
@@ -59,15 +67,38 @@ class Fitted:
 
 
 class Encoder:
-    """The exported encoder of the newest question_answerer in a repository."""
+    """The exported encoder of the newest question_answerer in a repository.
 
-    def __init__(self, repository: Path) -> None:
+    Args:
+        layers: whether it also gives what each of its layers makes of every token.
+    """
+
+    def __init__(self, repository: Path, layers: bool = False) -> None:
         card: Card = newest_card(repository / ENCODER)
         assert isinstance(card.preprocessing, TextPreprocessing)
         self.preprocessing = card.preprocessing
         directory = repository / ENCODER / str(card.version)
-        self._session = onnxruntime.InferenceSession(directory / "model.onnx")
+        content = (directory / "model.onnx").read_bytes()
+        self._session = onnxruntime.InferenceSession(with_layers(content) if layers else content)
         self._tokenizer = Tokenizer.from_file(str(directory / TOKENIZER))
+
+    def layer_means(self, run: Run, texts: Sequence[str], what: str) -> Features:
+        """What each layer makes of the first window of each text, as means over its tokens [N, width]."""
+        encodings = self._tokenizer.encode_batch(list(texts), add_special_tokens=False)
+        names = [output.name for output in self._session.get_outputs() if output.name not in OUTPUTS]
+        found: list[list[NDArray[np.float32]]] = [[] for _ in names]
+        for encoding in run.track(encodings, f"{run.name} {what}", len(encodings)):
+            ids = text_windows(encoding.ids, self.preprocessing.max_tokens).ids[:1]
+            outputs = self._session.run(names, {"ids": ids, "segments": np.zeros_like(ids)})
+            for means, vectors in zip(found, outputs, strict=True):
+                means.append(vectors[ids != PAD].mean(axis=0))
+        layers = ["input", *(f"layer {i}" for i in range(1, len(names)))]
+        return {layer: np.array(means, np.float64) for layer, means in zip(layers, found, strict=True)}
+
+    def tokens(self, texts: Sequence[str]) -> NDArray[np.int64]:
+        """How many tokens each text has."""
+        encodings = self._tokenizer.encode_batch(list(texts), add_special_tokens=False)
+        return np.array([len(encoding.ids) for encoding in encodings])
 
     def embed(self, run: Run, texts: Sequence[str], what: str) -> NDArray[np.float32]:
         """The mean vector of each text [N, width], as the service computes it."""
@@ -89,18 +120,20 @@ class Encoder:
 
 
 def fit(run: Run, data: LabelledTexts) -> Fitted:
-    """Logistic regression on the train split, its strength chosen on the validation split."""
+    """Logistic regression, its strength chosen on the validation split, then fitted to that and the train split."""
+    started = time.monotonic()
     encoder = Encoder(run.repository)
     train, validation, test = (
         encoder.embed(run, split.texts, name)
         for name, split in (("train", data.train), ("validation", data.validation), ("test", data.test))
     )
     mean, deviation = train.mean(axis=0), train.std(axis=0) + 1e-6
-    models = [
-        LogisticRegression(C=strength, max_iter=2000).fit((train - mean) / deviation, data.train.labels)
-        for strength in STRENGTHS
-    ]
-    best = max(models, key=lambda model: model.score((validation - mean) / deviation, data.validation.labels))
+    known, held_out = (train - mean) / deviation, (validation - mean) / deviation
+    models = [LogisticRegression(C=s, max_iter=2000).fit(known, data.train.labels) for s in STRENGTHS]
+    chosen = max(models, key=lambda model: model.score(held_out, data.validation.labels))
+    best = clone(chosen).fit(
+        np.concatenate([known, held_out]), np.concatenate([data.train.labels, data.validation.labels])
+    )
     head = Head(train.shape[1], 2)
     with torch.no_grad():
         weight = torch.from_numpy(best.coef_[0] / deviation).float()
@@ -110,8 +143,29 @@ def fit(run: Run, data: LabelledTexts) -> Fitted:
         round_to_half(head)
         logits = head(torch.from_numpy(test))
     graph = Graph(head.eval(), {"mean_vector": torch.from_numpy(test[:8])}, ("logits",), max_batch_size=64)
+    run.seconds += time.monotonic() - started
     probabilities = logits.double().softmax(1)[:, 1].numpy()
     return Fitted(graph, encoder.preprocessing, probabilities, sum(p.numel() for p in head.parameters()))
+
+
+def with_layers(content: bytes) -> bytes:
+    """An encoder's graph that also gives its embeddings and what each layer makes of them."""
+    model = onnx.load_from_string(content)
+    norms = [node.output[0] for node in model.graph.node if node.op_type == "LayerNormalization"]
+    for name in norms[::2]:  # one for the embeddings, then two in each layer, of which the second ends it
+        model.graph.output.append(helper.make_tensor_value_info(name, TensorProto.FLOAT, None))
+    return bytes(model.SerializeToString())
+
+
+def text_probes(run: Run, data: LabelledTexts, what: str) -> tuple[Probe, ...]:
+    """How well linear classifiers tell the class, called `what`, and the length of texts from the encoder's layers."""
+    encoder = Encoder(run.repository, layers=True)
+    train, test = data.train.texts[:PROBED], data.test.texts[:PROBED]
+    edges = np.quantile(encoder.tokens(train), np.linspace(0, 1, QUARTERS + 1)[1:-1])
+    known, unknown = (encoder.layer_means(run, texts, "layers") for texts in (train, test))
+    lengths, test_lengths = (np.searchsorted(edges, encoder.tokens(texts)) for texts in (train, test))
+    classes = data.train.labels[:PROBED], data.test.labels[:PROBED]
+    return fitted_probes(known, unknown, {what: classes, "length, in quarters": (lengths, test_lengths)})
 
 
 def word_baseline(data: LabelledTexts) -> NDArray[np.int64]:

@@ -110,3 +110,12 @@ def test_methods_are_compared_with_a_random_order(client: lectern.Client) -> Non
 )
 def test_bad_requests_are_refused_by_name(explaining: Server, request_: pb.ExplainRequest, field: str) -> None:
     refused(explaining, "Explain", request_, "INVALID_ARGUMENT", field)
+
+
+def test_later_layers_know_more_of_the_sentiment(client: lectern.Client) -> None:
+    accuracy: dict[str, list[float]] = {}
+    for probe in client.explain_model("sentiment_classifier").probes:
+        accuracy.setdefault(probe.property, []).append(probe.accuracy)
+    assert set(accuracy) == {"sentiment", "length, in quarters"}
+    assert accuracy["sentiment"][-1] > accuracy["sentiment"][0] + 0.05
+    assert max(accuracy["length, in quarters"]) > 0.5

@@ -58,13 +58,11 @@ def _convolution_backward(
     axes = range(x.dim() - 2)
     of_x = of_weight = of_bias = None
     if wanted[0]:
-        # What a strided convolution did not reach at the far end.
-        covered = [
-            (gradient.shape[2 + i] - 1) * stride[i] - 2 * padding[i] + dilation[i] * (weight.shape[2 + i] - 1) + 1
-            for i in axes
-        ]
-        rest = [int(x.shape[2 + i] - covered[i]) for i in axes]
-        of_x = aten.convolution(gradient, weight, None, stride, padding, dilation, True, rest, groups)
+        # A strided convolution may not reach the far end: as much more as it can miss, then what there is.
+        most = [stride[i] - 1 for i in axes]
+        of_x = aten.convolution(gradient, weight, None, stride, padding, dilation, True, most, groups)
+        for i in axes:
+            of_x = of_x.narrow(2 + i, 0, x.shape[2 + i]) if most[i] else of_x
     if wanted[1]:
         # Examples and channels change places; stride and dilation too.
         swapped = x.transpose(0, 1), gradient.transpose(0, 1)
