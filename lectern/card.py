@@ -189,7 +189,7 @@ class Explanation(_Strict):
     Where there are labels, `log_probability` float32 [N, 1] is 1 if the weights are of log-probabilities and 0 if they
     are of logits. Where there are layers, `units` float32 [N, U] are weights of the mean activations of their units,
     layer after layer, which are added to the sum; the graph gives those means as `activations` [N, U]. The graph
-    `random_gradient` is the same for a network with random weights.
+    `random_gradient` is the same for a network with random weights. Texts need neither graph.
 
     Args:
         output: the explained output of `forward` and of `gradient`, [N, K].
@@ -267,7 +267,8 @@ class Card(_Strict):
 
     @model_validator(mode="after")
     def _explanation_has_its_graphs(self) -> Card:
-        if self.explanation and not {"gradient", "random_gradient"} <= self.graphs.keys():
+        text = isinstance(self.preprocessing, TextPreprocessing)  # explained by taking words away
+        if self.explanation and not text and not {"gradient", "random_gradient"} <= self.graphs.keys():
             raise ValueError("a card with an explanation must name the graphs `gradient` and `random_gradient`")
         return self
 

@@ -56,8 +56,6 @@ class TextUser(GrpcUser):
 class AudioUser(GrpcUser):
     """A sentence of five seconds as a file and as it would be recorded, and two clips of one speaker."""
 
-    abstract = True  # locust leaves it out until phoneme_classifier and speaker_classifier are trained
-
     def on_start(self) -> None:
         self.stub = classify_pb2_grpc.ClassifyServiceStub(self.channel)
 
