@@ -138,4 +138,5 @@ def test_what_the_server_refuses_is_said_in_words(server: Any, digit: Path, tmp_
     refused(invoke("generate", "images", "--label", "hat", target=server.target), 1, "label")
     refused(invoke("transform", digit, "--style", "oil", target=server.target), 1, "style", "handwritten")
     refused(invoke("transform", tmp_path / "none.png", target=server.target), 2, "no such file")
-    refused(invoke("generate", "images", "--out", tmp_path / "no" / "x.png", target=server.target), 2, "x.png")
+    (file := tmp_path / "file").touch()
+    refused(invoke("generate", "images", "--out", file / "x.png", target=server.target), 2, "x.png")

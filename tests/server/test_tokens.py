@@ -250,7 +250,9 @@ def test_what_the_command_line_refuses(tmp_path: Path) -> None:
     make_token(file, "one", "--scope", "models")
     content = file.read_text()
     refused(invoke("token", "create", "one", "--scope", "models", "--file", file), 2, "two tokens are called 'one'")
-    refused(invoke("token", "create", "two", "--scope", "clasify", "--file", file), 2, "'clasify'", "act, classify")
+    refused(
+        invoke("token", "create", "two", "--scope", "clasify", "--file", file), 2, "'clasify'", "act, answer, classify"
+    )
     refused(invoke("token", "create", "a b", "--scope", "models", "--file", file), 2, "pattern")
     refused(invoke("token", "revoke", "two", "--file", file), 1, "no token called 'two'; it has: one")
     refused(invoke("token", "list", "--file", tmp_path / "none"), 2, "No such file")
