@@ -16,7 +16,7 @@ QUESTIONS = (
     "What did Darwin collect?",
     "Who was the servant?",
 )
-REPEATS = 20
+REPEATS = 5
 
 
 class AnswerUser(GrpcUser):

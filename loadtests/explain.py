@@ -11,7 +11,7 @@ from lectern.v1 import explain_pb2_grpc
 
 PHOTOS = Pictures("image_classifier.npz")
 SAMPLES = 8
-TEXT = "The chairs were hard, but what a wonderful film!"
+TEXT = "What a wonderful film!"
 METHODS = {
     "saliency": pb.ExplanationMethod(saliency=pb.Saliency()),
     "grad_cam": pb.ExplanationMethod(grad_cam=pb.GradCam()),
