@@ -21,7 +21,7 @@ from benchmarks.load import Measurement, measure
 from benchmarks.servers import Contestant, Running, running
 from lectern.card import Card
 from lectern.cli.rows import read_table
-from lectern.requests import attack_method, defence
+from lectern.requests import attack_method, defence, explained_input
 from lectern.requests import explain as explain_request
 from lectern.v1 import (
     act_pb2,
@@ -96,13 +96,16 @@ def rows() -> list[Row]:
         Row(detect_anomaly_pb2.DetectAnomalyRequest(images=[boot])),
         Row(detect_anomaly_pb2.DetectAnomalyRequest(images=[boot], include_heat_map=True), "with heat map"),
         Row(detect_anomaly_pb2.StreamDetectAnomalyRequest(images=[boot])),
-        Row(explain_request("saliency", photo), "saliency"),
-        Row(explain_request("grad_cam", photo), "Grad-CAM"),
-        Row(explain_request("smooth_grad", photo), "SmoothGrad"),
-        Row(explain_request("integrated_gradients", photo), "integrated gradients"),
-        Row(explain_request("saliency", row=survey), "saliency of a row"),
-        Row(explain_request("occlusion", text=TEXT), "occlusion of a text's 11 words"),
-        Row(explain_request("integrated_gradients", audio=clips[1].encoded), "integrated gradients of 1.5 s of speech"),
+        Row(explain_request(explained_input(photo), "saliency"), "saliency"),
+        Row(explain_request(explained_input(photo), "grad_cam"), "Grad-CAM"),
+        Row(explain_request(explained_input(photo), "smooth_grad"), "SmoothGrad"),
+        Row(explain_request(explained_input(photo), "integrated_gradients"), "integrated gradients"),
+        Row(explain_request(explained_input(row=survey), "saliency"), "saliency of a row"),
+        Row(explain_request(explained_input(text=TEXT), "occlusion"), "occlusion of a text's 11 words"),
+        Row(
+            explain_request(explained_input(audio=clips[1].encoded), "integrated_gradients"),
+            "integrated gradients of 1.5 s of speech",
+        ),
         Row(explain_pb2.ExplainModelRequest(probes=explain_pb2.Probes()), "probes"),
         Row(generate_pb2.GenerateImagesRequest(seed=7)),
         Row(generate_pb2.GenerateImagesRequest(seed=7, count=16, layout=sheet), "a sheet of 16"),

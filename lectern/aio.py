@@ -7,18 +7,16 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterable, AsyncIterator, Iterable, Mapping, Sequence
 from functools import partial
-from types import TracebackType
-from typing import Any, TypeVar
+from typing import Any
 
-import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from numpy.typing import ArrayLike
 
 from lectern import requests
-from lectern.channel import DEFAULT_TARGET, DEFAULT_TIMEOUT, TLS, call_metadata, channel_options
-from lectern.errors import LecternError
+from lectern.calls import AsyncCalls
+from lectern.channel import DEFAULT_TARGET, DEFAULT_TIMEOUT, TLS
 from lectern.requests import (
     AttackMethod,
     Clip,
@@ -55,10 +53,8 @@ from lectern.v1 import (
 
 __all__ = ["Client"]
 
-T = TypeVar("T")
 
-
-class Client:
+class Client(AsyncCalls):
     """`lectern.Client` for asyncio: the same arguments, methods, responses and errors. Create it where a loop runs.
 
     async with lectern.aio.Client() as client:
@@ -75,14 +71,7 @@ class Client:
         wait_for_ready: bool = False,
         priority: int = 0,
     ) -> None:
-        self.target, self.timeout = target, timeout
-        options = channel_options(tls)
-        self._channel = (
-            grpc.aio.secure_channel(target, tls.credentials(), options)
-            if tls
-            else grpc.aio.insecure_channel(target, options)
-        )
-        self._token, self._wait_for_ready, self._priority = token, wait_for_ready, priority
+        super().__init__(target, timeout, tls, token, wait_for_ready, priority)
         self._act = act_pb2_grpc.ActServiceStub(self._channel)
         self._answer = answer_pb2_grpc.AnswerServiceStub(self._channel)
         self._classify = classify_pb2_grpc.ClassifyServiceStub(self._channel)
@@ -94,18 +83,6 @@ class Client:
         self._predict = predict_pb2_grpc.PredictServiceStub(self._channel)
         self._translate = translate_pb2_grpc.TranslateServiceStub(self._channel)
         self._health = health_pb2_grpc.HealthStub(self._channel)
-
-    async def __aenter__(self) -> Client:
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        await self.close()
-
-    async def close(self) -> None:
-        """End calls under way and close the connection."""
-        await self._channel.close()
 
     async def answer(
         self,
@@ -435,21 +412,8 @@ class Client:
         **parameters: Any,
     ) -> explain_pb2.ExplainResponse:
         """As `lectern.Client.explain`."""
-        request = await asyncio.to_thread(
-            requests.explain,
-            method,
-            image,
-            row,
-            text,
-            question,
-            audio,
-            span,
-            target,
-            seed,
-            model,
-            version,
-            **parameters,
-        )
+        given = await asyncio.to_thread(requests.explained_input, image, row, text, question, audio, span)
+        request = requests.explain(given, method, target, seed, model, version, **parameters)
         return await self._call(self._explain.Explain, request, timeout)
 
     async def explain_model(
@@ -486,9 +450,8 @@ class Client:
         timeout: float | None = None,
     ) -> explain_pb2.CompareResponse:
         """As `lectern.Client.compare`."""
-        request = await asyncio.to_thread(
-            requests.compare, methods, image, row, text, question, audio, span, target, seed, model, version
-        )
+        given = await asyncio.to_thread(requests.explained_input, image, row, text, question, audio, span)
+        request = requests.compare(given, methods, target, seed, model, version)
         return await self._call(self._explain.Compare, request, timeout)
 
     async def act(
@@ -518,14 +481,8 @@ class Client:
     ) -> AsyncIterator[act_pb2.RunEpisodeResponse]:
         """As `lectern.Client.run_episode`."""
         request = requests.run_episode(seed, model, version, max_steps, sample, frame_every, frame_width)
-        call = self._act.RunEpisode(request, **self._settings(timeout))
-        try:
-            async for response in call:
-                yield response
-        except grpc.RpcError as error:
-            raise LecternError.of(error) from error
-        finally:
-            call.cancel()  # a caller that stops early stops the server's work too
+        async for response in self._stream(self._act.RunEpisode, request, timeout):
+            yield response
 
     async def translate(
         self,
@@ -573,55 +530,3 @@ class Client:
     async def health(self, service: str = "", *, timeout: float | None = None) -> health_pb2.HealthCheckResponse:
         """As `lectern.Client.health`."""
         return await self._call(self._health.Check, health_pb2.HealthCheckRequest(service=service), timeout)
-
-    async def _call(self, method: Callable[..., Any], request: Any, timeout: float | None) -> Any:
-        try:
-            return await method(request, **self._settings(timeout))
-        except grpc.RpcError as error:
-            raise LecternError.of(error) from error
-
-    async def _pipelined(
-        self,
-        method: Callable[..., Any],
-        message: Callable[[T], Any],
-        batches: Iterable[T] | AsyncIterable[T],
-        timeout: float | None,
-    ) -> AsyncIterator[Any]:
-        """Send `message(batch)` of each batch and yield the responses; what reading `batches` raises comes last."""
-        failures: list[Exception] = []
-
-        async def outgoing() -> AsyncIterator[Any]:
-            try:
-                async for batch in _each(batches):
-                    yield await asyncio.to_thread(message, batch)
-            except Exception as error:
-                failures.append(error)
-
-        async for response in self._stream(method, outgoing(), timeout):
-            yield response
-        if failures:
-            raise failures[0]
-
-    async def _stream(self, method: Callable[..., Any], request: Any, timeout: float | None) -> AsyncIterator[Any]:
-        call = method(request, **self._settings(timeout))
-        try:
-            async for response in call:
-                yield response
-        except grpc.RpcError as error:
-            raise LecternError.of(error) from error
-        finally:
-            call.cancel()  # a caller that stops early stops the server's work too
-
-    def _settings(self, timeout: float | None) -> dict[str, Any]:
-        seconds = self.timeout if timeout is None else timeout
-        metadata = call_metadata(self._token, self._priority)
-        return {"timeout": seconds, "metadata": metadata, "wait_for_ready": self._wait_for_ready}
-
-
-async def _each(items: Iterable[T] | AsyncIterable[T]) -> AsyncIterator[T]:
-    if isinstance(items, AsyncIterable):
-        async for item in items:
-            yield item
-    else:
-        for item in items:
-            yield item

@@ -1,29 +1,46 @@
-"""How `lectern.Client` makes calls: its connection, deadlines, streams, and failures as `LecternError`."""
+"""How clients make calls: their connection, deadlines, streams, and failures as `LecternError`."""
+
+# ruff: noqa: ASYNC109 (`timeout` is the deadline that gRPC sends to the server)
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+import asyncio
+from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Iterator
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
 import grpc
 
 from lectern.channel import TLS, call_metadata, channel_options
 from lectern.errors import LecternError
 
+T = TypeVar("T")
 
-class Calls:
+
+class _Settings:
+    """What every call of a client has in common; arguments as of `lectern.Client`."""
+
+    def __init__(self, target: str, timeout: float, token: str | None, wait_for_ready: bool, priority: int) -> None:
+        self.target, self.timeout = target, timeout
+        self._token, self._wait_for_ready, self._priority = token, wait_for_ready, priority
+
+    def _settings(self, timeout: float | None) -> dict[str, Any]:
+        seconds = self.timeout if timeout is None else timeout
+        metadata = call_metadata(self._token, self._priority)
+        return {"timeout": seconds, "metadata": metadata, "wait_for_ready": self._wait_for_ready}
+
+
+class Calls(_Settings):
     """A connection; arguments as of `lectern.Client`."""
 
     def __init__(
         self, target: str, timeout: float, tls: TLS | None, token: str | None, wait_for_ready: bool, priority: int
     ) -> None:
-        self.target, self.timeout = target, timeout
+        super().__init__(target, timeout, token, wait_for_ready, priority)
         options = channel_options(tls)
         self._channel = (
             grpc.secure_channel(target, tls.credentials(), options) if tls else grpc.insecure_channel(target, options)
         )
-        self._token, self._wait_for_ready, self._priority = token, wait_for_ready, priority
 
     def __enter__(self) -> Self:
         return self
@@ -66,7 +83,76 @@ class Calls:
         finally:
             call.cancel()  # a caller that stops early stops the server's work too
 
-    def _settings(self, timeout: float | None) -> dict[str, Any]:
-        seconds = self.timeout if timeout is None else timeout
-        metadata = call_metadata(self._token, self._priority)
-        return {"timeout": seconds, "metadata": metadata, "wait_for_ready": self._wait_for_ready}
+
+class AsyncCalls(_Settings):
+    """A connection for asyncio; arguments as of `lectern.Client`."""
+
+    def __init__(
+        self, target: str, timeout: float, tls: TLS | None, token: str | None, wait_for_ready: bool, priority: int
+    ) -> None:
+        super().__init__(target, timeout, token, wait_for_ready, priority)
+        options = channel_options(tls)
+        self._channel = (
+            grpc.aio.secure_channel(target, tls.credentials(), options)
+            if tls
+            else grpc.aio.insecure_channel(target, options)
+        )
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        await self.close()
+
+    async def close(self) -> None:
+        """End calls under way and close the connection."""
+        await self._channel.close()
+
+    async def _call(self, method: Callable[..., Any], request: Any, timeout: float | None) -> Any:
+        try:
+            return await method(request, **self._settings(timeout))
+        except grpc.RpcError as error:
+            raise LecternError.of(error) from error
+
+    async def _pipelined(
+        self,
+        method: Callable[..., Any],
+        message: Callable[[T], Any],
+        batches: Iterable[T] | AsyncIterable[T],
+        timeout: float | None,
+    ) -> AsyncIterator[Any]:
+        """Send `message(batch)` of each batch and yield the responses; what reading `batches` raises comes last."""
+        failures: list[Exception] = []
+
+        async def outgoing() -> AsyncIterator[Any]:
+            try:
+                async for batch in _each(batches):
+                    yield await asyncio.to_thread(message, batch)
+            except Exception as error:
+                failures.append(error)
+
+        async for response in self._stream(method, outgoing(), timeout):
+            yield response
+        if failures:
+            raise failures[0]
+
+    async def _stream(self, method: Callable[..., Any], request: Any, timeout: float | None) -> AsyncIterator[Any]:
+        call = method(request, **self._settings(timeout))
+        try:
+            async for response in call:
+                yield response
+        except grpc.RpcError as error:
+            raise LecternError.of(error) from error
+        finally:
+            call.cancel()  # a caller that stops early stops the server's work too
+
+
+async def _each(items: Iterable[T] | AsyncIterable[T]) -> AsyncIterator[T]:
+    if isinstance(items, AsyncIterable):
+        async for item in items:
+            yield item
+    else:
+        for item in items:
+            yield item

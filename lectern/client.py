@@ -398,9 +398,8 @@ class Client(DefendCalls):
             parameters: of the method, as in explain.proto, e.g. `samples=100` of `smooth_grad`; `baseline` is `black`,
                 `white`, `mean` or `blur`.
         """
-        request = requests.explain(
-            method, image, row, text, question, audio, span, target, seed, model, version, **parameters
-        )
+        given = requests.explained_input(image, row, text, question, audio, span)
+        request = requests.explain(given, method, target, seed, model, version, **parameters)
         return self._call(self._explain.Explain, request, timeout)
 
     def explain_model(
@@ -445,7 +444,8 @@ class Client(DefendCalls):
 
         A method is its name, or `lectern.requests.explanation_method(name, samples=100)` with parameters.
         """
-        request = requests.compare(methods, image, row, text, question, audio, span, target, seed, model, version)
+        given = requests.explained_input(image, row, text, question, audio, span)
+        request = requests.compare(given, methods, target, seed, model, version)
         return self._call(self._explain.Compare, request, timeout)
 
     def act(

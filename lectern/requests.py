@@ -235,14 +235,34 @@ def transform_image(image: File, style: str, model: str, version: int) -> genera
     return generate_pb2.TransformImageRequest(model=model, version=version, image=content, style=style)
 
 
-def explain(
-    method: ExplanationMethod,
+def explained_input(
     image: File | None = None,
     row: ArrayLike | None = None,
     text: str | None = None,
     question: str = "",
     audio: Clip | None = None,
     span: tuple[float, float] = (0, 0),
+) -> explain_pb2.ExplainedInput:
+    if sum(given is not None for given in (image, row, text, audio)) != 1:
+        raise ValueError("give an image, a row, a text or audio, and one of them")
+    if question and text is None:
+        raise ValueError("a question is asked of a text")
+    if any(span) and audio is None:
+        raise ValueError("a span is of audio")
+    if audio is not None:
+        explained = explain_pb2.ExplainedAudio(clip=_clip(audio), start_seconds=span[0], end_seconds=span[1])
+        return explain_pb2.ExplainedInput(audio=explained)
+    if text is not None:
+        return explain_pb2.ExplainedInput(text=explain_pb2.ExplainedText(text=text, question=question))
+    if image is not None:
+        return explain_pb2.ExplainedInput(image=read_files(image)[0])
+    (features,) = _rows(row, "row")  # type: ignore[arg-type]
+    return explain_pb2.ExplainedInput(row=explain_pb2.ExplainedRow(features=features))
+
+
+def explain(
+    given: explain_pb2.ExplainedInput,
+    method: ExplanationMethod,
     target: int | str | None = None,
     seed: int = 0,
     model: str = "",
@@ -252,7 +272,7 @@ def explain(
     return explain_pb2.ExplainRequest(
         model=model,
         version=version,
-        input=_explained_input(image, row, text, question, audio, span),
+        input=given,
         method=explanation_method(method, **parameters),
         seed=seed,
         **_chosen_target(target),
@@ -260,13 +280,8 @@ def explain(
 
 
 def compare(
+    given: explain_pb2.ExplainedInput,
     methods: Sequence[ExplanationMethod | explain_pb2.ExplanationMethod],
-    image: File | None,
-    row: ArrayLike | None,
-    text: str | None,
-    question: str,
-    audio: Clip | None,
-    span: tuple[float, float],
     target: int | str | None,
     seed: int,
     model: str,
@@ -274,12 +289,7 @@ def compare(
 ) -> explain_pb2.CompareRequest:
     chosen = [explanation_method(method) if isinstance(method, str) else method for method in methods]
     return explain_pb2.CompareRequest(
-        model=model,
-        version=version,
-        input=_explained_input(image, row, text, question, audio, span),
-        methods=chosen,
-        seed=seed,
-        **_chosen_target(target),
+        model=model, version=version, input=given, methods=chosen, seed=seed, **_chosen_target(target)
     )
 
 
@@ -438,31 +448,6 @@ def list_models(include_cards: bool) -> model_pb2.ListModelsRequest:
 
 def get_model(model: str, version: int) -> model_pb2.GetModelRequest:
     return model_pb2.GetModelRequest(model=model, version=version)
-
-
-def _explained_input(
-    image: File | None,
-    row: ArrayLike | None,
-    text: str | None,
-    question: str,
-    audio: Clip | None,
-    span: tuple[float, float],
-) -> explain_pb2.ExplainedInput:
-    if sum(given is not None for given in (image, row, text, audio)) != 1:
-        raise ValueError("give an image, a row, a text or audio, and one of them")
-    if question and text is None:
-        raise ValueError("a question is asked of a text")
-    if any(span) and audio is None:
-        raise ValueError("a span is of audio")
-    if audio is not None:
-        explained = explain_pb2.ExplainedAudio(clip=_clip(audio), start_seconds=span[0], end_seconds=span[1])
-        return explain_pb2.ExplainedInput(audio=explained)
-    if text is not None:
-        return explain_pb2.ExplainedInput(text=explain_pb2.ExplainedText(text=text, question=question))
-    if image is not None:
-        return explain_pb2.ExplainedInput(image=read_files(image)[0])
-    (features,) = _rows(row, "row")  # type: ignore[arg-type]
-    return explain_pb2.ExplainedInput(row=explain_pb2.ExplainedRow(features=features))
 
 
 def _chosen_target(target: int | str | None) -> dict[str, Any]:

@@ -161,11 +161,14 @@ def text_probes(run: Run, data: LabelledTexts, what: str) -> tuple[Probe, ...]:
     """How well linear classifiers tell the class, called `what`, and the length of texts from the encoder's layers."""
     encoder = Encoder(run.repository, layers=True)
     train, test = data.train.texts[:PROBED], data.test.texts[:PROBED]
-    edges = np.quantile(encoder.tokens(train), np.linspace(0, 1, QUARTERS + 1)[1:-1])
+    lengths, test_lengths = encoder.tokens(train), encoder.tokens(test)
+    edges = np.quantile(lengths, np.linspace(0, 1, QUARTERS + 1)[1:-1])
     known, unknown = (encoder.layer_means(run, texts, "layers") for texts in (train, test))
-    lengths, test_lengths = (np.searchsorted(edges, encoder.tokens(texts)) for texts in (train, test))
-    classes = data.train.labels[:PROBED], data.test.labels[:PROBED]
-    return fitted_probes(known, unknown, {what: classes, "length, in quarters": (lengths, test_lengths)})
+    properties = {
+        what: (data.train.labels[:PROBED], data.test.labels[:PROBED]),
+        "length, in quarters": (np.searchsorted(edges, lengths), np.searchsorted(edges, test_lengths)),
+    }
+    return fitted_probes(known, unknown, properties)
 
 
 def word_baseline(data: LabelledTexts) -> NDArray[np.int64]:

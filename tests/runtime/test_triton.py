@@ -121,7 +121,6 @@ def test_graphs_without_a_batch_answer_alike(beside: Server, server: Server, met
     np.testing.assert_allclose(answers[0], answers[1], atol=1e-4)
 
 
-@pytest.mark.skipif(not (EXPORTED / "question_answerer").exists(), reason="question_answerer is not trained yet")
 def test_texts_are_read_alike(beside: Server, server: Server) -> None:
     """8-bit arithmetic rounds, and another release of ONNX Runtime may round a close call the other way."""
     context = (ROOT / "docs" / "examples" / "beagle.txt").read_text()
@@ -137,13 +136,6 @@ def test_texts_are_read_alike(beside: Server, server: Server) -> None:
                 assert a.classes[0].probability == pytest.approx(b.classes[0].probability, abs=0.03)
 
 
-SPEECH = pytest.mark.skipif(
-    not all((EXPORTED / name).exists() for name in ("phoneme_classifier", "speaker_classifier")),
-    reason="the speech models are not trained yet",
-)
-
-
-@SPEECH
 def test_recordings_are_answered_alike(beside: Server, server: Server) -> None:
     sentence, *clips = ((ROOT / "docs/examples" / f).read_bytes() for f in ("sentence.wav", "armelle_1.wav"))
     answers = []

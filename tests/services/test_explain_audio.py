@@ -14,9 +14,10 @@ import lectern
 from lectern.requests import explanation_method
 from lectern.v1 import classify_pb2, explain_pb2
 from tests.conftest import ROOT, Server, serving
-from tests.services.test_explain import method, refused, values
+from tests.services.test_explain import DEADLINE, client, method, refused, values
 
-DEADLINE = 120
+__all__ = ["client"]
+
 SENTENCE = ROOT / "docs" / "examples" / "sentence.wav"
 METHODS = (
     "saliency",
@@ -35,12 +36,6 @@ FEW |= {name: {"samples": 80} for name in ("lime", "kernel_shap")}
 def explaining(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     with serving(tmp_path_factory.mktemp("explain"), "explain", "classify") as server:
         yield server
-
-
-@pytest.fixture
-def client(explaining: Server) -> Iterator[lectern.Client]:
-    with lectern.Client(explaining.target, timeout=DEADLINE) as client:
-        yield client
 
 
 @pytest.fixture(scope="module")

@@ -12,9 +12,10 @@ from PIL import Image
 import lectern
 from lectern.v1 import explain_pb2 as pb
 from tests.conftest import ROOT, Server, serving
-from tests.services.test_explain import IMAGE, method, refused, values
+from tests.services.test_explain import IMAGE, client, method, refused, values
 
-DEADLINE = 120
+__all__ = ["client"]
+
 METHODS = ("occlusion", "lime", "kernel_shap")
 PRAISE = "The chairs were hard, but what a wonderful film!"
 STORY = (ROOT / "docs" / "examples" / "beagle.txt").read_text()
@@ -26,12 +27,6 @@ OCCLUSION = method("occlusion")
 def explaining(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     with serving(tmp_path_factory.mktemp("explain"), "explain", "answer", "classify") as server:
         yield server
-
-
-@pytest.fixture
-def client(explaining: Server) -> Iterator[lectern.Client]:
-    with lectern.Client(explaining.target, timeout=DEADLINE) as client:
-        yield client
 
 
 def of(text: str, question: str = "") -> pb.ExplainedInput:
