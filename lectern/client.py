@@ -8,14 +8,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
-import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from numpy.typing import ArrayLike
 
 from lectern import requests
 from lectern.channel import DEFAULT_TARGET, DEFAULT_TIMEOUT, TLS
 from lectern.defending import DefendCalls
-from lectern.errors import LecternError
 from lectern.requests import (
     Clip,
     Clips,
@@ -482,13 +480,7 @@ class Client(DefendCalls):
         0 = the server's limit.
         """
         request = requests.run_episode(seed, model, version, max_steps, sample, frame_every, frame_width)
-        call = self._act.RunEpisode(request, **self._settings(timeout))
-        try:
-            yield from call
-        except grpc.RpcError as error:
-            raise LecternError.of(error) from error
-        finally:
-            call.cancel()  # a caller that stops early stops the server's work too
+        yield from self._stream(self._act.RunEpisode, request, timeout)
 
     def translate(
         self,
