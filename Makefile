@@ -8,6 +8,7 @@ MODEL ?=
 FAST ?=
 SEED ?= 0
 DEVICE ?= cpu
+TEST_PROCESSES ?= 2
 SOAK_SECONDS ?= 900
 LOADTEST_SECONDS ?= 30
 LOADTEST_USERS ?= 16
@@ -23,8 +24,8 @@ setup: $(VENV)/.dev ## Install everything for development into .venv
 serve: $(VENV)/.serve ## Serve the committed models on 127.0.0.1:8001 (metrics on 8002)
 	$(BIN)/lectern serve
 
-test: $(VENV)/.dev ## Run every test
-	$(BIN)/python -m pytest
+test: $(VENV)/.dev ## Run every test, TEST_PROCESSES=2 side by side
+	$(BIN)/python -m pytest --numprocesses $(TEST_PROCESSES) --dist loadgroup
 
 lint: $(VENV)/.dev ## Check style, types and protos
 	$(BIN)/ruff check .

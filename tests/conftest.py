@@ -13,18 +13,30 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 
 import grpc
 import numpy as np
 import pytest
 import soundfile
+from filelock import FileLock
 from PIL import Image
 
 ROOT = Path(__file__).parents[1]
 EXPORTED = ROOT / "exported"
 START_SECONDS = 60
+TRAIN_SECONDS = 300
+# Of what tests train: they run side by side, and threads that spin while they wait for each other are slow then.
+ONE_THREAD = {"OMP_NUM_THREADS": "1"}
+# Tests send SIGINT to what they start, which must not ignore it where pytest itself was told to.
+signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Tests of one file run in one process, but for those that name their group themselves (`make test`)."""
+    for item in items:
+        if not item.get_closest_marker("xdist_group"):
+            item.add_marker(pytest.mark.xdist_group(item.path.name))
 
 
 @dataclass
@@ -106,15 +118,27 @@ def repository(tmp_path: Path) -> Path:
 
 
 @pytest.fixture(scope="session")
-def trained(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
-    """A repository that holds the named model, trained on its sliver, once for all tests."""
-    directory = tmp_path_factory.mktemp("trained")
+def trained(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Callable[[str], Path]:
+    """A repository that holds the named model, trained on its sliver, once for all tests and processes.
 
-    @cache
+    What the training printed is in `NAME.log` beside it.
+    """
+    directory = tmp_path_factory.getbasetemp()
+    directory = (directory if worker_id == "master" else directory.parent) / "trained"
+    directory.mkdir(exist_ok=True)
+
     def train(name: str) -> Path:
-        command = [sys.executable, "-m", "lectern", "train", name, "--fast", "--output", str(directory / name)]
-        subprocess.run(command, check=True, cwd=ROOT, timeout=300, env=os.environ | {"LECTERN_CACHE": str(directory)})
-        return directory / name
+        repository, log = directory / name, directory / f"{name}.log"
+        with FileLock(directory / f"{name}.lock"):
+            if not log.is_file():
+                command = [sys.executable, "-m", "lectern", "train", name, "--fast", "--output", str(repository)]
+                environment = os.environ | ONE_THREAD | {"LECTERN_CACHE": str(directory / f"{name}.cache")}
+                result = subprocess.run(
+                    command, capture_output=True, text=True, cwd=ROOT, timeout=TRAIN_SECONDS, env=environment
+                )
+                assert result.returncode == 0, result.stderr
+                log.write_text(result.stdout)
+        return repository
 
     return train
 

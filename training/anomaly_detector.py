@@ -52,7 +52,7 @@ from training.detector import explain as explain_score
 from training.detector import restore as detector_of
 from training.evaluate import Track, png
 from training.export.explanation import Explainable
-from training.export.onnx import round_to_half
+from training.export.onnx import round_to_bytes, round_to_half
 from training.recipe import Graph, Trained
 from training.run import Run, device_name
 
@@ -228,7 +228,8 @@ def one_class(run: Run, fabric: Fabric, settings: Settings, data: FashionMnist, 
     detectors = []
     for label in range(len(LABELS)):
         splits = tuple(split[split.labels == label] for split in (data.train, data.validation))
-        detectors.append(detector(run, fabric, settings, settings.one, kind, splits, LABELS[label]))
+        found = detector(run, fabric, settings, settings.one, kind, splits, LABELS[label])
+        detectors.append(round_to_bytes(found))  # there are ten
     return Rotations(detectors)
 
 

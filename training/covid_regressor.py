@@ -126,6 +126,9 @@ class GaussianProcess(nn.Module):
     def __init__(self, inputs: Inputs, kernel: Kernel, rows: Tensor, targets: Tensor) -> None:
         super().__init__()
         states, features, previous = inputs(rows)
+        inverse_length = kernel.inverse_length.exp()
+        centres = (features * inverse_length).half().to(features)  # as they are stored
+        features = centres / inverse_length
         change = targets - previous
         scale = change.std()
         weights = torch.linalg.solve(kernel(states, features), change / scale) * scale
@@ -136,8 +139,8 @@ class GaussianProcess(nn.Module):
         self.register_buffer(
             "state_linear", (2 * kernel.state_linear).exp() * ((weights[:, None] * states).T @ features)
         )
-        self.register_buffer("inverse_length", kernel.inverse_length.exp())
-        self.register_buffer("centres", features * kernel.inverse_length.exp())
+        self.register_buffer("inverse_length", inverse_length)
+        self.register_buffer("centres", centres)
         self.register_buffer("smooth", (2 * kernel.smooth).exp() * weights)
 
     def forward(self, rows: Tensor) -> Tensor:

@@ -23,6 +23,7 @@ from training import gans
 from training.data import faces
 from training.data.faces import Faces
 from training.evaluate import Track
+from training.export.onnx import round_to_bytes
 from training.fid import features, fid, frechet_distance
 from training.gans import LATENT, Discriminator, Generator, Images, Settings
 from training.recipe import Figure, Graph, Trained
@@ -124,13 +125,14 @@ def train(run: Run) -> Trained:
 
 
 def fit(run: Run, settings: Settings, data: Faces) -> tuple[Images, str]:
-    """The generator as it is served, with weights of float16's precision, and the device's name."""
+    """The generator as it is served, with weights of 8 bits, and the device's name."""
     fabric = run.fabric("bf16-mixed")
     pair = (
         Generator(settings.widths, channels=3),
         Discriminator(settings.discriminator_width, len(settings.widths) - 1, channels=3),
     )
-    return gans.served(gans.fit(run, fabric, *pair, settings, data.train)), device_name(fabric)
+    served = gans.served(gans.fit(run, fabric, *pair, settings, data.train))
+    return round_to_bytes(served), device_name(fabric)
 
 
 def fit_plain(run: Run, settings: Settings, data: Faces) -> Images:

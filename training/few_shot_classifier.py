@@ -36,7 +36,7 @@ from training.data.omniglot import OneShotRun
 from training.episodes import Episode, EpisodeSampler, fixed_episodes
 from training.evaluate import Track, png
 from training.export.gradients import trace_gradients
-from training.export.onnx import round_to_half
+from training.export.onnx import round_to_bytes
 from training.recipe import Graph, Trained
 from training.run import Run, device_name
 
@@ -245,7 +245,7 @@ def logits(embedded: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
 
 
 def train(run: Run) -> Trained:
-    """Train the embedding, then either MAML from it; round to float16's precision, and measure exactly that."""
+    """Train the embedding, then either MAML from it; round to 8 bits, and measure exactly that."""
     settings = FAST if run.fast else FULL
     data = load_sliver(run) if run.fast else load(run)
     embedding, fabric = fit_embedding(run, settings, data)
@@ -256,7 +256,7 @@ def train(run: Run) -> Trained:
     tests = episodes_of(data.test, data.runs, FAST_EPISODES if run.fast else EPISODES)
     metrics = []
     for method, model in models.items():
-        answer = answerer(round_to_half(model.eval()), *(() if method == "prototypes" else (steps,)))
+        answer = answerer(round_to_bytes(model.eval()), *(() if method == "prototypes" else (steps,)))
         metrics += measure(method, tests, partial(_track, run, method), answer)
     return Trained(
         title="Few-shot character classifier",

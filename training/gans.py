@@ -28,7 +28,6 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from lectern.client import Client
 from lectern.noise import noise
 from training.evaluate import Track, png
-from training.export.onnx import round_to_half
 from training.run import Run
 
 LATENT = 128
@@ -285,9 +284,9 @@ def step(fabric: Fabric, optimizer: torch.optim.Optimizer, loss: Tensor) -> None
 
 
 def served(generator: nn.Module, crop: int = 0) -> Images:
-    """A trained generator ready for export: norms folded, weights of float16's precision."""
+    """A trained generator as it is served: norms folded."""
     assert isinstance(generator, Generator)
-    return Images(round_to_half(generator.fold_norms()), crop)
+    return Images(generator.fold_norms(), crop)
 
 
 def served_images(client: Client, model: str, count: int, track: Track) -> NDArray[np.uint8]:

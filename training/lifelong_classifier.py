@@ -29,7 +29,7 @@ from training.data import mnist
 from training.data.idx import Split
 from training.data.mnist import Mnist
 from training.evaluate import Track, png
-from training.export.onnx import round_to_half
+from training.export.onnx import round_to_bytes, round_to_half
 from training.recipe import Figure, Graph, Trained
 from training.run import Run, device_name
 
@@ -336,7 +336,7 @@ def learn(
         few = stage[torch.randperm(len(stage))[: settings.examples]]
         regulariser.remember(few.dense(), few.labels)
         if number == len(stages) - 1:
-            round_to_half(head)  # what is measured last is what is stored
+            round_to_bytes(head)  # what is measured last is what is stored
         accuracies.append([accuracy(head, task.test) for task in tasks])
     validation = float(np.mean([accuracy(head, task.validation) for task in tasks]))
     weights = {name: value.cpu() for name, value in head.state_dict().items()}

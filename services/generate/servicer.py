@@ -124,10 +124,11 @@ class GenerateServicer:
         stops, sent = Stops(request.stop), 0
         async with aclosing(self._decoders.of(graph).steps(writing, call.deadline, call.priority)) as steps:
             async for _ in steps:
+                reason = writing.reason  # before its tokens: all are there once there is one
                 start, sent = sent, len(writing.tokens)  # more may be written while this is sent
                 text = stops.add(tokenizer.decode(writing.tokens[start:sent]).replace(" ", ""))
-                finished = pb.FINISH_REASON_STOP if stops.found else writing.reason
-                text += stops.rest() if writing.done and not stops.found else ""
+                finished = pb.FINISH_REASON_STOP if stops.found else reason
+                text += stops.rest() if reason and not stops.found else ""
                 yield pb.GenerateTextResponse(
                     model=card.name,
                     version=card.version,

@@ -110,6 +110,8 @@ class Noise:
 class Writing:
     """One text as it is written. A `Search` of `services.runtime.decode`, which begins when the prompt was read.
 
+    While it is decoded, `tokens` and `log_probabilities` grow at their ends; `reason` is set when they are whole.
+
     Args:
         past: what the graph gave for the prompt: keys and values [H, T, D] by name.
         token, log_probability: the first that was drawn.
@@ -153,8 +155,8 @@ class Writing:
         if token == self._end:
             self.reason = pb.FINISH_REASON_END
             return None
+        self.log_probabilities.append(log_probability)  # first: there is one for each token that is seen
         self.tokens.append(token)
-        self.log_probabilities.append(log_probability)
         self._seen[token] = True
         if len(self.tokens) >= self._most:
             self.reason = pb.FINISH_REASON_LENGTH

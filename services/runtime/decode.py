@@ -11,11 +11,11 @@ A graph can be decoded if its inputs are `length` [N, 1], how many places of a r
 from __future__ import annotations
 
 import asyncio
-import contextvars
 import logging
+import threading
 import time
 import weakref
-from collections.abc import AsyncGenerator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 from weakref import WeakKeyDictionary
@@ -74,27 +74,24 @@ class Search(Protocol):
 
 @dataclass(slots=True, eq=False)
 class _Sequence:
-    """A search under way: rows of the batch, and what it wants of the next step."""
+    """A search under way: rows of the batch, and what it wants of the next step.
+
+    The event loop's are `over`, `stepped` and `left`; the rest is the decoding thread's once it was handed over.
+    """
 
     search: Search
     level: int
     deadline: float
     owner: _Owner
     over: asyncio.Future[None]
+    watched: bool  # whether its caller wants to know of each step
     stepped: asyncio.Event = field(default_factory=asyncio.Event)
+    left: bool = False  # whether its caller went away
+    ended: bool = False
     enqueued: float = field(default_factory=time.monotonic)
     started: float = 0.0
     rows: list[int] = field(default_factory=list)
     wanted: Rows | None = None
-
-    def end(self, error: ServiceError | None = None) -> None:
-        if not self.over.done():
-            if error:
-                self.over.set_exception(error)
-                self.over.exception()  # seen, should its caller have gone
-            else:
-                self.over.set_result(None)
-        self.stepped.set()
 
 
 @dataclass(slots=True, eq=False)
@@ -104,8 +101,21 @@ class _Owner:
     running: int = 0
 
 
+@dataclass(frozen=True, slots=True)
+class _Notice:
+    """What the event loop is to hear of a sequence: that it took a step or ended, perhaps by an error."""
+
+    sequence: _Sequence
+    ended: bool = False
+    error: ServiceError | None = None
+
+
 class Decoder:
-    """Decodes with one graph. Everything but the graph's runs happens on the event loop, so nothing is locked."""
+    """Decodes with one graph, on a thread that lives while there is something to decode.
+
+    So the event loop's work is done beside the graph's steps and not between them. Searches belong to that thread until
+    they end; what a caller may read of one meanwhile, its class says.
+    """
 
     def __init__(self, graph: Graph) -> None:
         self._graph = weakref.ref(graph)  # while nothing is decoded, the graph may go
@@ -113,11 +123,13 @@ class Decoder:
         self._most_rows = config.max_batch_size
         self._caches = {o.name.removeprefix(NEW) for o in config.outputs if o.name.startswith(NEW)}
         self._specs = {spec.name: spec for spec in config.inputs}
+        self._lock = threading.Lock()  # of these two
+        self._waiting: list[_Sequence] = []
+        self._working = False
         self._buffers: dict[str, Array] = {}
         self._owners: list[_Sequence] = []  # of each row
         self._running: list[_Sequence] = []
-        self._waiting: list[_Sequence] = []
-        self._task: asyncio.Task[None] | None = None
+        self._notices: list[_Notice] = []
         labels = (config.name, str(graph.version))
         self._waiting_gauge = metrics.DECODE_WAITING.labels(*labels)
         self._tokens = metrics.DECODE_TOKENS.labels(*labels)
@@ -126,14 +138,14 @@ class Decoder:
         """Decode these sequences of one caller to their ends.
 
         Raises:
-            ResourceExhausted: too many wait. DeadlineExceeded: the deadline passed. Others as of `Graph.infer`.
+            ResourceExhausted: too many wait. DeadlineExceeded: the deadline passed. Others as of `Graph.run`.
         """
-        sequences = self._add(searches, deadline, priority)
+        sequences = self._add(searches, deadline, priority, watched=False)
         try:
             for sequence in sequences:
                 await sequence.over
         finally:
-            self._leave(sequences)
+            _leave(sequences)
 
     async def steps(self, search: Search, deadline: float, priority: int) -> AsyncGenerator[None, None]:
         """Decode one sequence; yields after its steps, and ends with it. A slow reader misses steps, not tokens.
@@ -141,7 +153,7 @@ class Decoder:
         Raises:
             As `finish`.
         """
-        (sequence,) = sequences = self._add([search], deadline, priority)
+        (sequence,) = sequences = self._add([search], deadline, priority, watched=True)
         try:
             while not sequence.over.done():
                 await sequence.stepped.wait()
@@ -151,91 +163,110 @@ class Decoder:
             await sequence.over
             yield
         finally:
-            self._leave(sequences)
+            _leave(sequences)
 
-    def _add(self, searches: Sequence[Search], deadline: float, priority: int) -> list[_Sequence]:
+    def _add(self, searches: Sequence[Search], deadline: float, priority: int, watched: bool) -> list[_Sequence]:
         config = self._config
         level = (priority if 1 <= priority <= len(config.queues) else config.default_priority) - 1
         most = config.queues[level].max_size
-        waiting = sum(s.level == level for s in self._waiting)
-        if waiting + len(searches) > most + self._most_rows:
-            metrics.REJECTED.labels(config.name, "queue_full").inc()
-            raise ResourceExhausted(
-                f"model {config.name}: {waiting} sequences are waiting, {most} may; try again later",
-                retry_after=RETRY_AFTER_SECONDS,
-            )
         loop, owner = asyncio.get_running_loop(), _Owner()
-        added = [_Sequence(s, level, deadline, owner, loop.create_future()) for s in searches]
+        added = [_Sequence(s, level, deadline, owner, loop.create_future(), watched) for s in searches]
         for sequence in added:
             if sequence.search.done:
-                sequence.end()
-            else:
-                self._waiting.append(sequence)
-        graph = self._graph()
-        if self._task is None and self._waiting and graph is not None:  # there is one: its caller holds it
-            # In a context of its own: what it runs belongs to no single caller.
-            self._task = loop.create_task(self._work(graph), context=contextvars.Context())
+                _tell([_Notice(sequence, ended=True)])
+        with self._lock:
+            waiting = sum(s.level == level for s in self._waiting)
+            if waiting + len(searches) > most + self._most_rows:
+                metrics.REJECTED.labels(config.name, "queue_full").inc()
+                raise ResourceExhausted(
+                    f"model {config.name}: {waiting} sequences are waiting, {most} may; try again later",
+                    retry_after=RETRY_AFTER_SECONDS,
+                )
+            self._waiting += (s for s in added if not s.over.done())
+            graph = self._graph()
+            if self._waiting and not self._working and graph is not None:  # there is one: its caller holds it
+                self._working = True
+                name = f"{config.name}-decode"
+                threading.Thread(target=self._work, args=(graph, loop), name=name, daemon=True).start()
         return added
 
-    def _leave(self, sequences: Sequence[_Sequence]) -> None:
-        """Note where the time went, and take out those whose caller went away; their rows are free at the next step."""
-        now = time.monotonic()
-        for sequence in sequences:
-            if not sequence.over.done():
-                sequence.over.cancel()
-            tracing.current().record("queue", sequence.enqueued, sequence.started or now)
-            if sequence.started:
-                tracing.current().record("decode", sequence.started, now)
-
-    async def _work(self, graph: Graph) -> None:
+    def _work(self, graph: Graph, loop: asyncio.AbstractEventLoop) -> None:
+        """What the thread does."""
         try:
-            while True:
-                self._drop()
-                self._admit()
-                if not self._running:
-                    break
-                await self._step(graph)
+            while self._arrange():
+                self._tell(loop)
+                self._step(graph)
         except Exception as error:  # whatever it is, its callers must hear of it
             if not isinstance(error, ServiceError):
                 log.exception("decoding with %s failed", self._config.name)
                 error = Internal(f"model {self._config.name} failed on this input")
-            for sequence in (*self._running, *self._waiting):
-                sequence.end(error)
-            self._waiting = []
-        finally:
-            self._task, self._buffers, self._owners, self._running = None, {}, [], []
+            with self._lock:
+                for sequence in (*self._running, *self._waiting):
+                    self._end(sequence, error)
+                self._waiting = []
+                self._waiting_gauge.set(0)
+                self._rest()
+        self._tell(loop)
 
-    def _drop(self) -> None:
-        """Free the rows of sequences that are over, late, or whose caller went away."""
+    def _arrange(self) -> bool:
+        """Free the rows of sequences that are over and give them to those who wait; whether there is more to do."""
         now = time.monotonic()
-        for sequence in (*self._running, *self._waiting):
-            if sequence.deadline <= now and not sequence.over.done():
-                metrics.REJECTED.labels(self._config.name, "deadline").inc()
-                sequence.end(DeadlineExceeded("the deadline passed while tokens were chosen"))
-        for sequence in [s for s in self._running if s.over.done()]:
+        with self._lock:
+            for sequence in (*self._running, *self._waiting):
+                if sequence.deadline <= now and not (sequence.ended or sequence.left):
+                    metrics.REJECTED.labels(self._config.name, "deadline").inc()
+                    self._end(sequence, DeadlineExceeded("the deadline passed while tokens were chosen"))
+            self._waiting = [s for s in self._waiting if not (s.ended or s.left)]
+            over = [s for s in self._running if s.ended or s.left]
+            admitted = self._admit(now, sum(s.search.width for s in self._running) - sum(s.search.width for s in over))
+            self._waiting_gauge.set(len(self._waiting))
+            if not admitted and len(over) == len(self._running):
+                self._rest()
+                return False
+        for sequence in over:
             self._running.remove(sequence)
             sequence.owner.running -= 1
             while sequence.rows:
                 self._free(sequence)
-        self._waiting = [s for s in self._waiting if not s.over.done()]
+        for sequence in admitted:
+            self._enter(sequence)
+        return True
 
-    def _admit(self) -> None:
-        """Give rows to those who wait: by priority, then to the caller who has the fewest sequences under way."""
-        reserved = sum(s.search.width for s in self._running)
+    def _admit(self, now: float, reserved: int) -> list[_Sequence]:
+        """Those of who wait that rows are left for: by priority, then of the caller who has the fewest under way."""
+        admitted = []
         while self._waiting:
             sequence = min(self._waiting, key=lambda s: (s.level, s.owner.running, s.enqueued))
-            if reserved + sequence.search.width > self._most_rows:
+            reserved += sequence.search.width
+            if reserved > self._most_rows:
                 break
             self._waiting.remove(sequence)
-            self._running.append(sequence)
-            reserved += sequence.search.width
             sequence.owner.running += 1
-            sequence.started = time.monotonic()
-            self._enter(sequence)
-        self._waiting_gauge.set(len(self._waiting))
+            sequence.started = now
+            admitted.append(sequence)
+        return admitted
+
+    def _rest(self) -> None:
+        """Let go of everything: the next sequence starts another thread."""
+        self._buffers, self._owners, self._running, self._working = {}, [], [], False
+
+    def _end(self, sequence: _Sequence, error: ServiceError | None = None) -> None:
+        if not sequence.ended:
+            sequence.ended = True
+            self._notices.append(_Notice(sequence, ended=True, error=error))
+
+    def _tell(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Give the event loop its notices, in one hop."""
+        if self._notices:
+            notices, self._notices = self._notices, []
+            try:
+                loop.call_soon_threadsafe(_tell, notices)
+            except RuntimeError:  # the loop is closed: nobody waits any more
+                log.warning("the event loop ended before %d sequences did", len(notices))
 
     def _enter(self, sequence: _Sequence) -> None:
         search = sequence.search
+        self._running.append(sequence)
         row = self._take_row(sequence)
         self._buffer(LENGTH, (1,))[row] = search.length
         for name, value in (*search.past.items(), *search.constants.items()):
@@ -243,7 +274,7 @@ class Decoder:
             self._buffer(name, value.shape)[place] = value
         sequence.wanted = search.first
 
-    async def _step(self, graph: Graph) -> None:
+    def _step(self, graph: Graph) -> None:
         """Run the graph once for all rows, and let each search choose."""
         count = len(self._owners)
         needed = int(self._buffer(LENGTH, (1,))[:count].max()) + 1
@@ -255,7 +286,7 @@ class Decoder:
                 inputs[name] = self._buffers[name][:count]
         for name in self._specs.keys() - inputs.keys():
             inputs[name] = self._gathered(name, count)
-        outputs = await graph.infer(inputs)
+        outputs = graph.run(inputs)
         self._tokens.inc(count)
         lengths, every = self._buffers[LENGTH], np.arange(count)
         for name in self._caches:
@@ -264,14 +295,13 @@ class Decoder:
         lengths[:count] += 1
         chosen = {name: value for name, value in outputs.items() if not name.startswith(NEW)}
         for sequence in self._running:
-            if sequence.over.done():
-                continue
             sequence.wanted = sequence.search.advance({name: value[sequence.rows] for name, value in chosen.items()})
             if sequence.wanted is None:
-                sequence.end()
+                self._end(sequence)
             else:
                 self._follow(sequence, sequence.wanted.parents)
-                sequence.stepped.set()
+                if sequence.watched:
+                    self._notices.append(_Notice(sequence))
 
     def _gathered(self, name: str, count: int) -> Array:
         """What the searches give for this step, in the order of rows."""
@@ -335,6 +365,30 @@ class Decoder:
             buffer[tuple(slice(0, size) for size in present.shape)] = present
         self._buffers[name] = buffer
         return buffer
+
+
+def _leave(sequences: Sequence[_Sequence]) -> None:
+    """Note where the time went; rows of those whose caller went away are free at the next step."""
+    now = time.monotonic()
+    for sequence in sequences:
+        sequence.left = True
+        sequence.over.cancel()
+        tracing.current().record("queue", sequence.enqueued, sequence.started or now)
+        if sequence.started:
+            tracing.current().record("decode", sequence.started, now)
+
+
+def _tell(notices: Iterable[_Notice]) -> None:
+    """On the event loop: wake who waits."""
+    for notice in notices:
+        sequence = notice.sequence
+        if notice.ended and not sequence.over.done():
+            if notice.error:
+                sequence.over.set_exception(notice.error)
+                sequence.over.exception()  # seen, should its caller have gone
+            else:
+                sequence.over.set_result(None)
+        sequence.stepped.set()
 
 
 def _room(size: int, smallest: int) -> int:

@@ -55,6 +55,13 @@ class Graph(Protocol):
             Unavailable: the graph is gone. Internal: the run failed.
         """
 
+    def run(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
+        """As `infer`, at once and on the calling thread: for who has a whole batch, and nothing to do but wait for it.
+
+        Raises:
+            InvalidArgument, Unavailable, Internal: as `infer`.
+        """
+
     async def healthy(self) -> bool:
         """Whether it would answer now."""
 

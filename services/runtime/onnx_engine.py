@@ -97,9 +97,10 @@ class OnnxGraph:
     async def infer(
         self, inputs: Mapping[str, Array], deadline: float = float("inf"), priority: int = 0, max_wait: float = 0.0
     ) -> dict[str, Array]:
-        arrays = tuple(inputs[t.name] for t in self.config.inputs)
-        answer = await self._scheduler.run(arrays, deadline, priority, max_wait)
-        return dict(zip((t.name for t in self.config.outputs), answer, strict=True))
+        return self._named(await self._scheduler.run(self._arrays(inputs), deadline, priority, max_wait))
+
+    def run(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
+        return self._named(self._scheduler.run_now(self._arrays(inputs)))
 
     async def healthy(self) -> bool:
         return True
@@ -107,6 +108,12 @@ class OnnxGraph:
     def close(self, seconds: float) -> None:
         self._scheduler.close()
         self._scheduler.join(seconds)
+
+    def _arrays(self, inputs: Mapping[str, Array]) -> tuple[Array, ...]:
+        return tuple(inputs[t.name] for t in self.config.inputs)
+
+    def _named(self, answer: Sequence[Array]) -> dict[str, Array]:
+        return dict(zip((t.name for t in self.config.outputs), answer, strict=True))
 
 
 class OnnxRunner:

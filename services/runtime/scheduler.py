@@ -96,6 +96,8 @@ class Scheduler:
         self._instances = len(runners)
         self._running: set[_Batch] = set()
         self._provider, self._version = runners[0].provider, version
+        self._runner = runners[0]  # that `run_now` uses too
+        self._ending = threading.Lock()  # held while it does, and when it closes
         labels = (config.name, str(version))
         self._queue_seconds = metrics.QUEUE_SECONDS.labels(*labels)
         self._inference_seconds = metrics.INFERENCE_SECONDS.labels(*labels)
@@ -136,6 +138,25 @@ class Scheduler:
         finally:
             self._trace(request)
 
+    def run_now(self, arrays: tuple[Array, ...]) -> list[Array]:
+        """Outputs for a batch that is whole, on the calling thread: it waits for no other, and none for it.
+
+        Raises:
+            InvalidArgument, Unavailable, Internal: as `run`.
+        """
+        with self._ending:
+            if self._closed:
+                raise self._unloading()
+            self._batch_size.observe(len(arrays[0]))
+            started = time.monotonic()
+            try:
+                inputs = dict(zip(self._names, arrays, strict=True))
+                return self._runner.run(self._outputs, inputs, self._runner.options())
+            except Exception as error:
+                raise self._failure(error) from error
+            finally:
+                self._inference_seconds.observe(time.monotonic() - started)
+
     def close(self) -> None:
         """Stop taking requests; the threads finish what is queued, close their runners and end."""
         with self._changed:
@@ -170,7 +191,7 @@ class Scheduler:
     def _enqueue(self, request: Request) -> None:
         with self._changed:
             if self._closed:
-                raise Unavailable(f"model {self._config.name} is being unloaded", retry_after=RETRY_AFTER_SECONDS)
+                raise self._unloading()
             waiting, most = self._queue.length(request.level), self._config.queues[request.level].max_size
             if waiting >= most:
                 self._reject("queue_full")
@@ -240,7 +261,8 @@ class Scheduler:
                     _deliver([part], self._run(runner, alone))
             else:
                 _deliver(batch.parts, answer)
-        runner.close()
+        with self._ending:
+            runner.close()
 
     def _take(self, runner: Runner) -> _Batch | None:
         """Wait for the next batch; None once closed and drained."""
@@ -284,17 +306,24 @@ class Scheduler:
             columns = zip(*(part.arrays for part in batch.parts), strict=True)
             arrays = first if len(batch.parts) == 1 else [np.concatenate(column) for column in columns]
             return runner.run(self._outputs, dict(zip(self._names, arrays, strict=True)), batch.options)
-        except InputError as error:
-            log.info("%s refuses an input: %s", self._config.name, error)
-            return input_refused(self._config)
-        except Exception:  # whatever it is, this thread must go on to serve the next batch
+        except Exception as error:  # whatever it is, this thread must go on to serve the next batch
             if batch.abandoned:
                 self._reject("abandoned", len(batch.parts))
                 return Cancelled("the caller went away")
-            log.exception("a run of %s failed", self._config.name)
-            return Internal(f"model {self._config.name} failed on this input")
+            return self._failure(error)
         finally:
             run.ended = time.monotonic()
+
+    def _failure(self, error: Exception) -> ServiceError:
+        """What callers hear of a run that failed."""
+        if isinstance(error, InputError):
+            log.info("%s refuses an input: %s", self._config.name, error)
+            return input_refused(self._config)
+        log.error("a run of %s failed", self._config.name, exc_info=error)
+        return Internal(f"model {self._config.name} failed on this input")
+
+    def _unloading(self) -> ServiceError:
+        return Unavailable(f"model {self._config.name} is being unloaded", retry_after=RETRY_AFTER_SECONDS)
 
     def _reject(self, reason: str, count: int = 1) -> None:
         metrics.REJECTED.labels(self._config.name, reason).inc(count)

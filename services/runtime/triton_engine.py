@@ -40,6 +40,7 @@ class TritonEngine:
             ("grpc.max_send_message_length", message_bytes),
         ]
         self._channel: grpc.aio.Channel | None = None
+        self._blocking_channel: grpc.Channel | None = None
 
     def load(self, config: GraphConfig, version: int, content: bytes) -> Graph:
         """Check that Triton serves this version; the bytes were checked, Triton reads its own copy of them."""
@@ -59,6 +60,12 @@ class TritonEngine:
         if self._channel is None:
             self._channel = grpc.aio.insecure_channel(self.url, options=self._options)
         return GRPCInferenceServiceStub(self._channel)
+
+    def blocking_stub(self) -> GRPCInferenceServiceStub:
+        """The connection for calls from threads."""
+        if self._blocking_channel is None:
+            self._blocking_channel = grpc.insecure_channel(self.url, options=self._options)
+        return GRPCInferenceServiceStub(self._blocking_channel)
 
 
 class TritonGraph:
@@ -93,6 +100,12 @@ class TritonGraph:
         parts = [await self._infer(part, deadline, priority, max_wait) for part in slices]
         return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
+    def run(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
+        try:
+            return self._outputs(self._engine.blocking_stub().ModelInfer(self._request(inputs)))
+        except grpc.RpcError as error:
+            raise self._translate(error) from error
+
     async def healthy(self) -> bool:
         request = pb.ModelReadyRequest(name=self.config.name, version=str(self.version))
         try:
@@ -109,14 +122,11 @@ class TritonGraph:
         remaining = deadline - time.monotonic()
         if remaining <= 0:
             raise DeadlineExceeded("the deadline passed before the request reached Triton")
-        request = pb.ModelInferRequest(model_name=self.config.name, model_version=str(self.version))
+        request = self._request(inputs)
         if priority:
             request.parameters["priority"].uint64_param = priority
         if max_wait:
             request.parameters["timeout"].int64_param = int(max_wait * 1e6)
-        for name, array in inputs.items():
-            request.inputs.add(name=name, datatype=self._specs[name].datatype, shape=array.shape)
-            request.raw_input_contents.append(np.ascontiguousarray(array).tobytes())
         started = time.monotonic()
         try:
             timeout = None if remaining == float("inf") else remaining
@@ -124,14 +134,24 @@ class TritonGraph:
                 # Triton queues and batches: all of that is inference here, and in its own spans.
                 headers = tracing.current().headers()
                 response = await self._engine.stub().ModelInfer(request, timeout=timeout, metadata=headers)
-        except grpc.aio.AioRpcError as error:
+        except grpc.RpcError as error:
             raise self._translate(error) from error
         finally:
             tracing.current().add("inference", time.monotonic() - started)
+        return self._outputs(response)
+
+    def _request(self, inputs: Mapping[str, Array]) -> pb.ModelInferRequest:
+        request = pb.ModelInferRequest(model_name=self.config.name, model_version=str(self.version))
+        for name, array in inputs.items():
+            request.inputs.add(name=name, datatype=self._specs[name].datatype, shape=array.shape)
+            request.raw_input_contents.append(np.ascontiguousarray(array).tobytes())
+        return request
+
+    def _outputs(self, response: pb.ModelInferResponse) -> dict[str, Array]:
         raw = zip(response.outputs, response.raw_output_contents, strict=True)
         return {o.name: np.frombuffer(r, self._specs[o.name].dtype).reshape(o.shape) for o, r in raw}
 
-    def _translate(self, error: grpc.aio.AioRpcError) -> ServiceError:
+    def _translate(self, error: grpc.RpcError) -> ServiceError:
         message = error.details() or ""
         # NVIDIA's own backend reports INTERNAL with ONNX Runtime's code of an invalid argument.
         if error.code() is grpc.StatusCode.INVALID_ARGUMENT or "onnx runtime error 2" in message:

@@ -30,7 +30,8 @@ class BeamSearch:
     """The search for one sentence; `size` 1 is the greedy choice. A `Search` of `services.runtime.decode`.
 
     It ends when as many hypotheses have ended as there are beams and no beam is better than the worst of them would be
-    if it ended now, or after `longest` tokens, when the beams themselves are the hypotheses still missing.
+    if it ended now, or after `longest` tokens, when the beams themselves are the hypotheses still missing. While it is
+    decoded, `best` and `done` may be read.
     """
 
     length = 0
@@ -60,7 +61,8 @@ class BeamSearch:
     @property
     def best(self) -> Hypothesis:
         """The best that there is by now."""
-        return max((*self._ended, *self._beams), key=lambda h: h.score)
+        # Beams first: those that end meanwhile are then seen twice, and not missed.
+        return max((*self._beams, *self._ended), key=lambda h: h.score)
 
     @property
     def done(self) -> bool:

@@ -82,9 +82,9 @@ class TranslateServicer:
             sent = ""
             async with aclosing(translator.decoder.steps(search, call.deadline, call.priority)) as steps:
                 async for _ in steps:
-                    best = search.best
+                    done, best = search.done, search.best  # in this order: what is done does not change
                     text = translator.text(best)
-                    if text == sent and not search.done:
+                    if text == sent and not done:
                         continue
                     sent = text
                     yield pb.StreamTranslateResponse(
@@ -93,8 +93,8 @@ class TranslateServicer:
                         sentence=index,
                         sentences=len(sentences),
                         text=text,
-                        final=search.done,
-                        score=best.score if search.done else 0.0,
+                        final=done,
+                        score=best.score if done else 0.0,
                     )
 
     def _find(self, name: str, version: int, call: Call) -> Translator:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -176,8 +177,15 @@ def test_the_message_limit_holds_towards_triton(triton_url: str, tmp_path: Path)
 def test_health_follows_triton(tmp_path: Path, photos: np.ndarray) -> None:
     ports = free_ports(3)
     url = f"127.0.0.1:{ports[0]}"
-    options = ("--engine", "triton", "--triton-url", url)
-    with serving(tmp_path, *options, LECTERN_WATCH_SECONDS="0.2") as server, Client(server.target) as client:
+    options = ("classify", "--engine", "triton", "--triton-url", url)
+    models = tmp_path / "models"  # one, which starts in a moment
+    shutil.copytree(EXPORTED / "image_classifier", models / "image_classifier")
+    for graph in ("gradient", "random_gradient"):
+        shutil.copytree(EXPORTED / f"image_classifier_{graph}", models / f"image_classifier_{graph}")
+    with (
+        serving(tmp_path, *options, repository=models, LECTERN_WATCH_SECONDS="0.2") as server,
+        Client(server.target) as client,
+    ):
 
         def wait_for(status: int) -> None:
             deadline = time.monotonic() + 40
@@ -190,7 +198,7 @@ def test_health_follows_triton(tmp_path: Path, photos: np.ndarray) -> None:
             with pytest.raises(LecternError) as caught:
                 client.classify_image(encode(photos[0]))
             assert caught.value.code() is grpc.StatusCode.UNAVAILABLE
-            with triton(ports, tmp_path / "triton.log"):
+            with triton(ports, tmp_path / "triton.log", models):
                 wait_for(health_pb2.HealthCheckResponse.SERVING)
                 assert len(client.classify_image(encode(photos[0])).results) == 1
 

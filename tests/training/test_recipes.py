@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import grpc
@@ -18,14 +20,15 @@ from lectern.card import Card
 from lectern.v1 import model_pb2
 from lectern.v1.model_pb2_grpc import ModelServiceStub
 from services.server.settings import CAPABILITIES
-from tests.conftest import ROOT, serving
+from tests.conftest import ONE_THREAD, ROOT, TRAIN_SECONDS, serving
 from training.data.fetch import sha256_file
 from training.main import RECIPES, UNSHIPPED_RECIPES
 
 
 def train(*arguments: str, check: bool = True) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "lectern", "train", *arguments]
-    result = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, timeout=300)
+    environment = os.environ | ONE_THREAD
+    result = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, timeout=TRAIN_SECONDS, env=environment)
     assert not check or result.returncode == 0, result.stderr
     return result
 
@@ -35,10 +38,13 @@ def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LECTERN_CACHE", str(tmp_path / "cache"))
 
 
-@pytest.mark.parametrize("name", [*RECIPES, *UNSHIPPED_RECIPES])
-def test_fast_run_trains_exports_and_serves(tmp_path: Path, name: str) -> None:
-    output = tmp_path / "exported"
-    result = train(name, "--fast", "--output", str(output))
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(name, marks=pytest.mark.xdist_group(name)) for name in (*RECIPES, *UNSHIPPED_RECIPES)],
+)
+def test_fast_run_trains_exports_and_serves(tmp_path: Path, name: str, trained: Callable[[str], Path]) -> None:
+    output = trained(name)
+    printed = output.with_suffix(".log").read_text()
     card = Card.read(output / name / "1" / "card.json")
     assert len(card.parity.batches) >= 3
     assert card.metrics
@@ -47,7 +53,7 @@ def test_fast_run_trains_exports_and_serves(tmp_path: Path, name: str) -> None:
     for relative, checksum in card.files.items():
         assert sha256_file(output / relative) == checksum
     for metric in card.metrics:
-        assert metric.name in result.stdout
+        assert metric.name in printed
     config = text_format.Parse((output / name / "config.pbtxt").read_text(), model_config_pb2.ModelConfig())
     graph = onnx.load(output / name / "1" / "model.onnx").graph
     assert [i.name for i in config.input] == [i.name for i in graph.input]

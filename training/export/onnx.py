@@ -15,6 +15,7 @@ import onnxruntime
 import torch
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
+from onnxscript import optimizer
 from torch import Tensor
 
 from lectern.card import Card, Parity
@@ -24,6 +25,7 @@ from training.recipe import Graph
 OPSET = 20
 BYTE_LIMIT = 127
 LARGE_BATCH_FACTOR = 3
+LARGEST_FOLDED = 4096  # values of a constant that is stored; larger ones are computed when a graph is loaded
 
 
 Module = TypeVar("Module", bound=torch.nn.Module)
@@ -189,9 +191,11 @@ def _export(graph: Graph) -> onnx.ModelProto:
             output_names=list(graph.outputs),
             dynamic_shapes=_dynamic_shapes(graph),
             custom_translation_table=TRANSLATIONS,
+            optimize=False,
             verbose=False,
         )
-    assert program is not None
+        assert program is not None
+        optimizer.optimize_ir(program.model, output_size_limit=LARGEST_FOLDED)
     model = program.model_proto
     _strip(model)
     _check_varying_axes(model, graph)
