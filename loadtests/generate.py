@@ -44,8 +44,6 @@ class GenerateUser(GrpcUser):
 class PoemUser(GrpcUser):
     """Poems of four lines."""
 
-    abstract = True  # locust leaves it out until poem_generator is trained
-
     def on_start(self) -> None:
         self.stub = generate_pb2_grpc.GenerateServiceStub(self.channel)
 

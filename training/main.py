@@ -14,7 +14,7 @@ from lectern.card import Card
 from training.data.fetch import FetchError
 from training.export.onnx import ExportError
 from training.export.version import write_versions
-from training.run import Run
+from training.run import Run, keep_memory
 
 RECIPES = (
     "anomaly_detector",
@@ -72,6 +72,7 @@ def train(
     """
     if name not in (*RECIPES, *UNSHIPPED_RECIPES):
         raise TrainingError(f"no recipe is called {name!r}; there are: {', '.join((*RECIPES, *UNSHIPPED_RECIPES))}")
+    keep_memory()
     console = console or Console(width=None if sys.stdout.isatty() else LOG_WIDTH)
     if output is None:
         unshipped = name in UNSHIPPED_RECIPES

@@ -123,9 +123,10 @@ class Decoder:
         self._most_rows = config.max_batch_size
         self._caches = {o.name.removeprefix(NEW) for o in config.outputs if o.name.startswith(NEW)}
         self._specs = {spec.name: spec for spec in config.inputs}
-        self._lock = threading.Lock()  # of these two
+        self._lock = threading.Lock()  # of these three
         self._waiting: list[_Sequence] = []
         self._working = False
+        self._loop: asyncio.AbstractEventLoop | None = None
         self._buffers: dict[str, Array] = {}
         self._owners: list[_Sequence] = []  # of each row
         self._running: list[_Sequence] = []
@@ -185,16 +186,15 @@ class Decoder:
             self._waiting += (s for s in added if not s.over.done())
             graph = self._graph()
             if self._waiting and not self._working and graph is not None:  # there is one: its caller holds it
-                self._working = True
-                name = f"{config.name}-decode"
-                threading.Thread(target=self._work, args=(graph, loop), name=name, daemon=True).start()
+                self._working, self._loop = True, loop
+                threading.Thread(target=self._work, args=(graph,), name=f"{config.name}-decode", daemon=True).start()
         return added
 
-    def _work(self, graph: Graph, loop: asyncio.AbstractEventLoop) -> None:
+    def _work(self, graph: Graph) -> None:
         """What the thread does."""
         try:
             while self._arrange():
-                self._tell(loop)
+                self._tell()
                 self._step(graph)
         except Exception as error:  # whatever it is, its callers must hear of it
             if not isinstance(error, ServiceError):
@@ -206,7 +206,6 @@ class Decoder:
                 self._waiting = []
                 self._waiting_gauge.set(0)
                 self._rest()
-        self._tell(loop)
 
     def _arrange(self) -> bool:
         """Free the rows of sequences that are over and give them to those who wait; whether there is more to do."""
@@ -248,6 +247,7 @@ class Decoder:
 
     def _rest(self) -> None:
         """Let go of everything: the next sequence starts another thread."""
+        self._tell()
         self._buffers, self._owners, self._running, self._working = {}, [], [], False
 
     def _end(self, sequence: _Sequence, error: ServiceError | None = None) -> None:
@@ -255,12 +255,12 @@ class Decoder:
             sequence.ended = True
             self._notices.append(_Notice(sequence, ended=True, error=error))
 
-    def _tell(self, loop: asyncio.AbstractEventLoop) -> None:
+    def _tell(self) -> None:
         """Give the event loop its notices, in one hop."""
-        if self._notices:
+        if self._notices and self._loop:
             notices, self._notices = self._notices, []
             try:
-                loop.call_soon_threadsafe(_tell, notices)
+                self._loop.call_soon_threadsafe(_tell, notices)
             except RuntimeError:  # the loop is closed: nobody waits any more
                 log.warning("the event loop ended before %d sequences did", len(notices))
 
@@ -295,7 +295,8 @@ class Decoder:
         lengths[:count] += 1
         chosen = {name: value for name, value in outputs.items() if not name.startswith(NEW)}
         for sequence in self._running:
-            sequence.wanted = sequence.search.advance({name: value[sequence.rows] for name, value in chosen.items()})
+            rows = _indices(sequence.rows)
+            sequence.wanted = sequence.search.advance({name: value[rows] for name, value in chosen.items()})
             if sequence.wanted is None:
                 self._end(sequence)
             else:
@@ -365,6 +366,11 @@ class Decoder:
             buffer[tuple(slice(0, size) for size in present.shape)] = present
         self._buffers[name] = buffer
         return buffer
+
+
+def _indices(rows: list[int]) -> list[int] | slice:
+    """A view where there is one row, as numpy takes several times as long to gather."""
+    return slice(rows[0], rows[0] + 1) if len(rows) == 1 else rows
 
 
 def _leave(sequences: Sequence[_Sequence]) -> None:
