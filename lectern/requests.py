@@ -56,6 +56,7 @@ ExplanationMethod: TypeAlias = Literal[
     "lime",
     "rise",
     "kernel_shap",
+    "attention",
 ]
 AttackMethod: TypeAlias = Literal["fgsm", "i_fgsm", "mi_fgsm", "di_mi_fgsm", "pgd", "square"]
 DefenceKind: TypeAlias = Literal[

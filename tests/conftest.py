@@ -147,7 +147,8 @@ def trained(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Callabl
 def reader(trained: Callable[[str], Path], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """One server of question_answerer and sentiment_classifier, trained on their slivers."""
     repository = trained("sentiment_classifier")  # with what it stands on
-    with serving(tmp_path_factory.mktemp("reader"), "answer", "classify", repository=repository) as running:
+    capabilities = ("answer", "classify", "explain")
+    with serving(tmp_path_factory.mktemp("reader"), *capabilities, repository=repository) as running:
         yield running
 
 

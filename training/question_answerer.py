@@ -123,10 +123,25 @@ class Reader(nn.Module):
         self.span = nn.Linear(encoder.width, 2)
 
     def forward(self, ids: Tensor, segments: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        vectors = self.encoder(ids, segments)
+        return self.read(self.encoder(ids, segments), ids)
+
+    def read(self, vectors: Tensor, ids: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """What the tokens' vectors [N, T, width] say."""
         starts, ends = self.span(vectors).unbind(-1)
         mask = (ids != 0)[:, :, None].to(vectors.dtype)
         return starts, ends, (vectors * mask).sum(1) / mask.sum(1)
+
+
+class Explained(nn.Module):
+    """A reader as it is exported: also gives the last layer's attention [N, T, T]."""
+
+    def __init__(self, reader: Reader) -> None:
+        super().__init__()
+        self.reader = reader
+
+    def forward(self, ids: Tensor, segments: Tensor) -> tuple[Tensor, ...]:
+        vectors, attention = self.reader.encoder.with_attention(ids, segments)
+        return *self.reader.read(vectors, ids), attention
 
 
 class Tasks(nn.Module):
@@ -279,8 +294,8 @@ def triangle(progress: float, warm_up: float) -> float:
 def graph_of(reader: Reader, inputs: dict[str, Tensor], tolerance: float = 1e-3) -> Graph:
     """A reader as it is exported."""
     axes: dict[str, tuple[int, ...]] = dict.fromkeys(inputs, (1,))
-    outputs = ("starts", "ends", "mean_vector")
-    return Graph(reader.eval(), inputs, outputs, axes, max_batch_size=16, tolerance=tolerance)
+    outputs = ("starts", "ends", "mean_vector", "attention")
+    return Graph(Explained(reader.eval()), inputs, outputs, axes, max_batch_size=16, tolerance=tolerance)
 
 
 def example_inputs(tokenizer: Tokenizer, asked: Sequence[Question]) -> dict[str, Tensor]:

@@ -41,7 +41,7 @@ STRENGTHS = (0.001, 0.003, 0.01, 0.03, 0.1)  # inverse of regularisation; chosen
 ROWS_AT_ONCE = 16
 TEXTS_PER_REQUEST = 64
 PROBED, QUARTERS = 2000, 4  # texts of each split that probes see; parts that their lengths are told by
-OUTPUTS = ("starts", "ends", "mean_vector")
+OUTPUTS = ("starts", "ends", "mean_vector", "attention")
 
 
 class Head(nn.Module):

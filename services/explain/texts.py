@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,11 +19,12 @@ from services.errors import InvalidArgument
 from services.explain.subjects import Answer, Floats, Subject, check_kind, read_target
 from services.limits import Limits
 from services.rpc import Call
+from services.runtime.graph import Graph
 from services.runtime.repository import Model
 
 ANSWERS = "answer"  # capability of models that take a question beside the text
 TEXT, QUESTION = "input.text.text", "input.text.question"
-LOGITS, STARTS, ENDS = "logits", "starts", "ends"
+LOGITS, STARTS, ENDS, ATTENTION = "logits", "starts", "ends", "attention"
 
 
 @dataclass(frozen=True)
@@ -30,12 +32,15 @@ class TextKind:
     """A text, after its question if it has one: x is 1 for each word that is there, `[words]`.
 
     Args:
+        attention: gives the share of the last layer's attention that each word gets, `[words]`; None if the model was
+            exported without.
         answer: tokens of the text, the last inclusive, that are the explained answer; None if that is a class.
     """
 
     text: str
     question: str
     words: tuple[pb.ExplainedWord, ...]
+    attention: Callable[[], Awaitable[Floats]] | None
     answer: tuple[int, int] | None = None
 
     @property
@@ -105,7 +110,8 @@ async def read_text(
     words, tokens = _words(texts, encodings)
     if asks:
         return await _answered(request, model, preprocessing, call, words, tokens, encodings[1])
-    kind = TextKind(given.text, "", words)
+    attention = _attended(model, preprocessing, tokens[0], call) if _attends(model.graphs["encoder"]) else None
+    kind = TextKind(given.text, "", words, attention)
     answer = _classifier(model, preprocessing, tokens[0], call)
     outputs = (await answer(kind.x[None]))[0]
     labels = model.card.labels
@@ -144,6 +150,29 @@ def _classifier(model: Model, preprocessing: TextPreprocessing, tokens: _Tokens,
     return answer
 
 
+def _attended(
+    model: Model, preprocessing: TextPreprocessing, tokens: _Tokens, call: Call
+) -> Callable[[], Awaitable[Floats]]:
+    """What all tokens of a text look at."""
+
+    async def attention() -> Floats:
+        windows = text_windows(tokens.ids.tolist(), preprocessing.max_tokens)
+        outputs = await _run(model.graphs["encoder"], [windows], call)
+        weights = np.zeros(len(tokens.ids), np.float32)
+        parts = zip(outputs[ATTENTION], windows.first, windows.sizes, windows.lengths, strict=True)
+        for rows, first, size, length in parts:
+            seen = rows[:length].sum(0) / windows.lengths.sum()
+            weights[first : first + size] = seen[windows.before : windows.before + size]
+        return _by_word(weights, tokens.words)
+
+    return attention
+
+
+def _by_word(weights: Floats, words: NDArray[np.int64], count: int = 0) -> Floats:
+    """The sum of the tokens' weights `[tokens]` for each word."""
+    return np.bincount(words, weights, count).astype(np.float32)
+
+
 async def _answered(
     request: pb.ExplainRequest | pb.CompareRequest,
     model: Model,
@@ -170,8 +199,17 @@ async def _answered(
         starts, ends = await _spans(model, [_row(one, row) for one in found], call)
         return np.asarray(starts[:, first] + ends[:, last] - starts[:, 0] - ends[:, 0])[:, None]
 
+    async def attention() -> Floats:
+        outputs = await _run(model.graphs["forward"], [_row(whole, row)], call)
+        seen = outputs[ATTENTION][0, [first, last]].mean(0)
+        asked, begin = len(tokens[0].ids), whole.first[row]
+        read = slice(begin, begin + whole.sizes[row])
+        weights = np.concatenate([seen[1 : 1 + asked], seen[whole.before : whole.before + whole.sizes[row]]])
+        return _by_word(weights, np.concatenate([tokens[0].words, tokens[1].words[read]]), len(words))
+
     start, end = whole_characters(given.text, context.offsets[best.start][0], context.offsets[best.end][1])
-    kind = TextKind(given.text, given.question, words, (start, end))
+    shown = attention if _attends(model.graphs["forward"]) else None
+    kind = TextKind(given.text, given.question, words, shown, (start, end))
     labels, outputs = (given.text[start:end],), (await answer(kind.x[None]))[0]
     target = read_target(request, labels, outputs, model.card)
     return Subject(model, kind, call, answer, Explanation(output=STARTS), labels, outputs, target)
@@ -179,9 +217,18 @@ async def _answered(
 
 async def _spans(model: Model, found: Sequence[Windows], call: Call) -> tuple[Floats, Floats]:
     """Logits `[N, T]` of an answer's first and last token, for all windows."""
-    inputs = {"ids": stacked([one.ids for one in found]), "segments": stacked([one.segments for one in found])}
-    outputs = await model.graphs["forward"].infer(inputs, call.deadline, call.priority)
+    outputs = await _run(model.graphs["forward"], found, call)
     return outputs[STARTS], outputs[ENDS]
+
+
+def _attends(graph: Graph) -> bool:
+    """Whether it gives its attention."""
+    return any(output.name == ATTENTION for output in graph.config.outputs)
+
+
+async def _run(graph: Graph, found: Sequence[Windows], call: Call) -> dict[str, NDArray[Any]]:
+    inputs = {"ids": stacked([one.ids for one in found]), "segments": stacked([one.segments for one in found])}
+    return await graph.infer(inputs, call.deadline, call.priority)
 
 
 def _row(windows: Windows, row: int) -> Windows:

@@ -12,6 +12,7 @@ from PIL import Image
 import lectern
 from lectern.v1 import explain_pb2 as pb
 from tests.conftest import ROOT, Server, serving
+from tests.services.test_classify import DEADLINE
 from tests.services.test_explain import IMAGE, client, method, refused, values
 
 __all__ = ["client"]
@@ -78,9 +79,22 @@ def test_methods_are_compared_with_a_random_order(client: lectern.Client) -> Non
     assert Image.open(io.BytesIO(response.picture)).format == "PNG"
 
 
+def test_attention_is_shared_by_the_words(reader: Server) -> None:
+    with lectern.Client(reader.target, timeout=DEADLINE) as client:
+        of_class = client.explain(text=PRAISE, method="attention", model="sentiment_classifier")
+        of_answer = client.explain(text=STORY[:400], question=QUESTION, method="attention")
+    for response in (of_class, of_answer):
+        found = values(response.attribution)
+        assert found.shape == (len(response.words),)
+        assert found.min() >= 0
+        assert 0.3 < found.sum() < 1  # the rest is of the marks around the text
+        assert not response.attribution.signed
+
+
 @pytest.mark.parametrize(
     ("request_", "field"),
     [
+        (pb.ExplainRequest(input=IMAGE, method=method("attention")), "method"),
         (pb.ExplainRequest(input=of(PRAISE), method=method("saliency")), "method"),
         (pb.ExplainRequest(input=of(PRAISE), method=method("smooth_grad")), "method"),
         (pb.ExplainRequest(input=of(PRAISE), method=method("integrated_gradients")), "method"),
