@@ -31,7 +31,7 @@ from services.server import registry
 from tests.conftest import EXPORTED, Server, encode, record
 
 CASES = int(os.environ.get("FUZZ_CASES", "2000"))
-MESSAGES_PER_METHOD = max(30, CASES // 100)
+MESSAGES_PER_METHOD = max(20, CASES // 100)
 LONGEST_SECONDS = 1.0
 ANSWER_SECONDS = 30
 OURS = {grpc.StatusCode.INTERNAL, grpc.StatusCode.UNKNOWN, grpc.StatusCode.DATA_LOSS, grpc.StatusCode.UNAVAILABLE}

@@ -1,6 +1,6 @@
 """Hours in small: mixed calls, bad input, cancellations and reloads, and in the end nothing leaked or went unanswered.
 
-30 seconds in a test run; `make soak` takes SOAK_SECONDS=900 and prints what it saw.
+15 seconds in a test run; `make soak` takes SOAK_SECONDS=900 and prints what it saw.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from tests.conftest import Server, encode, serving
 from tests.runtime.test_lifecycle import MODEL, add_version
 from tests.server.test_server import get, sample
 
-SECONDS = float(os.environ.get("SOAK_SECONDS", "30"))
+SECONDS = float(os.environ.get("SOAK_SECONDS", "15"))
 CALLERS = 8
 RELOAD_SECONDS = 3.0
 PAUSE_SECONDS = 0.02

@@ -21,7 +21,7 @@ from lectern.v1.explain_pb2_grpc import ExplainServiceStub
 from tests.conftest import ROOT, Server, encode, serving
 
 DEADLINE = 120
-METHODS = tuple(pb.ExplanationMethod.DESCRIPTOR.fields_by_name)
+METHODS = tuple(name for name in pb.ExplanationMethod.DESCRIPTOR.fields_by_name if name != "attention")  # is for texts
 FEW = {"smooth_grad": {"samples": 4}, "integrated_gradients": {"steps": 8}, "occlusion": {"stride": 8}}
 FEW |= {name: {"samples": 80} for name in ("lime", "rise", "kernel_shap")}
 
@@ -132,7 +132,7 @@ def test_gradient_methods_point_better_than_a_random_order_and_edges(
 ) -> None:
     methods = [explanation_method("smooth_grad", samples=16), explanation_method("integrated_gradients", steps=32)]
     found: dict[str, list[float]] = {}
-    for photo in photos[:24]:
+    for photo in photos[:12]:
         for entry in client.compare(encode(photo), methods).explanations:
             found.setdefault(entry.method, []).append(entry.deletion)
     mean = {name: float(np.mean(deletions)) for name, deletions in found.items()}

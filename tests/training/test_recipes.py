@@ -24,6 +24,8 @@ from tests.conftest import ONE_THREAD, ROOT, TRAIN_SECONDS, serving
 from training.data.fetch import sha256_file
 from training.main import RECIPES, UNSHIPPED_RECIPES
 
+QUICK = "garment_generator"  # has epochs, and one graph to export
+
 
 def train(*arguments: str, check: bool = True) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "lectern", "train", *arguments]
@@ -74,15 +76,15 @@ def test_fast_run_trains_exports_and_serves(tmp_path: Path, name: str, trained: 
 def test_same_seed_gives_the_same_graph_and_a_second_run_the_next_version(tmp_path: Path) -> None:
     output = tmp_path / "exported"
     for _ in range(2):
-        train("image_classifier", "--fast", "--seed", "3", "--output", str(output))
-    first, second = (Card.read(output / "image_classifier" / v / "card.json") for v in ("1", "2"))
+        train(QUICK, "--fast", "--seed", "3", "--output", str(output))
+    first, second = (Card.read(output / QUICK / v / "card.json") for v in ("1", "2"))
     assert list(first.files.values()) == list(second.files.values())
     assert first.metrics == second.metrics
 
 
 def test_an_interrupted_run_resumes(tmp_path: Path) -> None:
     output = tmp_path / "exported"
-    command = [sys.executable, "-m", "lectern", "train", "image_classifier", "--fast", "--output", str(output)]
+    command = [sys.executable, "-m", "lectern", "train", QUICK, "--fast", "--output", str(output)]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=ROOT)
     checkpoints = tmp_path / "cache" / "checkpoints"
     deadline = time.monotonic() + 120
@@ -94,10 +96,10 @@ def test_an_interrupted_run_resumes(tmp_path: Path) -> None:
     stdout, stderr = process.communicate(timeout=60)
     assert process.returncode == 130, (stdout, stderr)
     assert "Traceback" not in stderr
-    assert not (output / "image_classifier").exists()
-    result = train("image_classifier", "--fast", "--output", str(output))
-    assert "resuming image_classifier after epoch" in result.stdout
-    assert (output / "image_classifier" / "1" / "card.json").is_file()
+    assert not (output / QUICK).exists()
+    result = train(QUICK, "--fast", "--output", str(output))
+    assert f"resuming {QUICK} after epoch" in result.stdout
+    assert (output / QUICK / "1" / "card.json").is_file()
     assert not any(checkpoints.glob("*.pt"))
 
 
