@@ -86,8 +86,8 @@ class Settings:
     warm_up: float = 0.06
     weight_decay: float = 0.01
     dropout: float = 0.1
-    most_frequent: int = 8000
-    least: int = 20
+    most_frequent: int = 4000
+    least: int = 50
     shape: Shape | None = None
 
 

@@ -2,7 +2,7 @@
 
 The weights are all-MiniLM-L6-v2's: six layers, 384 wide, fine-tuned on a billion pairs of sentences. Its vocabulary is
 cut to the pieces that the training texts have often, the most frequent others and every single character, so that any
-word can still be spelt; that halves the table of embeddings, which was half of the model.
+word can still be spelt; that leaves a third of the table of embeddings, which was half of the model.
 """
 
 from __future__ import annotations

@@ -72,8 +72,8 @@ def test_an_answer_is_explained_by_its_question_and_its_text(client: lectern.Cli
 
 def test_methods_are_compared_with_a_random_order(client: lectern.Client) -> None:
     response = client.compare(text=PRAISE)
-    assert [entry.method for entry in response.explanations] == [*METHODS, "random"]
-    *learned, random = response.explanations
+    assert [entry.method for entry in response.explanations] == [*METHODS, "attention", "random"]
+    *learned, _, random = response.explanations
     assert min(entry.deletion for entry in learned) < random.deletion
     assert not any(entry.HasField("correlation_with_random_weights") for entry in response.explanations)
     assert Image.open(io.BytesIO(response.picture)).format == "PNG"
