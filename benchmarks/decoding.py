@@ -252,7 +252,8 @@ def named_weights(repository: Path, *graphs: str) -> Weights:
 
 
 def weights_of(content: bytes) -> Weights:
-    """The constants of a graph by their names in the module; linear matrices lie turned over there, without one."""
+    """The constants of a graph by their names in the module. Some linear matrices lie turned over there, without one;
+    biases of products that were put together lie in one, those of queries scaled."""
     w = stored_weights(content)
     nodes = onnx.load_from_string(content).graph.node
     producers = {node.output[0]: node for node in nodes}
@@ -261,7 +262,24 @@ def weights_of(content: bytes) -> Weights:
         product = next((producers[name] for name in node.input if name in producers and name != bias), None)
         if bias and product is not None and product.op_type == "MatMul":
             w[bias.replace(".bias", ".weight")] = w[product.input[1]].T
+        if node.op_type == "Gemm" and node.input[1] not in w:
+            joined, start = w[node.input[2]], 0
+            for name, scale in factors(node.input[1], w, producers):
+                end = start + len(w[name])
+                w[name.replace(".weight", ".bias")] = joined[start:end] / scale
+                start = end
     return w
+
+
+def factors(name: str, w: Weights, producers: dict[str, onnx.NodeProto]) -> list[tuple[str, float]]:
+    """The matrices that one was put together of, and what each was multiplied by."""
+    if name in w:
+        return [(name, 1.0)]
+    node = producers[name]
+    if node.op_type == "Concat":
+        return [factor for part in node.input for factor in factors(part, w, producers)]
+    (matrix, number) = node.input
+    return [(matrix, float(w[number]))]
 
 
 def norm(target: common_spec.LayerNormSpec, w: Weights, name: str) -> None:

@@ -105,7 +105,11 @@ class PoemGenerator(nn.Module):
         return features
 
     def logits(self, features: Tensor) -> Tensor:
-        return F.linear(features, self.tokens.weight)
+        """Of what follows; marks, the unknown character among them, have no chance, but for the end."""
+        banned = torch.zeros(len(self.tokens.weight), device=features.device)
+        banned[: len(MARKS)] = MASKED
+        banned[END_ID] = 0
+        return F.linear(features, self.tokens.weight, banned)
 
 
 class Step(nn.Module):
@@ -141,7 +145,7 @@ class Step(nn.Module):
         for i, layer in enumerate(net.layers):
             x, keys, values, _ = layer.step(x, Past(caches[2 * i], caches[2 * i + 1], bias))
             new += (keys, values)
-        logits = only_text(net.logits(net.norm(x[:, -1])))
+        logits = net.logits(net.norm(x[:, -1]))
         penalised = torch.where(seen, torch.where(logits > 0, logits / penalty, logits * penalty), logits)
         chosen = draw(penalised / temperature, top_k, top_p, noise)
         return chosen, logits.log_softmax(1).gather(1, chosen), *new
@@ -170,14 +174,6 @@ def draw(logits: Tensor, top_k: Tensor, top_p: Tensor, noise: Tensor) -> Tensor:
     # Not beyond the last that is kept, where rounding would lead.
     place = torch.minimum((cumulative <= noise * whole).sum(1, keepdim=True), (cumulative < whole).sum(1, keepdim=True))
     return torch.where(noise > 0, place, logits.argmax(1, keepdim=True))
-
-
-def only_text(logits: Tensor) -> Tensor:
-    """Logits [N, vocabulary] with no chance for marks, the unknown character among them, but the end."""
-    banned = torch.zeros(logits.shape[1])
-    banned[: len(MARKS)] = MASKED
-    banned[END_ID] = 0
-    return logits + banned
 
 
 def train(run: Run) -> Trained:
@@ -355,7 +351,7 @@ def samples(run: Run, net: PoemGenerator, tokenizer: Tokenizer, count: int) -> l
     tokens = torch.tensor([[START_ID, tokenizer.token_to_id(f"<{form}>"), BODY_ID] for form in wanted])
     top_k, top_p = torch.zeros(count, 1), torch.full((count, 1), SAMPLING["top_p"])
     for _ in run.track(range(CONTEXT - 3), f"{run.name} samples", CONTEXT - 3):
-        logits = only_text(net.logits(net(tokens)[:, -1])) / SAMPLING["temperature"]
+        logits = net.logits(net(tokens)[:, -1]) / SAMPLING["temperature"]
         chosen = draw(logits, top_k, top_p, torch.rand(count, 1, generator=random))
         chosen[(tokens == END_ID).any(1)] = END_ID
         tokens = torch.cat([tokens, chosen], 1)

@@ -48,13 +48,15 @@ class LogMel(nn.Module):
 
     def waves(self) -> Tensor:
         """Cosines, then sines, of the bins in a Hann window: float32 [2 * bins, 1, 400]."""
-        double = {"dtype": torch.double, "device": self.filters.device}
-        turn = torch.tensor(2 * math.pi, **double)  # the exporter makes a plain number a float32
-        bins, places = torch.arange(self.bins.start, self.bins.stop, **double), torch.arange(WINDOW, **double)
+        device = self.filters.device
+        turn = torch.tensor(2 * math.pi, device=device, dtype=torch.double)  # a plain number would become a float32
+        bins = torch.arange(self.bins.start, self.bins.stop, device=device, dtype=torch.double)
+        places = torch.arange(WINDOW, device=device, dtype=torch.double)
         phases = turn / FFT * bins[:, None] * places
         window = 0.5 - 0.5 * (turn / WINDOW * places).cos()
         # Rounded, so that every runtime has the same: the logarithm of a silent bin magnifies what differs.
-        return (torch.cat([phases.cos(), phases.sin()]) * window)[:, None].half().float()
+        waves: Tensor = (torch.cat([phases.cos(), phases.sin()]) * window)[:, None].half().float()
+        return waves
 
 
 def whole_steps(pcm: Tensor) -> Tensor:

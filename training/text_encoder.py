@@ -67,11 +67,12 @@ class Layer(nn.Module):
         """How much each token looks at each, [N, T, T], on average over the heads."""
         query, key = self._split(self.query(x)), self._split(self.key(x))
         scores = query @ key.transpose(2, 3) / query.shape[3] ** 0.5
-        return scores.masked_fill(~mask, HIDDEN).softmax(3).mean(1)
+        weights: Tensor = scores.masked_fill(~mask, HIDDEN).softmax(3).mean(1)
+        return weights
 
     def _split(self, x: Tensor) -> Tensor:
         """[N, T, width] -> [N, heads, T, width / heads]."""
-        return x.unflatten(2, (self.heads, -1)).transpose(1, 2)
+        return x.reshape(*x.shape[:2], self.heads, x.shape[2] // self.heads).transpose(1, 2)
 
 
 class TextEncoder(nn.Module):
@@ -98,6 +99,7 @@ class TextEncoder(nn.Module):
         """The vectors, and the last layer's attention [N, T, T]."""
         x, mask = self._embed(ids, segments)
         *before, last = self.layers
+        assert isinstance(last, Layer)
         for layer in before:
             x = layer(x, mask)
         return last(x, mask), last.attention(x, mask)
@@ -105,9 +107,8 @@ class TextEncoder(nn.Module):
     def _embed(self, ids: Tensor, segments: Tensor) -> tuple[Tensor, Tensor]:
         """What the first layer reads, and which tokens count [N, 1, 1, T]."""
         positions = torch.arange(ids.shape[1], device=ids.device)[None]
-        return self.norm(self.tokens(ids) + self.segments(segments) + self.positions(positions)), (ids != 0)[
-            :, None, None
-        ]
+        x: Tensor = self.norm(self.tokens(ids) + self.segments(segments) + self.positions(positions))
+        return x, (ids != 0)[:, None, None]
 
 
 def pretrained(texts: Iterable[str], most_frequent: int, least: int, dropout: float) -> tuple[TextEncoder, Tokenizer]:

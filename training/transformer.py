@@ -2,7 +2,8 @@
 al., 2020), in two forms of one computation: whole sequences for training, and steps with a cache for serving.
 
 A step takes keys and values of the past as they lie in the server's memory, with more room than is filled, and gives
-only the new ones: nothing of the past is copied. Below, N sequences, H heads of D dimensions, W = H x D.
+only the new ones: nothing of the past is copied. It has few operations, and products that add their bias themselves: at
+a handful of tokens each costs more than its arithmetic. Below, N sequences, H heads of D dimensions, W = H x D.
 """
 
 from __future__ import annotations
@@ -34,6 +35,7 @@ class Attention(nn.Module):
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()
         self.heads = heads
+        self.scale: float = (width / heads) ** -0.5  # of queries: their products with keys have unit variance
         self.query = nn.Linear(width, width)
         self.key_value = nn.Linear(width, 2 * width)
         self.output = nn.Linear(width, width)
@@ -46,9 +48,8 @@ class Attention(nn.Module):
         return self.merge(weights.to(values.dtype) @ values)
 
     def queries(self, x: Tensor) -> Tensor:
-        """[N, T, W] -> [N, H, T, D], scaled so that products with keys have unit variance."""
-        scale = (self.query.out_features / self.heads) ** -0.5
-        queries: Tensor = self.query(x).unflatten(-1, (self.heads, -1)).transpose(1, 2) * scale
+        """[N, T, W] -> [N, H, T, D], scaled."""
+        queries: Tensor = self.query(x).unflatten(-1, (self.heads, -1)).transpose(1, 2) * self.scale
         return queries
 
     def keys_values(self, source: Tensor) -> tuple[Tensor, Tensor]:
@@ -62,19 +63,33 @@ class Attention(nn.Module):
         return merged
 
     def extend(self, x: Tensor, past: Past) -> tuple[Tensor, Tensor, Tensor]:
-        """Self-attention of new tokens [N, T, W] to the past and to each other; also their keys and values."""
-        queries = self.queries(x)
-        keys, values = self.keys_values(x)
-        among = queries @ keys.transpose(2, 3) + causal_bias(x.shape[1], x.device)
+        """Self-attention of new tokens to the past and to each other; also their keys and values [N, H, T, D]."""
+        weight = torch.cat([self.query.weight * self.scale, self.key_value.weight])
+        bias = torch.cat([self.query.bias * self.scale, self.key_value.bias])
+        queries, keys, values = (self._split(part) for part in F.linear(x, weight, bias).chunk(3, dim=-1))
+        among = queries @ keys.transpose(2, 3)
+        if x.dim() == 3:
+            among = among + causal_bias(x.shape[1], x.device)
         weights = torch.cat([queries @ past.keys.transpose(2, 3) + past.bias, among], dim=3).softmax(3)
         size = past.keys.shape[2]
         mixed = weights[..., :size] @ past.values + weights[..., size:] @ values
-        return self.merge(mixed), keys, values
+        return self._join(mixed, x), keys, values
 
     def look_up(self, x: Tensor, memory: Past) -> tuple[Tensor, Tensor]:
-        """Attention to what never changes; also its weights [N, H, T, P]."""
-        weights = (self.queries(x) @ memory.keys.transpose(2, 3) + memory.bias).softmax(3)
-        return self.merge(weights @ memory.values), weights
+        """Attention of new tokens to what never changes; also its weights [N, H, T, P]."""
+        queries = self._split(F.linear(x, self.query.weight * self.scale, self.query.bias * self.scale))
+        weights = (queries @ memory.keys.transpose(2, 3) + memory.bias).softmax(3)
+        return self._join(weights @ memory.values, x), weights
+
+    def _split(self, x: Tensor) -> Tensor:
+        """[N, W] or [N, T, W] -> [N, H, T, D]."""
+        heads = x.reshape(*x.shape[:-1], self.heads, x.shape[-1] // self.heads)
+        return heads[:, :, None] if x.dim() == 2 else heads.transpose(1, 2)
+
+    def _join(self, mixed: Tensor, x: Tensor) -> Tensor:
+        """[N, H, T, D] -> the shape of x."""
+        joined: Tensor = self.output((mixed if x.dim() == 2 else mixed.transpose(1, 2)).flatten(x.dim() - 1))
+        return joined
 
 
 class SequenceDropout(nn.Module):
@@ -120,7 +135,10 @@ class Layer(nn.Module):
         return x + added
 
     def step(self, x: Tensor, past: Past, memory: Past | None = None) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
-        """New tokens [N, T, W] after `past`: outputs, keys, values, and the weights of attention to the memory."""
+        """New tokens [N, T, W] after `past`, or one of each sequence [N, W], which is faster.
+
+        Returns outputs, keys, values, and the weights of attention to the memory.
+        """
         attended, keys, values = self.attention.extend(self.norm(x), past)
         x, weights = x + attended, None
         if memory is not None:

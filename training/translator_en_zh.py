@@ -127,7 +127,10 @@ class Translator(nn.Module):
         return features
 
     def logits(self, features: Tensor) -> Tensor:
-        return F.linear(features, self.target.weight)
+        """Of what follows; the unknown token has no chance."""
+        banned = torch.zeros(len(self.target.weight), device=features.device)
+        banned[UNKNOWN_ID] = MASKED
+        return F.linear(features, self.target.weight, banned)
 
 
 class Encoder(nn.Module):
@@ -159,7 +162,7 @@ class Step(nn.Module):
         past, memory = caches[: 2 * layers], caches[2 * layers :]
         past_bias = filled_bias(length, past[0].shape[2])
         memory_bias = filled_bias(memory_length, memory[0].shape[2])
-        x = net.target(tokens) * net.scale + net.places[length]
+        x = (net.target(tokens) * net.scale + net.places[length])[:, 0]
         new: list[Tensor] = []
         for i, layer in enumerate(net.decoder):
             before = Past(past[2 * i], past[2 * i + 1], past_bias)
@@ -167,20 +170,8 @@ class Step(nn.Module):
             x, keys, values, weights = layer.step(x, before, looked_up)
             new += (keys, values)
         assert weights is not None
-        scores, ids = likeliest(net.logits(net.decoder_norm(x[:, 0])))
+        scores, ids = net.logits(net.decoder_norm(x)).log_softmax(1).topk(CANDIDATES)
         return scores, ids, weights.mean(1)[:, 0], *new
-
-
-def likeliest(logits: Tensor) -> tuple[Tensor, Tensor]:
-    """Log-probabilities and ids of the CANDIDATES likeliest tokens, the best first; never the unknown one."""
-    scores, ids = without_unknown(logits).log_softmax(1).topk(CANDIDATES)
-    return scores, ids
-
-
-def without_unknown(logits: Tensor) -> Tensor:
-    """Logits [N, vocabulary] with no chance for the unknown token."""
-    before, after = logits[:, :UNKNOWN_ID], logits[:, UNKNOWN_ID + 1 :]
-    return torch.cat([before, torch.full_like(logits[:, :1], MASKED), after], dim=1)
 
 
 def train(run: Run) -> Trained:
@@ -401,7 +392,7 @@ def search(
 
     def next_tokens(rows: Tensor, prefixes: Tensor) -> Tensor:
         features = net.decode(memory[rows], batch.lengths[rows], prefixes)[:, -1]
-        return without_unknown(net.logits(features)).log_softmax(1)
+        return net.logits(features).log_softmax(1)
 
     return beam_search(
         next_tokens,

@@ -211,14 +211,12 @@ class Decoder:
         """Free the rows of sequences that are over and give them to those who wait; whether there is more to do."""
         now = time.monotonic()
         with self._lock:
-            for sequence in (*self._running, *self._waiting):
-                if sequence.deadline <= now and not (sequence.ended or sequence.left):
-                    metrics.REJECTED.labels(self._config.name, "deadline").inc()
-                    self._end(sequence, DeadlineExceeded("the deadline passed while tokens were chosen"))
-            self._waiting = [s for s in self._waiting if not (s.ended or s.left)]
-            over = [s for s in self._running if s.ended or s.left]
-            admitted = self._admit(now, sum(s.search.width for s in self._running) - sum(s.search.width for s in over))
-            self._waiting_gauge.set(len(self._waiting))
+            over = [s for s in self._running if self._is_over(s, now)]
+            admitted: list[_Sequence] = []
+            if self._waiting:
+                self._waiting = [s for s in self._waiting if not self._is_over(s, now)]
+                admitted = self._admit(now, sum(s.search.width for s in self._running if s not in over))
+                self._waiting_gauge.set(len(self._waiting))
             if not admitted and len(over) == len(self._running):
                 self._rest()
                 return False
@@ -230,6 +228,16 @@ class Decoder:
         for sequence in admitted:
             self._enter(sequence)
         return True
+
+    def _is_over(self, sequence: _Sequence, now: float) -> bool:
+        """Whether it ended, its caller went away, or its time is up."""
+        if sequence.ended or sequence.left:
+            return True
+        if sequence.deadline <= now:
+            metrics.REJECTED.labels(self._config.name, "deadline").inc()
+            self._end(sequence, DeadlineExceeded("the deadline passed while tokens were chosen"))
+            return True
+        return False
 
     def _admit(self, now: float, reserved: int) -> list[_Sequence]:
         """Those of who wait that rows are left for: by priority, then of the caller who has the fewest under way."""
@@ -278,12 +286,10 @@ class Decoder:
         """Run the graph once for all rows, and let each search choose."""
         count = len(self._owners)
         needed = int(self._buffer(LENGTH, (1,))[:count].max()) + 1
-        inputs = {}
-        for name, spec in self._specs.items():
-            if name in self._caches:
-                self._buffer(name, tuple(needed if d < 0 else d for d in spec.shape))
-            if name in self._buffers:
-                inputs[name] = self._buffers[name][:count]
+        for name in self._caches:
+            if name not in self._buffers or self._buffers[name].shape[2] < needed:
+                self._buffer(name, tuple(needed if d < 0 else d for d in self._specs[name].shape))
+        inputs = {name: buffer[:count] for name, buffer in self._buffers.items()}
         for name in self._specs.keys() - inputs.keys():
             inputs[name] = self._gathered(name, count)
         outputs = graph.run(inputs)
@@ -310,7 +316,7 @@ class Decoder:
         array = np.zeros((count, *(1 if d < 0 else d for d in spec.shape)), spec.dtype)
         for sequence in self._running:
             if sequence.wanted is not None:
-                array[sequence.rows] = sequence.wanted.inputs[name]
+                array[_indices(sequence.rows)] = sequence.wanted.inputs[name]
         return array
 
     def _follow(self, sequence: _Sequence, parents: Sequence[int]) -> None:
