@@ -26,8 +26,8 @@ ROOT = Path(__file__).parents[1]
 EXPORTED = ROOT / "exported"
 START_SECONDS = 60
 TRAIN_SECONDS = 300
-# Of what tests train: they run side by side, and threads that spin while they wait for each other are slow then.
-ONE_THREAD = {"OMP_NUM_THREADS": "1"}
+# torch here and in what tests train: tests run side by side, and threads that spin while they wait are slow then.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 # Tests send SIGINT to what they start, which must not ignore it where pytest itself was told to.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
@@ -132,7 +132,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Callabl
         with FileLock(directory / f"{name}.lock"):
             if not log.is_file():
                 command = [sys.executable, "-m", "lectern", "train", name, "--fast", "--output", str(repository)]
-                environment = os.environ | ONE_THREAD | {"LECTERN_CACHE": str(directory / f"{name}.cache")}
+                environment = os.environ | {"LECTERN_CACHE": str(directory / f"{name}.cache")}
                 result = subprocess.run(
                     command, capture_output=True, text=True, cwd=ROOT, timeout=TRAIN_SECONDS, env=environment
                 )

@@ -89,7 +89,7 @@ FULL = (
 FAST = (
     NetworkSettings("MLP", width=32, layers=2, epochs=1, peak_learning_rate=2e-3, reach=15, batch_size=4, crop=60),
     NetworkSettings("BiLSTM", width=16, layers=2, epochs=1, peak_learning_rate=3e-3, batch_size=4, crop=60),
-    NetworkSettings("Conformer", width=32, layers=1, epochs=10, peak_learning_rate=1e-2, batch_size=4, crop=60),
+    NetworkSettings("Conformer", width=32, layers=1, epochs=16, peak_learning_rate=1e-2, batch_size=4, crop=60),
 )
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import subprocess
 import sys
@@ -20,7 +19,7 @@ from lectern.card import Card
 from lectern.v1 import model_pb2
 from lectern.v1.model_pb2_grpc import ModelServiceStub
 from services.server.settings import CAPABILITIES
-from tests.conftest import ONE_THREAD, ROOT, TRAIN_SECONDS, serving
+from tests.conftest import ROOT, TRAIN_SECONDS, serving
 from training.data.fetch import sha256_file
 from training.main import RECIPES, UNSHIPPED_RECIPES
 
@@ -29,8 +28,7 @@ QUICK = "garment_generator"  # has epochs, and one graph to export
 
 def train(*arguments: str, check: bool = True) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "lectern", "train", *arguments]
-    environment = os.environ | ONE_THREAD
-    result = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, timeout=TRAIN_SECONDS, env=environment)
+    result = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, timeout=TRAIN_SECONDS)
     assert not check or result.returncode == 0, result.stderr
     return result
 
