@@ -17,12 +17,22 @@ from lectern.errors import LecternError
 T = TypeVar("T")
 
 
-class _Settings:
-    """What every call of a client has in common; arguments as of `lectern.Client`."""
+class _Connection:
+    """A channel, and what every call over it has in common; arguments as of `lectern.Client`."""
 
-    def __init__(self, target: str, timeout: float, token: str | None, wait_for_ready: bool, priority: int) -> None:
+    _channels: Any  # the module that makes channels
+
+    def __init__(
+        self, target: str, timeout: float, tls: TLS | None, token: str | None, wait_for_ready: bool, priority: int
+    ) -> None:
         self.target, self.timeout = target, timeout
         self._token, self._wait_for_ready, self._priority = token, wait_for_ready, priority
+        options = channel_options(tls)
+        self._channel: Any = (
+            self._channels.secure_channel(target, tls.credentials(), options)
+            if tls
+            else self._channels.insecure_channel(target, options)
+        )
 
     def _settings(self, timeout: float | None) -> dict[str, Any]:
         seconds = self.timeout if timeout is None else timeout
@@ -30,17 +40,10 @@ class _Settings:
         return {"timeout": seconds, "metadata": metadata, "wait_for_ready": self._wait_for_ready}
 
 
-class Calls(_Settings):
-    """A connection; arguments as of `lectern.Client`."""
+class Calls(_Connection):
+    """A connection."""
 
-    def __init__(
-        self, target: str, timeout: float, tls: TLS | None, token: str | None, wait_for_ready: bool, priority: int
-    ) -> None:
-        super().__init__(target, timeout, token, wait_for_ready, priority)
-        options = channel_options(tls)
-        self._channel = (
-            grpc.secure_channel(target, tls.credentials(), options) if tls else grpc.insecure_channel(target, options)
-        )
+    _channels = grpc
 
     def __enter__(self) -> Self:
         return self
@@ -84,19 +87,10 @@ class Calls(_Settings):
             call.cancel()  # a caller that stops early stops the server's work too
 
 
-class AsyncCalls(_Settings):
-    """A connection for asyncio; arguments as of `lectern.Client`."""
+class AsyncCalls(_Connection):
+    """A connection for asyncio."""
 
-    def __init__(
-        self, target: str, timeout: float, tls: TLS | None, token: str | None, wait_for_ready: bool, priority: int
-    ) -> None:
-        super().__init__(target, timeout, token, wait_for_ready, priority)
-        options = channel_options(tls)
-        self._channel = (
-            grpc.aio.secure_channel(target, tls.credentials(), options)
-            if tls
-            else grpc.aio.insecure_channel(target, options)
-        )
+    _channels = grpc.aio
 
     async def __aenter__(self) -> Self:
         return self

@@ -94,7 +94,7 @@ def fit(run: Run, settings: Settings, train: Split) -> tuple[Images, str]:
     )
     pictures = np.pad(train.images, ((0, 0), (PADDING, PADDING), (PADDING, PADDING)))[:, :, :, None]
     averaged = gans.fit(run, fabric, *pair, settings, pictures, train.labels)
-    # Not of 8 bits: every two hundredth image was then of another label.
+    # Not of 8 bits: with them, one image more in two hundred was read as another label.
     return round_to_half(gans.served(averaged, crop=PADDING)), device_name(fabric)
 
 
