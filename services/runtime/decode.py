@@ -28,7 +28,8 @@ from services.runtime.graph import Array, Graph
 
 NEW = "new_"
 LENGTH = "length"
-SMALLEST = 16  # places that are made room for at first
+BLOCK = 16  # places that room is made for at once
+SPARE = 32  # places that may stay empty in every row
 RETRY_AFTER_SECONDS = 0.5
 
 log = logging.getLogger(__name__)
@@ -123,6 +124,7 @@ class Decoder:
         self._most_rows = config.max_batch_size
         self._caches = {o.name.removeprefix(NEW) for o in config.outputs if o.name.startswith(NEW)}
         self._specs = {spec.name: spec for spec in config.inputs}
+        self._varying = {spec.name: spec.shape.index(-1) for spec in config.inputs if -1 in spec.shape}
         self._lock = threading.Lock()  # of these three
         self._waiting: list[_Sequence] = []
         self._working = False
@@ -227,6 +229,8 @@ class Decoder:
                 self._free(sequence)
         for sequence in admitted:
             self._enter(sequence)
+        if over:
+            self._trim()
         return True
 
     def _is_over(self, sequence: _Sequence, now: float) -> bool:
@@ -357,10 +361,10 @@ class Decoder:
             self._owners[row] = mover
 
     def _buffer(self, name: str, shape: Sequence[int]) -> Array:
-        """The rows of an input, with room for all rows there are and items of `shape`: both grow by doubling."""
+        """The rows of an input, with room for all rows there are, which doubles, and for items of `shape`."""
         spec = self._specs[name]
-        rows = min(_room(max(1, len(self._owners)), 1), self._most_rows)
-        room = tuple(_room(size, SMALLEST) if d < 0 else d for d, size in zip(spec.shape, shape, strict=True))
+        rows = min(1 << max(0, len(self._owners) - 1).bit_length(), self._most_rows)
+        room = tuple(_blocks(size) if d < 0 else d for d, size in zip(spec.shape, shape, strict=True))
         present = self._buffers.get(name)
         if present is not None:
             rows = max(rows, len(present))
@@ -372,6 +376,20 @@ class Decoder:
             buffer[tuple(slice(0, size) for size in present.shape)] = present
         self._buffers[name] = buffer
         return buffer
+
+    def _trim(self) -> None:
+        """Give up room that the sequences that ended had needed: attention takes its time for empty places too."""
+        filled = int(self._buffers[LENGTH][: len(self._owners)].max()) + 1
+        for name, buffer in self._buffers.items():
+            if name not in self._varying:
+                continue
+            axis = self._varying[name]
+            needed = (
+                filled if name in self._caches else max(s.search.constants[name].shape[axis] for s in self._running)
+            )
+            if buffer.shape[1 + axis] - _blocks(needed) >= SPARE:
+                kept = (*(slice(None) for _ in range(1 + axis)), slice(_blocks(needed)))
+                self._buffers[name] = buffer[kept].copy()
 
 
 def _indices(rows: list[int]) -> list[int] | slice:
@@ -403,9 +421,9 @@ def _tell(notices: Iterable[_Notice]) -> None:
         sequence.stepped.set()
 
 
-def _room(size: int, smallest: int) -> int:
-    """The next power of two, from `smallest`."""
-    return max(smallest, 1 << (size - 1).bit_length())
+def _blocks(size: int) -> int:
+    """Room for `size` places."""
+    return max(1, -(-size // BLOCK)) * BLOCK
 
 
 class Decoders:

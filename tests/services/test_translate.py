@@ -136,6 +136,30 @@ async def test_answers_do_not_depend_on_who_shares_their_steps(translating: Serv
             assert alone.translations[0].text == response.results[0].translations[0].text
 
 
+async def test_a_long_text_comes_and_goes_beside_short_ones(translating: Server, reference: Reference) -> None:
+    """Its end leaves them with less room for their keys and values, and with what these hold."""
+    asked = reference.sentences[:12]
+    async with lectern.aio.Client(translating.target, timeout=DEADLINE) as client:
+
+        async def translated(text: str) -> str:
+            return (await client.translate(text, beam_size=1)).results[0].translations[0].text
+
+        alone = {text: await translated(text) for text in (LONG, *asked)}
+
+        async def keep_asking(start: int) -> None:
+            for i in itertools.count(start):
+                last = long.done()
+                text = asked[i % len(asked)]
+                assert await translated(text) == alone[text]
+                if last:
+                    return
+
+        for _ in range(3):
+            long = asyncio.create_task(translated(LONG))
+            await asyncio.gather(*(keep_asking(i) for i in range(8)))
+            assert await long == alone[LONG]
+
+
 async def test_a_late_short_request_does_not_wait_for_a_long_one(translating: Server) -> None:
     async with lectern.aio.Client(translating.target, timeout=DEADLINE) as client:
         long = asyncio.create_task(client.translate([LONG] * 4, beam_size=8))
