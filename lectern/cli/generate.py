@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from lectern.cli.connection import Connection, takes_connection
-from lectern.cli.output import STDOUT, write
+from lectern.cli.output import STDIN, STDOUT, check_text, read_text, write
 
 DEFAULT_COUNT = 16
 
@@ -107,9 +107,10 @@ def poem(
     lectern generate poem "床前明月光，" --stream
     lectern generate poem --title 春望 --form 五言律詩 --seed 7
     """
-    beginning = sys.stdin.buffer.read().decode("utf-8", "replace").rstrip("\n") if prompt == "-" else prompt
-    typer.echo(beginning.rpartition("\n")[2], nl=False)
-    written = []
+    for given in (prompt, title, form, *(stop or ())):
+        check_text(given)
+    beginning = read_text(STDIN).rstrip("\n") if prompt == "-" else prompt
+    text = beginning.rpartition("\n")[2]
     with connection.client() as client:
         for response in client.generate_text(
             beginning,
@@ -125,11 +126,12 @@ def poem(
             model=model,
             version=version,
         ):
-            written.append(response.text)
+            text += response.text
             if stream:
-                typer.echo(response.text, nl=False)
+                typer.echo(text, nl=False)
                 sys.stdout.flush()
-    typer.echo("" if stream else "".join(written))
+                text = ""
+    typer.echo(text)
 
 
 generate = typer.Typer(no_args_is_help=True, rich_markup_mode="rich", help="Make images out of noise, and poems.")

@@ -9,7 +9,7 @@ import typer
 from rich.table import Table
 
 from lectern.cli.connection import Connection
-from lectern.cli.output import WRONG_USAGE, fail, print_json, show
+from lectern.cli.output import STDIN, WRONG_USAGE, check_text, fail, print_json, read_text, show
 
 if TYPE_CHECKING:
     from lectern.client import Client
@@ -44,7 +44,11 @@ def translate(
     lectern translate "He wants to get a new dictionary." --alignment
     lectern translate < letter.txt > letter.zh.txt
     """
-    given = [_standard_input()] if not texts or texts == ["-"] else texts
+    if stream and (count > 1 or alignment or as_json):
+        fail("--stream prints the text alone: leave out --count, --alignment and --json", WRONG_USAGE)
+    for text in texts or ():
+        check_text(text)
+    given = [read_text(STDIN)] if not texts or texts == ["-"] else texts
     with connection.client() as client:
         if stream:
             _stream(client, given, model, version, beam_size)
@@ -84,10 +88,3 @@ def _attention(sentence: TranslatedSentence) -> Table:
         shades = (2 * SHADES[min(int(weight * len(SHADES)), len(SHADES) - 1)] for weight in token.attention)
         table.add_row(token.text, *shades)
     return table
-
-
-def _standard_input() -> str:
-    try:
-        return sys.stdin.buffer.read().decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        fail(f"standard input is not UTF-8: {error.reason} at byte {error.start}", WRONG_USAGE)
