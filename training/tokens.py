@@ -3,17 +3,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections import Counter
+from collections.abc import Sequence
 
 from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 
 PADDING, UNKNOWN, START, END = SPECIAL = ("<pad>", "<unk>", "<s>", "</s>")
 PADDING_ID, UNKNOWN_ID, START_ID, END_ID = range(len(SPECIAL))
+SPACE = "▁"  # as tokens have it
 CHARACTERS = 3400  # Chinese characters that get a token, the commonest first; a rarer one is unknown
 
 
 def byte_pair_encoding(
-    texts: Iterable[str], vocabulary: int, *, lowercase: bool = False, ends: bool = True
+    texts: Sequence[str], vocabulary: int, *, lowercase: bool = False, ends: bool = True
 ) -> Tokenizer:
     """Learn a vocabulary of so many tokens at most. `ends` marks each text's end.
 
@@ -38,8 +40,15 @@ def byte_pair_encoding(
         ]
     )
     tokenizer.decoder = decoders.Metaspace(prepend_scheme="always" if lowercase else "never")
+    # The trainer would choose at random among characters that are equally common, and ids would differ between runs.
+    counts = Counter(c for text in texts for c in tokenizer.normalizer.normalize_str(text).replace(" ", SPACE))
+    alphabet = sorted(counts, key=lambda c: (-counts[c], c))[:CHARACTERS]
     trainer = trainers.BpeTrainer(
-        vocab_size=vocabulary, special_tokens=list(SPECIAL), limit_alphabet=CHARACTERS, show_progress=False
+        vocab_size=vocabulary,
+        special_tokens=list(SPECIAL),
+        initial_alphabet=alphabet,
+        limit_alphabet=len(alphabet),
+        show_progress=False,
     )
     tokenizer.train_from_iterator(texts, trainer)
     if ends:

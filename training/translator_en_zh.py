@@ -271,7 +271,8 @@ def fit(run: Run, settings: Settings, data: Parallel, source: Tokenizer, target:
     model, optimizer = fabric.setup(net, optimizer)
     state = {"model": model, "optimizer": optimizer}
     validation = batches(data.validation, source, target, settings, seed=None)
-    for epoch in run.epochs(fabric, settings.epochs, state, settings):
+    vocabularies = (source.to_str(), target.to_str())  # a checkpoint is of no use with others
+    for epoch in run.epochs(fabric, settings.epochs, state, (settings, vocabularies)):
         model.train()
         total, tokens = 0.0, 0
         cut = batches(data.train, source, target, settings, seed=run.seed + 1000 * epoch)
