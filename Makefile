@@ -47,11 +47,12 @@ deploy-check: $(VENV)/.dev ## Check what an operator applies: manifests, Prometh
 loadtest: $(VENV)/.serve .venv-load/.installed ## Load every capability with locust: LOADTEST_SECONDS=30 LOADTEST_USERS=16
 	.venv-load/bin/python loadtests/run.py --lectern $(BIN)/lectern
 
-bench: $(VENV)/.dev ## Measure Lectern beside Triton, MLServer and bare ONNX Runtime, under overload, and every RPC; DEVICE=cuda
+bench: $(VENV)/.dev ## Measure Lectern beside Triton, MLServer, CTranslate2 and bare ONNX Runtime, under overload, and every RPC; DEVICE=cuda
 	$(BIN)/python -m benchmarks.throughput --device $(DEVICE)
 	$(BIN)/python -m benchmarks.saturation
 	$(BIN)/python -m benchmarks.explain
 	$(BIN)/python -m benchmarks.defend
+	$(BIN)/python -m benchmarks.decoding
 	$(BIN)/python -m benchmarks.rpcs
 
 soak: $(VENV)/.dev ## Mixed load, bad input, cancellations and reloads for SOAK_SECONDS=900: does anything leak?

@@ -1,8 +1,9 @@
-"""Part of `make bench`: tokens a second of two models, on Lectern and on CTranslate2 with the same weights.
+"""Part of `make bench`: tokens a second of two models, on Lectern and on other engines with the same weights.
 
 fp32, one thread each, at 1, 4 and 16 callers; translations are greedy, poems drawn. Lectern's callers send a request
-each over gRPC and another as soon as it is answered; CTranslate2 is called in this process with as many texts as
-callers in a batch, which is the most that it could do behind any server. Writes docs/benchmarks/decoding.md.
+each over gRPC and another as soon as it is answered; CTranslate2 and onnxruntime-genai are called in this process with
+as many texts as callers in a batch, which is the most that they could do behind any server. Writes
+docs/benchmarks/decoding.md.
 """
 
 from __future__ import annotations
@@ -21,14 +22,17 @@ from pathlib import Path
 import ctranslate2
 import numpy as np
 import onnx
+import onnxruntime_genai
 from ctranslate2.specs import TransformerDecoderModelSpec, TransformerSpec, common_spec
 from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
 import lectern.aio
+from benchmarks import genai
 from lectern.card import Card
 from tests.conftest import serving
 from training.export.onnx import stored_weights
+from training.poem_generator import BODY
 from training.tokens import END, START, UNKNOWN
 from training.transformer import positions
 
@@ -37,11 +41,14 @@ REPORT = ROOT / "docs" / "benchmarks" / "decoding.md"
 TRANSLATOR, POET = "translator_en_zh", "poem_generator"
 CALLERS = (1, 4, 16)
 FORM = "七言律詩"
+PROMPT = [START, f"<{FORM}>", BODY]
 TOP_P = 0.9
 MOST_TOKENS = 80
 PLACES = 256  # of both models
 ON_ONE_THREAD = {"device": "cpu", "compute_type": "float32", "inter_threads": 1, "intra_threads": 1}
 Weights = dict[str, NDArray[np.float32]]
+Peer = Callable[[range], int]
+OURS, CT2, GENAI = "Lectern", "CTranslate2", "onnxruntime-genai"
 
 
 @dataclass(frozen=True)
@@ -50,14 +57,14 @@ class Writer:
 
     Args:
         ask: makes the request of a number.
-        peer: makes a function that lets CTranslate2 answer requests of these numbers, and counts the tokens, the end of
-            each text included, as Lectern counts.
+        peers: by engine, makes a function that lets it answer requests of these numbers, and counts the tokens, the end
+            of each text included, as Lectern counts.
     """
 
     model: str
     capability: str
     ask: Callable[[lectern.aio.Client, int], Awaitable[object]]
-    peer: Callable[[Path, Path], Callable[[range], int]]
+    peers: dict[str, Callable[[Path, Path], Peer]]
 
 
 def main() -> None:
@@ -70,18 +77,19 @@ def main() -> None:
     options = parser.parse_args()
     found: dict[tuple[str, str, int], list[float]] = {}
     for writer in (translator(), poet()):
-        for _ in range(options.repeats):
-            with tempfile.TemporaryDirectory() as directory:
-                peer = writer.peer(options.repository, Path(directory))
-                for callers in CALLERS:
-                    with serving(Path(directory), writer.capability, repository=options.repository) as server:
-                        ours = asyncio.run(
-                            lectern_speed(writer, server.target, server.metrics_url, callers, options.seconds)
-                        )
-                    theirs = peer_speed(peer, callers, options.seconds)
-                    found.setdefault((writer.model, "Lectern", callers), []).append(ours)
-                    found.setdefault((writer.model, "CTranslate2", callers), []).append(theirs)
-                    print(f"{writer.model}, {callers} callers: {ours:,.0f} and {theirs:,.0f} tokens/s", flush=True)
+        with tempfile.TemporaryDirectory() as directory:
+            peers = {engine: make(options.repository, Path(directory)) for engine, make in writer.peers.items()}
+            for callers in [callers for _ in range(options.repeats) for callers in CALLERS]:
+                with serving(Path(directory), writer.capability, repository=options.repository) as server:
+                    speed = asyncio.run(
+                        lectern_speed(writer, server.target, server.metrics_url, callers, options.seconds)
+                    )
+                speeds = {OURS: speed}
+                for engine, peer in peers.items():
+                    speeds[engine] = peer_speed(peer, callers, options.seconds)
+                for engine, speed in speeds.items():
+                    found.setdefault((writer.model, engine, callers), []).append(speed)
+                print(f"{writer.model}, {callers} callers: {speeds}", flush=True)
     options.report.write_text(report({key: statistics.median(values) for key, values in found.items()}))
 
 
@@ -90,7 +98,7 @@ def translator() -> Writer:
     with (ROOT / "tests" / "data" / f"{TRANSLATOR}.tsv").open(newline="") as file:
         sentences = [row[1] for row in csv.reader(file, delimiter="\t")]
 
-    def peer(repository: Path, directory: Path) -> Callable[[range], int]:
+    def ct2(repository: Path, directory: Path) -> Peer:
         engine, tokenizer = translator_peer(repository, directory), tokenizer_of(repository, TRANSLATOR, "english")
         tokens = [encoding.tokens for encoding in tokenizer.encode_batch(sentences)]
 
@@ -106,7 +114,7 @@ def translator() -> Writer:
         TRANSLATOR,
         "translate",
         lambda client, number: client.translate(sentences[number % len(sentences)], beam_size=1),
-        peer,
+        {CT2: ct2},
     )
 
 
@@ -117,12 +125,12 @@ def poet() -> Writer:
         async for _ in client.generate_text(form=FORM, top_p=TOP_P, max_tokens=MOST_TOKENS, seed=number):
             pass
 
-    def peer(repository: Path, directory: Path) -> Callable[[range], int]:
+    def ct2(repository: Path, directory: Path) -> Peer:
         engine = poet_peer(repository, directory)
 
         def answer(numbers: range) -> int:
             results = engine.generate_batch(
-                [[START, f"<{FORM}>", "<body>"] for _ in numbers],
+                [PROMPT for _ in numbers],
                 max_length=MOST_TOKENS,
                 sampling_topk=0,
                 sampling_topp=TOP_P,
@@ -133,7 +141,13 @@ def poet() -> Writer:
 
         return answer
 
-    return Writer(POET, "generate", ask, peer)
+    def genai_peer(repository: Path, directory: Path) -> Peer:
+        model = genai.poet(named_weights(repository, POET), directory)
+        tokenizer = tokenizer_of(repository, POET, "characters")
+        prompt = [tokenizer.token_to_id(token) for token in PROMPT]
+        return lambda numbers: sum(map(len, genai.draw(model, [prompt for _ in numbers], TOP_P, MOST_TOKENS)))
+
+    return Writer(POET, "generate", ask, {CT2: ct2, GENAI: genai_peer})
 
 
 async def lectern_speed(writer: Writer, target: str, metrics: str, callers: int, seconds: float) -> float:
@@ -300,24 +314,24 @@ def attention(target: object, w: Weights, name: str, norm_name: str, *, itself: 
 
 
 def report(medians: dict[tuple[str, str, int], float]) -> str:
+    titles = " | ".join(f"{callers} callers" if callers > 1 else "1 caller" for callers in CALLERS)
     lines = [
         "# Decoding",
         "",
         "Tokens a second, fp32, one thread of the CPU, medians; written by `make bench`. Lectern is called over gRPC",
-        f"by so many callers at once, CTranslate2 {ctranslate2.__version__} in its own process with as many texts in a",
-        f"batch. Translations are greedy, poems are drawn with top-p {TOP_P}.",
+        f"by so many callers at once, CTranslate2 {ctranslate2.__version__} and onnxruntime-genai",
+        f"{onnxruntime_genai.__version__} in their own process with as many texts in a batch. Translations are greedy,",
+        f"poems are drawn with top-p {TOP_P}. In brackets, Lectern's share of it.",
         "",
-        "| model | engine | "
-        + " | ".join(f"{callers} callers" if callers > 1 else "1 caller" for callers in CALLERS)
-        + " |",
+        f"| model | engine | {titles} |",
         "| --- | --- |" + " ---: |" * len(CALLERS),
     ]
-    for model in (TRANSLATOR, POET):
-        for name in ("Lectern", "CTranslate2"):
-            figures = " | ".join(f"{medians[model, name, c]:,.0f}" for c in CALLERS)
-            lines.append(f"| `{model}` | {name} | {figures} |")
-        ratios = [medians[model, "Lectern", c] / medians[model, "CTranslate2", c] for c in CALLERS]
-        lines.append(f"| `{model}` | ratio | " + " | ".join(f"{ratio:.2f}" for ratio in ratios) + " |")
+    for model, engine in dict.fromkeys((model, engine) for model, engine, _ in medians):
+        figures = []
+        for callers in CALLERS:
+            ours, theirs = medians[model, OURS, callers], medians[model, engine, callers]
+            figures.append(f"{ours:,.0f}" if engine == OURS else f"{theirs:,.0f} ({ours / theirs:.2f})")
+        lines.append(f"| `{model}` | {engine} | {' | '.join(figures)} |")
     return "\n".join(lines) + "\n"
 
 
