@@ -499,7 +499,7 @@ class Client(DefendCalls):
         Args:
             beam_size: beams of the search, 1 (greedy) to 8; 0 = the model's own.
             length_penalty: power of the length that scores are divided by; None = the model's own.
-            count: translations of each text, up to `beam_size`; 0 = one.
+            count: translations of each text, up to `beam_size`; 0 = one. Fewer come where beams end as the same text.
             alignment: whether to say what the model looked at as it wrote each token.
         """
         request = requests.translate(texts, model, version, beam_size, length_penalty, count, alignment)

@@ -22,7 +22,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 HERE = Path(__file__).parent
 REPORTS = HERE.parent / "build" / "loadtest"
-CAPABILITIES = ("act", "answer", "classify", "defend", "detect_anomaly", "explain", "generate", "predict")
+CAPABILITIES = ("act", "answer", "classify", "defend", "detect_anomaly", "explain", "generate", "predict", "translate")
 START_SECONDS = 60.0
 STOP_SECONDS = 40.0
 

@@ -11,7 +11,7 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 from services.limits import ClientLimits, Limits
 
 Port = Annotated[int, Field(ge=0, le=65535)]
-CAPABILITIES = ("act", "answer", "classify", "defend", "detect_anomaly", "explain", "generate", "predict")
+CAPABILITIES = ("act", "answer", "classify", "defend", "detect_anomaly", "explain", "generate", "predict", "translate")
 
 
 def _split(names: object) -> object:

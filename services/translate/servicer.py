@@ -196,13 +196,22 @@ class Translator:
         self, source: str, found: Sequence[tuple[Sentence, Sequence[Hypothesis]]], choices: Choices
     ) -> pb.TextTranslations:
         """The translations of one text, whose sentences have these hypotheses."""
-        ranks = range(min(choices.count, *(len(hypotheses) for _, hypotheses in found)))
+        distinct = [(sentence, self._distinct(hypotheses, choices.count)) for sentence, hypotheses in found]
         results = []
-        for rank in ranks:
-            parts = [self._sentence(source, s, hypotheses[rank], choices) for s, hypotheses in found]
+        for rank in range(min(len(hypotheses) for _, hypotheses in distinct)):
+            parts = [self._sentence(source, s, hypotheses[rank], choices) for s, hypotheses in distinct]
             score = sum(part.score for part in parts) / len(parts)
             results.append(pb.Translation(text=_joined(source, parts), score=score, sentences=parts))
         return pb.TextTranslations(translations=results)
+
+    def _distinct(self, hypotheses: Iterable[Hypothesis], count: int) -> list[Hypothesis]:
+        """The `count` best that do not read alike: other tokens may be the same text."""
+        best: dict[str, Hypothesis] = {}
+        for hypothesis in hypotheses:
+            best.setdefault(self.text(hypothesis), hypothesis)
+            if len(best) == count:
+                break
+        return list(best.values())
 
     def _sentence(
         self, source: str, sentence: Sentence, hypothesis: Hypothesis, choices: Choices

@@ -137,6 +137,17 @@ def test_texts_are_read_alike(beside: Server, server: Server) -> None:
                 assert a.classes[0].probability == pytest.approx(b.classes[0].probability, abs=0.03)
 
 
+def test_texts_are_written_alike(beside: Server, server: Server) -> None:
+    texts = ["Where is the library?", "In the beginning God created the heavens and the earth."]
+    answers = []
+    for target in (beside.target, server.target):
+        with Client(target) as client:
+            translated = [client.translate(texts, beam_size=size).results for size in (1, 4)]
+            poem = "".join(r.text for r in client.generate_text("床前明月光，", form="五言絕句", temperature=0))
+        answers.append(([r.translations[0].text for results in translated for r in results], poem))
+    assert answers[0] == answers[1]
+
+
 def test_recordings_are_answered_alike(beside: Server, server: Server) -> None:
     sentence, *clips = ((ROOT / "docs/examples" / f).read_bytes() for f in ("sentence.wav", "armelle_1.wav"))
     answers = []
