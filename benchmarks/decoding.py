@@ -318,9 +318,9 @@ def report(medians: dict[tuple[str, str, int], float]) -> str:
     lines = [
         "# Decoding",
         "",
-        "Tokens a second, fp32, one thread of the CPU, medians; written by `make bench`. Lectern is called over gRPC",
-        f"by so many callers at once, CTranslate2 {ctranslate2.__version__} and onnxruntime-genai",
-        f"{onnxruntime_genai.__version__} in their own process with as many texts in a batch. Translations are greedy,",
+        "Tokens a second, fp32, one thread of the CPU, medians; written by `make bench`. Lectern is called over gRPC "
+        f"by so many callers at once, CTranslate2 {ctranslate2.__version__} and onnxruntime-genai "
+        f"{onnxruntime_genai.__version__} in their own process with as many texts in a batch. Translations are greedy, "
         f"poems are drawn with top-p {TOP_P}. In brackets, Lectern's share of it.",
         "",
         f"| model | engine | {titles} |",
