@@ -41,7 +41,7 @@ class Settings:
     nets: tuple[str, ...] = ("plain", "dense", "residual", "whitened")
     epochs: int = 12
     batch_size: int = 256
-    width: int = 32
+    width: int = 24
     peak_learning_rate: float = 0.2
     momentum: float = 0.9
     weight_decay: float = 5e-4
