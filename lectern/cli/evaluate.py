@@ -76,8 +76,8 @@ def _track(model: str, items: Iterable[Any], total: int) -> Iterable[Any]:
 
 
 def _met(metric: str, value: float, target: float | None) -> bool:
-    """Errors are better when smaller, everything else when larger."""
+    """Errors, and what an attack leaves right, are better when smaller, everything else when larger."""
     if target is None:
         return True
-    smaller_is_better = metric.startswith(("mse", "perplexity", "fid", "equal_error_rate"))
+    smaller_is_better = metric.startswith(("mse", "perplexity", "fid", "equal_error_rate")) or "black_box" in metric
     return value <= target if smaller_is_better else value >= target
