@@ -1,4 +1,4 @@
-"""Every RPC of a server of the committed models, the third part of `make bench`; writes docs/benchmarks/rpcs.md."""
+"""Every RPC of a server of the committed models, part of `make bench`; writes docs/benchmarks/rpcs.md."""
 
 from __future__ import annotations
 
