@@ -21,13 +21,11 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
-import onnx
 import onnxruntime
 import torch
 from lightning.fabric import Fabric
 from matplotlib.figure import Figure as Plot
 from numpy.typing import NDArray
-from onnx import numpy_helper
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -36,7 +34,7 @@ from lectern.client import Client
 from training.data import cifar10
 from training.data.cifar10 import Cifar10, Split
 from training.evaluate import Track
-from training.export.onnx import export_graph, newest_graph, round_to_half
+from training.export.onnx import export_graph, newest_graph, round_to_half, stored_weights
 from training.export.quantize import quantize
 from training.photos import accuracy, augmented, score, served_accuracy, triangle
 from training.recipe import Figure, Graph, Trained
@@ -193,7 +191,7 @@ def train(run: Run) -> tuple[Trained, Trained]:
                 title="Compression; times are the fastest of runs in turns on one CPU thread",
                 columns=(
                     "network",
-                    "parameters",
+                    "parameters other than zero",
                     "bytes",
                     "bytes, zipped",
                     *(f"ms, batch of {batch}" for batch in TIMED_BATCHES),
@@ -379,8 +377,8 @@ class Measured:
 
 def measure(content: bytes, split: Split) -> Measured:
     """What an ONNX file holds, and its accuracy on a split."""
-    tensors = [numpy_helper.to_array(tensor) for tensor in onnx.load_from_string(content).graph.initializer]
-    weights = sum(int(np.count_nonzero(t)) for t in tensors if np.issubdtype(t.dtype, np.floating) and t.size > 1)
+    # What a module holds has a dot in its name; the exporter's own constants have none.
+    weights = sum(int(np.count_nonzero(w)) for name, w in stored_weights(content).items() if "." in name)
     found = accuracy(onnx_logits(content, split.images), split.labels)
     return Measured(weights, len(content), len(zlib.compress(content, 9)), found)
 

@@ -137,13 +137,14 @@ def fit(run: Run, settings: Settings, data: Faces) -> tuple[Images, str]:
 
 def fit_plain(run: Run, settings: Settings, data: Faces) -> Images:
     """DCGAN as published, for as many steps: cross-entropy, no augmentation, no averaging."""
+    fabric = run.fabric("bf16-mixed")
     width = settings.discriminator_width
     widths = (width, 2 * width, 4 * width, 8 * width)
     plain = replace(
         settings, betas=(0.5, 0.999), average_decay=0, augmented=False, loss="logistic", widths=widths[::-1]
     )
     pair = PlainGenerator(plain.widths), PlainDiscriminator(widths)
-    return Images(gans.fit(run, run.fabric("bf16-mixed"), *pair, plain, data.train, description="DCGAN baseline"))
+    return Images(gans.fit(run, fabric, *pair, plain, data.train, description="DCGAN baseline"))
 
 
 def evaluate(client: Client, track: Track) -> tuple[Metric, ...]:

@@ -18,7 +18,7 @@ from scipy import linalg
 from training.data.fetch import FetchError, sha256_file
 
 FEATURE_NET = Path(__file__).parents[1] / "exported" / "image_classifier" / "1" / "model.onnx"
-FEATURE_NET_SHA256 = "4d58dbe522cbd8831fb9ea386d1480d7eee8b966b85f46bb81c759880188a466"
+FEATURE_NET_SHA256 = "a4b32189acb7e2a09d4231f990bdd5a2c061ff388286f4e5f2b20c69345890b6"
 FEATURES = "div_1"
 BATCH = 32
 

@@ -23,7 +23,7 @@ from training.data import cifar10
 from training.data.cifar10 import Cifar10, Split
 from training.evaluate import Track
 from training.export.explanation import Explainable, explainable
-from training.export.onnx import load_weights, round_to_half
+from training.export.onnx import load_weights, round_to_bytes
 from training.photos import accuracy, augmented, logits_of, score, served_accuracy, triangle
 from training.probes import probes
 from training.recipe import Graph, Trained
@@ -119,12 +119,12 @@ class ImageClassifier(nn.Module):
 
 
 def train(run: Run) -> Trained:
-    """Train, fold the batch norms, round the weights to float16's precision, and measure exactly that network."""
+    """Train, fold the batch norms, round the weights to 8 bits, and measure exactly that network."""
     settings = FAST if run.fast else FULL
     data = cifar10.load_sliver(run.sliver.with_suffix(".npz")) if run.fast else cifar10.load()
     net, device = fit(run, settings, data)
     calibrate(net.fold_norms(), data.validation)
-    round_to_half(net)
+    round_to_bytes(net)
     test_logits = logits_of(net, data.test.images)
     explained = explain(net, data)
     return Trained(

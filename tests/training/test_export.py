@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import onnx
 import pytest
 import torch
 from google.protobuf import text_format
+from PIL import Image
 from pydantic import ValidationError
 from torch import nn
 from tritonclient.grpc import model_config_pb2
@@ -17,12 +19,21 @@ from tritonclient.grpc import model_config_pb2
 from lectern import card
 from lectern.card import Card, DataSource, Metric, Table, TabularPreprocessing
 from training.data.fetch import sha256_file
+from training.evaluate import png
 from training.export.onnx import ExportError, export_graph, load_weights, round_to_bytes
 from training.export.quantize import quantize
-from training.export.version import write_version, write_versions
+from training.export.version import with_palette, write_version, write_versions
 from training.recipe import Figure, Graph, Trained
 
 TABLE = Table(title="sizes", columns=("network", "bytes"), rows=(("linear", 12), ("none", 0.5)))
+
+
+def picture(mode: str) -> bytes:
+    """A PNG file of 160 x 120 pixels, in many colours or grey."""
+    rows, columns = np.mgrid[:120, :160]
+    grain = np.random.default_rng(0).integers(0, 9, (120, 160, 3))
+    pixels = (np.stack([rows * 2, columns, rows + columns // 2], 2) + grain).astype(np.uint8)
+    return png(pixels if mode == "RGB" else pixels[:, :, 0])
 
 
 @pytest.fixture
@@ -44,17 +55,25 @@ def trained() -> Trained:
 
 
 def test_a_card_holds_tables_and_figures(tmp_path: Path, trained: Trained) -> None:
-    figure = Figure("A curve", "curve.png", b"\x89PNG")
+    figure = Figure("A curve", "curve.png", picture("RGB"))
     write_version("linear", replace(trained, tables=(TABLE,), figures=(figure,)), tmp_path, "test", 0, 0.0)
     found = Card.read(tmp_path / "linear" / "1" / "card.json")
     assert found.tables == (TABLE,)
     assert [type(cell) for cell in found.tables[0].rows[0]] == [str, int]
     assert [(f.title, f.file) for f in found.figures] == [("A curve", "curve.png")]
-    assert (tmp_path / "linear" / "1" / "curve.png").read_bytes() == figure.png
+    assert Image.open(tmp_path / "linear" / "1" / "curve.png").size == (160, 120)
     for relative, checksum in found.files.items():
         assert sha256_file(tmp_path / relative) == checksum
     with pytest.raises(ValidationError, match=r"checksum of the figure curve\.png"):
         Card.model_validate(found.model_dump() | {"files": {}})
+
+
+def test_a_figure_is_kept_in_256_colours_that_look_the_same() -> None:
+    reduced = with_palette(picture("RGB"))
+    assert len(reduced) < len(picture("RGB"))
+    exact, found = (np.asarray(Image.open(io.BytesIO(p)).convert("RGB")).astype(int) for p in (picture("RGB"), reduced))
+    assert np.abs(exact - found).mean() < 4
+    assert with_palette(picture("L")) == picture("L")
 
 
 def test_a_table_with_a_short_row_is_refused() -> None:
