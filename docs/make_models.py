@@ -62,8 +62,7 @@ def section(card: Card) -> list[str]:
 
 def metric_row(metric: Metric) -> str:
     """One measured figure."""
-    target = "" if metric.target is None else f"{metric.target:.4g}"
-    return f"| {metric.name} | {metric.split} | {metric.n:,} | {metric.value:.4g} | {target} |"
+    return f"| {metric.name} | {metric.split} | {metric.n:,} | {metric.value:.4g} | {metric.target_text} |"
 
 
 def table_lines(table: Table) -> list[str]:

@@ -124,13 +124,27 @@ Preprocessing = Annotated[
 
 
 class Metric(_Strict):
-    """A measured figure; `n` is the number of items it was measured on, `target` what it should reach."""
+    """A measured figure; `n` is the number of items it was measured on, `target` what it should reach, or what it
+    should not exceed (`at_most`)."""
 
     name: str
     value: float
     split: Split
     n: PositiveInt
     target: float | None = None
+    at_most: bool = False
+
+    @property
+    def met(self) -> bool:
+        """Whether the target is met, or there is none."""
+        if self.target is None:
+            return True
+        return self.value <= self.target if self.at_most else self.value >= self.target
+
+    @property
+    def target_text(self) -> str:
+        """The target for people, e.g. `≥ 0.93`; empty if there is none."""
+        return "" if self.target is None else f"{'≤' if self.at_most else '≥'} {self.target:.4g}"
 
 
 class Baseline(_Strict):

@@ -208,6 +208,7 @@ def train(run: Run) -> Trained:
                 split="test",
                 n=characters_counted,
                 target=PERPLEXITY_SHARE * baseline,
+                at_most=True,
             ),
             Metric(name="form_respected", value=kept, split="test", n=len(written), target=FORM_TARGET),
         ),

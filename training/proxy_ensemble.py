@@ -218,5 +218,12 @@ def evaluate(client: Client, track: Track) -> tuple[Metric, ...]:
     clean, attacked = (cell.accuracy for cell in track(cells, 2))
     return (
         Metric(name="image_classifier_clean_accuracy", value=clean, split="test", n=len(test)),
-        Metric(name="image_classifier_black_box_accuracy", value=attacked, split="test", n=len(test), target=TARGET),
+        Metric(
+            name="image_classifier_black_box_accuracy",
+            value=attacked,
+            split="test",
+            n=len(test),
+            target=TARGET,
+            at_most=True,
+        ),
     )

@@ -39,7 +39,7 @@ def evaluate(
         from training.main import RECIPES, TrainingError
     except ImportError as error:
         fail(f'evaluating needs more packages ({error}): pip install "lectern[cpu,train]"')
-    rows = []
+    rows, targets, missed = [], [], []
     with connection.client() as client:
         served = {model.name for model in client.list_models().models}
         for model in [recipe for recipe in RECIPES if recipe in served] if name is None else [name]:
@@ -52,20 +52,21 @@ def evaluate(
             for metric in metrics:
                 beside = {b.name: b.value for b in card.baselines if b.metric == metric.name}
                 rows.append({"model": model, **metric.model_dump(), "baselines": beside})
+                targets.append(metric.target_text)
+                if not metric.met:
+                    missed.append(f"{model} {metric.name}")
     if as_json:
         print_json({"metrics": rows})
     else:
         table = Table("model", "metric", "value", "target", "n", "best baseline")
-        for row in rows:
+        for row, target in zip(rows, targets, strict=True):
             names = sorted(row["baselines"].items(), key=lambda item: abs(item[1] - row["value"]))
             best = f"{names[0][1]:.4f} {names[0][0]}" if names else ""
-            target = "" if row["target"] is None else f"{row['target']:g}"
             values = (f"{row['value']:.4f}", target, str(row["n"]))
             table.add_row(row["model"], row["name"], *values, best)
         show(table)
-    missed = [r["model"] for r in rows if not _met(r["name"], r["value"], r["target"])]
     if missed:
-        fail(f"below target: {', '.join(missed)}")
+        fail(f"target missed: {', '.join(missed)}")
 
 
 def _track(model: str, items: Iterable[Any], total: int) -> Iterable[Any]:
@@ -73,11 +74,3 @@ def _track(model: str, items: Iterable[Any], total: int) -> Iterable[Any]:
     from rich.progress import track
 
     return track(items, model, total, console=Console(stderr=True), transient=True)
-
-
-def _met(metric: str, value: float, target: float | None) -> bool:
-    """Errors, and what an attack leaves right, are better when smaller, everything else when larger."""
-    if target is None:
-        return True
-    smaller_is_better = metric.startswith(("mse", "perplexity", "fid", "equal_error_rate")) or "black_box" in metric
-    return value <= target if smaller_is_better else value >= target

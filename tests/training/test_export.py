@@ -76,6 +76,14 @@ def test_a_figure_is_kept_in_256_colours_that_look_the_same() -> None:
     assert with_palette(picture("L")) == picture("L")
 
 
+@pytest.mark.parametrize(("at_most", "met"), [(False, [True, True, False]), (True, [False, True, True])])
+def test_a_target_is_a_floor_or_a_ceiling(at_most: bool, met: list[bool]) -> None:
+    metrics = [Metric(name="m", value=v, split="test", n=1, target=2, at_most=at_most) for v in (3, 2, 1)]
+    assert [m.met for m in metrics] == met
+    assert metrics[0].target_text == ("≤ 2" if at_most else "≥ 2")
+    assert Metric(name="m", value=1, split="test", n=1).met
+
+
 def test_a_table_with_a_short_row_is_refused() -> None:
     with pytest.raises(ValidationError, match="2 cells"):
         Table(title="sizes", columns=("network", "bytes"), rows=(("linear",),))
