@@ -280,11 +280,11 @@ def evaluate(client: Client, track: Track) -> tuple[Metric, ...]:
     """Accuracy on the first test photos, as they are and under PGD by the service itself."""
     test = cifar10.load().test[:ATTACKED]
     attacks = [evaluated_attack("pgd", steps=PGD_STEPS, step_size=2 / 255)]
-    hits = {"none": 0.0}
+    hits = {"none": 0}
     for start in track(range(0, len(test), SERVED_BATCH), len(test) // SERVED_BATCH):
         images = labelled_files(test[start : start + SERVED_BATCH])
         for cell in client.evaluate_robustness(images, attacks, (), "robust_classifier", timeout=SERVED_SECONDS):
-            hits[cell.attack] = hits.get(cell.attack, 0.0) + cell.accuracy * cell.n
+            hits[cell.attack] = hits.get(cell.attack, 0) + round(cell.accuracy * cell.n)
     clean, attacked = (value / len(test) for value in hits.values())
     return (
         _metric("clean_accuracy", clean, test, TARGET_CLEAN),
