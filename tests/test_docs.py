@@ -36,7 +36,7 @@ def run(language: str, text: str, directory: Path, *, prints: bool = True, **var
     for command in commands:
         result = subprocess.run(command, capture_output=True, text=True, cwd=directory, env=environment, timeout=60)
         assert result.returncode == 0, (command, result.stderr)
-        assert result.stdout.strip() or not prints, command
+        assert (result.stdout + result.stderr).strip() or not prints, command
 
 
 def runnable_blocks() -> list[tuple[str, str]]:

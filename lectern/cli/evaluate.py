@@ -7,10 +7,12 @@ from functools import partial
 from typing import Annotated, Any
 
 import typer
-from rich.table import Table
+from rich.table import Column, Table
 
 from lectern.cli.connection import Connection
 from lectern.cli.output import WRONG_USAGE, fail, print_json, show
+
+COLUMNS = ("value", "target", "n", "best baseline")
 
 
 def evaluate(
@@ -58,7 +60,7 @@ def evaluate(
     if as_json:
         print_json({"metrics": rows})
     else:
-        table = Table("model", "metric", "value", "target", "n", "best baseline")
+        table = Table(*(Column(name, overflow="fold") for name in ("model", "metric")), *COLUMNS)
         for row, target in zip(rows, targets, strict=True):
             names = sorted(row["baselines"].items(), key=lambda item: abs(item[1] - row["value"]))
             best = f"{names[0][1]:.4f} {names[0][0]}" if names else ""

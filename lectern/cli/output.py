@@ -87,7 +87,7 @@ def write(path: Path, content: bytes) -> None:
         path.write_bytes(content)
     except OSError as error:
         fail(f"{path}: {error.strerror}", WRONG_USAGE)
-    typer.echo(f"wrote {path}")
+    typer.echo(f"wrote {path}", err=True)  # standard output is for the answer, perhaps a document
 
 
 def targets_of(out: Path, files: list[Path]) -> list[Path]:

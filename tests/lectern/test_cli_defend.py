@@ -46,7 +46,7 @@ def test_an_attack_is_written_and_detected(allowed: Run, tmp_path: Path) -> None
     fooling, picture = tmp_path / "fooling.png", tmp_path / "picture.png"
     options = ("--method", "pgd:steps=20,step-size=2/255", "--as", "dog", "--epsilon", 8)
     done = allowed("attack", CAT, *options, "--out", fooling, "--picture", picture, "--json")
-    (result,) = json.loads(done.stdout.decode().split("\n", 2)[2])["results"]
+    (result,) = json.loads(done.stdout)["results"]
     assert (result["before"]["label"], result["after"]["label"], result["success"]) == ("cat", "dog", True)
     assert 0 < result["linf"] <= 8.001 / 255
     assert Image.open(fooling).size == (32, 32)
@@ -69,7 +69,7 @@ def test_robustness_is_a_table_and_a_picture(allowed: Run, run: Run, folders: Pa
     out = tmp_path / "table.png"
     options = ("--attack", "pgd:steps=2", "--attack", "fgsm@drawing_classifier", "--defence", "jpeg+bit-depth:bits=5")
     done = allowed("robustness", folders, *options, "--out", out, "--json")
-    answer = json.loads(done.stdout.decode().split("\n", 1)[1])
+    answer = json.loads(done.stdout)
     assert answer["n"] == 2
     assert [(cell["attack"], cell["defence"]) for cell in answer["cells"]] == [
         (attack, defended)
