@@ -53,7 +53,7 @@ class Server:
         return self.process.pid
 
     def log_records(self) -> list[dict[str, object]]:
-        return [json.loads(line) for line in self.log.read_text().splitlines() if '"message"' in line]
+        return [json.loads(line) for line in whole_lines(self.log) if '"message"' in line]
 
 
 @contextmanager
@@ -87,10 +87,15 @@ def serving(directory: Path, *arguments: str, repository: Path = EXPORTED, **env
             process.wait()
 
 
+def whole_lines(log: Path) -> list[str]:
+    """The lines of a file that is being written, without a last one that is half there."""
+    return log.read_text().split("\n")[:-1]
+
+
 def _wait_until_serving(process: subprocess.Popen[bytes], log: Path) -> dict[str, object]:
     deadline = time.monotonic() + START_SECONDS
     while time.monotonic() < deadline:
-        for line in log.read_text().splitlines():
+        for line in whole_lines(log):
             if '"message": "serving"' in line:
                 return dict(json.loads(line))
         assert process.poll() is None, f"the server ended:\n{log.read_text()}"

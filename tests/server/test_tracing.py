@@ -241,6 +241,7 @@ def test_failures_have_their_code_and_servers_faults_the_error_status(
 def test_a_deadline_that_passes_ends_every_span(tmp_path: Path, collector: Collector, photos: np.ndarray) -> None:
     images = [encode(photos[i % 100]) for i in range(256)]
     with serving(tmp_path, "classify", **exporting(collector)) as server, Client(server.target) as client:
+        client.classify_image(images[0])  # connected: the deadline passes in the server
         with pytest.raises(LecternError):
             client.classify_image(images, timeout=0.2)
         client.classify_image(images[0])  # after it, the run that was ended is over

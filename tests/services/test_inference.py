@@ -64,17 +64,9 @@ def test_raw_and_typed_contents_agree(
 
 def test_served_logits_are_torchs(client: triton.InferenceServerClient, photos: np.ndarray) -> None:
     torch = pytest.importorskip("torch")
-    import onnx
-    from onnx import numpy_helper
+    from training.image_classifier import restore
 
-    from training.image_classifier import ImageClassifier
-
-    graph = onnx.load(EXPORTED / MODEL / "1" / "model.onnx").graph
-    stored = {i.name.removesuffix("_half"): numpy_helper.to_array(i).astype(np.float32) for i in graph.initializer}
-    net = ImageClassifier().eval().fold_norms()
-    net.load_state_dict(
-        {name: torch.from_numpy(stored[name].copy()).reshape(value.shape) for name, value in net.state_dict().items()}
-    )
+    net = restore((EXPORTED / MODEL / "1" / "model.onnx").read_bytes())
     with torch.no_grad():
         expected = net(torch.from_numpy(photos[:50])).numpy()
     found = client.infer(MODEL, [photo_input(photos[:50])]).as_numpy("logits")
