@@ -1,4 +1,4 @@
-"""What recipes about attacks share: attacked photos to train on and to measure with, and the detector's thresholds.
+"""What recipes about attacks share: attacked photos to train on and to measure with, and the detector of attacks.
 
 Photos are `[N, 32, 32, 3]` of 0..255, as networks take them, and so are sizes of changes.
 """
@@ -10,17 +10,22 @@ from collections.abc import Callable
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from sklearn.metrics import roc_auc_score
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from lectern import squeezing
+from lectern.card import Metric
 from training.data.cifar10 import LABELS, Split
 from training.evaluate import png
+from training.photos import logits_of
 
 EPSILON = 8.0
 PGD_STEP = 2.0
 BATCH = 250
 OF_EACH_CLASS = 20  # first test photos: the course's protocol
+DETECTED_STEPS, TARGET_DETECTOR = 10, 0.85
+LogitsOf = Callable[[NDArray[np.uint8]], Tensor]
 
 
 def loss_gradient(net: nn.Module, photos: Tensor, labels: Tensor) -> Tensor:
@@ -64,13 +69,45 @@ def robust_accuracy(net: nn.Module, split: Split, steps: int, seed: int = 0) -> 
     return hits / len(split)
 
 
-def detector_thresholds(
-    logits_of: Callable[[NDArray[np.uint8]], Tensor], images: NDArray[np.uint8]
-) -> dict[str, float]:
-    """What a card's `decision` says of the detector: its score's quantiles on clean images of the validation split."""
+def detector_scores(logits_of: LogitsOf, images: NDArray[np.uint8]) -> NDArray[np.float32]:
+    """What the detector finds in each image: the more, the likelier is an attack."""
     answers = [logits_of(copy).softmax(1).numpy() for copy in (images, *squeezing.squeezed(images))]
-    found = squeezing.scores(answers[0], answers[1:])
+    return squeezing.scores(answers[0], answers[1:])
+
+
+def detector_thresholds(logits_of: LogitsOf, images: NDArray[np.uint8]) -> dict[str, float]:
+    """What a card's `decision` says of the detector: its score's quantiles on clean images of the validation split."""
+    found = detector_scores(logits_of, images)
     return {f"{squeezing.THRESHOLD}{rate:g}": float(np.quantile(found, 1 - rate)) for rate in squeezing.RATES}
+
+
+class ThroughJpeg(nn.Module):
+    """A network behind the detector's JPEG, for attacks that know of it: gradients pass that as if it changed nothing
+    (BPDA, Athalye et al., "Obfuscated Gradients Give a False Sense of Security", 2018)."""
+
+    def __init__(self, net: nn.Module) -> None:
+        super().__init__()
+        self.net = net
+
+    def forward(self, photos: Tensor) -> Tensor:
+        pixels = photos.detach().round().byte().cpu().numpy()
+        squeezed = torch.from_numpy(squeezing.jpeg(pixels, squeezing.QUALITY)).to(photos)
+        logits: Tensor = self.net(photos + (squeezed - photos).detach())
+        return logits
+
+
+def detector_metrics(net: nn.Module, split: Split) -> tuple[Metric, ...]:
+    """How well the detector tells the first photos of each class from the same under PGD, also if that knows of it."""
+    photos = first_of_each_class(split)
+    inputs = torch.from_numpy(photos.images).float(), torch.from_numpy(photos.labels)
+    metrics = []
+    for name, attacked_net in (("detector_roc_auc", net), ("detector_roc_auc_aware", ThroughJpeg(net))):
+        attacked = pgd(attacked_net, *inputs, DETECTED_STEPS, torch.Generator().manual_seed(0)).round().byte().numpy()
+        scores = [detector_scores(lambda images: logits_of(net, images), found) for found in (photos.images, attacked)]
+        auc = float(roc_auc_score(np.arange(2 * len(photos)) >= len(photos), np.concatenate(scores)))
+        target = TARGET_DETECTOR if attacked_net is net else None
+        metrics.append(Metric(name=name, value=auc, split="test", n=2 * len(photos), target=target))
+    return tuple(metrics)
 
 
 def first_of_each_class(split: Split, count: int = OF_EACH_CLASS) -> Split:

@@ -100,14 +100,7 @@ def train(run: Run) -> Trained:
         },
         preprocessing=NoisePreprocessing(size=LATENT),
         metrics=(
-            Metric(
-                name="fid",
-                value=fid(images, held_out),
-                split="test",
-                n=len(seeds),
-                target=TARGET_SHARE * plain_fid,
-                at_most=True,
-            ),
+            _fid(fid(images, held_out), len(seeds), TARGET_SHARE * plain_fid),
             Metric(name="nearest_training_rms", value=float(np.median(nearest)), split="train", n=len(seeds)),
             Metric(name="copies", value=copies, split="train", n=len(seeds)),
         ),
@@ -157,16 +150,7 @@ def evaluate(client: Client, track: Track) -> tuple[Metric, ...]:
     images = gans.served_images(client, "face_generator", SAMPLES, track)
     card = Card.model_validate(MessageToDict(client.get_model("face_generator").model.versions[0].card))
     target = next(m.target for m in card.metrics if m.name == "fid")
-    return (
-        Metric(
-            name="fid",
-            value=fid(images, features(faces.load().test)),
-            split="test",
-            n=SAMPLES,
-            target=target,
-            at_most=True,
-        ),
-    )
+    return (_fid(fid(images, features(faces.load().test)), SAMPLES, target),)
 
 
 def nearest_rms(
@@ -176,6 +160,10 @@ def nearest_rms(
     a, b = (x.reshape(len(x), -1).astype(np.float32) for x in (images, drawings))
     squares = np.square(a).sum(1)[:, None] + np.square(b).sum(1) - 2 * a @ b.T
     return squares.argmin(1), np.sqrt(squares.min(1).clip(min=0) / a.shape[1])
+
+
+def _fid(value: float, n: int, target: float | None) -> Metric:
+    return Metric(name="fid", value=value, split="test", n=n, target=target, at_most=True)
 
 
 def _start(module: nn.Module) -> None:

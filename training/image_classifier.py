@@ -18,7 +18,7 @@ from torchmetrics.functional.classification import multiclass_calibration_error
 
 from lectern.card import Baseline, ImagePreprocessing, Metric
 from lectern.client import Client
-from training.adversarial import detector_thresholds
+from training.adversarial import detector_metrics, detector_thresholds
 from training.data import cifar10
 from training.data.cifar10 import Cifar10, Split
 from training.evaluate import Track
@@ -160,6 +160,7 @@ def train(run: Run) -> Trained:
                 split="validation",
                 n=len(data.validation),
             ),
+            *detector_metrics(net, data.test),
         ),
         baselines=baselines(run, data),
         decision=detector_thresholds(lambda images: logits_of(net, images), data.validation.images),

@@ -41,7 +41,7 @@ def evaluate(
         from training.main import RECIPES, TrainingError
     except ImportError as error:
         fail(f'evaluating needs more packages ({error}): pip install "lectern[cpu,train]"')
-    rows, targets, missed = [], [], []
+    found = []
     with connection.client() as client:
         served = {model.name for model in client.list_models().models}
         for model in [recipe for recipe in RECIPES if recipe in served] if name is None else [name]:
@@ -52,22 +52,17 @@ def evaluate(
             newest = client.get_model(model).model.versions[0]
             card = Card.model_validate(MessageToDict(newest.card))
             for metric in metrics:
-                beside = {b.name: b.value for b in card.baselines if b.metric == metric.name}
-                rows.append({"model": model, **metric.model_dump(), "baselines": beside})
-                targets.append(metric.target_text)
-                if not metric.met:
-                    missed.append(f"{model} {metric.name}")
+                found.append((model, metric, {b.name: b.value for b in card.baselines if b.metric == metric.name}))
     if as_json:
-        print_json({"metrics": rows})
+        print_json({"metrics": [{"model": m, **metric.model_dump(), "baselines": b} for m, metric, b in found]})
     else:
         table = Table(*(Column(name, overflow="fold") for name in ("model", "metric")), *COLUMNS)
-        for row, target in zip(rows, targets, strict=True):
-            names = sorted(row["baselines"].items(), key=lambda item: abs(item[1] - row["value"]))
+        for model, metric, baselines in found:
+            names = sorted(baselines.items(), key=lambda item: abs(item[1] - metric.value))
             best = f"{names[0][1]:.4f} {names[0][0]}" if names else ""
-            values = (f"{row['value']:.4f}", target, str(row["n"]))
-            table.add_row(row["model"], row["name"], *values, best)
+            table.add_row(model, metric.name, f"{metric.value:.4f}", metric.target_text, str(metric.n), best)
         show(table)
-    if missed:
+    if missed := [f"{model} {metric.name}" for model, metric, _ in found if not metric.met]:
         fail(f"target missed: {', '.join(missed)}")
 
 
