@@ -1,4 +1,4 @@
-"""Build hook: generate the stubs in `lectern/v1` from `protos/`, for wheels and editable installs."""
+"""Build hook: generate the stubs in `lectern/v1` from `protos/`, for the client's wheel and editable installs."""
 
 from __future__ import annotations
 

@@ -25,6 +25,10 @@ __all__ = ["TLS", "Client", "LecternError", "aio"]
 _HOMES = {"TLS": "lectern.channel", "Client": "lectern.client", "LecternError": "lectern.errors"}
 
 
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
+
+
 def __getattr__(name: str) -> Any:
     if name == "aio":
         return importlib.import_module("lectern.aio")

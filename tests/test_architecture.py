@@ -19,6 +19,7 @@ ALLOWED = {
         "services.metrics",
         "services.tracing",
         "lectern.card",
+        "lectern.distribution",
     },
     "services/codecs": {
         "services.codecs",
@@ -75,6 +76,7 @@ def allowed(relative: Path) -> set[str]:
             f"services.{parts[1]}",
             "lectern.v1",
             "lectern.card",
+            "lectern.distribution",
             "lectern.noise",
             "lectern.squeezing",
             "lectern.windows",

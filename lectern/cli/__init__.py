@@ -76,9 +76,9 @@ app.command()(triton)
 
 def _print_version(wanted: bool) -> None:
     if wanted:
-        from importlib.metadata import version
+        from lectern.distribution import version
 
-        typer.echo(f"lectern {version('lectern')}")
+        typer.echo(f"lectern {version()}")
         raise typer.Exit
 
 

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from lectern.cli.output import fail
+from lectern.cli.output import fail, fail_for_missing
 
 
 def calibrate_detector(
@@ -26,7 +26,7 @@ def calibrate_detector(
         from training.calibrate import calibrate_detector as run
         from training.main import TrainingError
     except ImportError as error:
-        fail(f'this needs the packages of training ({error}): pip install "lectern[cpu,train]"')
+        fail_for_missing("calibrating a detector", error, "cpu", "train")
     try:
         card = run(name, version, repository)
     except TrainingError as error:

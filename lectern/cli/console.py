@@ -28,7 +28,7 @@ def console(connection: Connection) -> None:
     try:
         from IPython import start_ipython
     except ImportError:
-        fail('the console needs IPython: pip install "lectern[console]"')
+        fail("the console needs IPython: pip install ipython")
     import grpc
     import numpy as np
 

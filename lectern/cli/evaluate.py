@@ -10,7 +10,7 @@ import typer
 from rich.table import Column, Table
 
 from lectern.cli.connection import Connection
-from lectern.cli.output import WRONG_USAGE, fail, print_json, show
+from lectern.cli.output import WRONG_USAGE, fail, fail_for_missing, print_json, show
 
 COLUMNS = ("value", "target", "n", "best baseline")
 
@@ -40,7 +40,7 @@ def evaluate(
         from training.evaluate import evaluate as run
         from training.main import RECIPES, TrainingError
     except ImportError as error:
-        fail(f'evaluating needs more packages ({error}): pip install "lectern[cpu,train]"')
+        fail_for_missing("evaluating", error, "cpu", "train")
     found = []
     with connection.client() as client:
         served = {model.name for model in client.list_models().models}

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from lectern.cli.output import fail
+from lectern.cli.output import fail, fail_for_missing
 
 
 def make_explainable(
@@ -27,7 +27,7 @@ def make_explainable(
         from training.explain import make_explainable as run
         from training.main import TrainingError
     except ImportError as error:
-        fail(f'this needs the packages of training ({error}): pip install "lectern[cpu,train]"')
+        fail_for_missing("making a model explainable", error, "cpu", "train")
     try:
         card = run(name, version, repository)
     except TrainingError as error:

@@ -11,6 +11,8 @@ from typing import Any, NoReturn
 import typer
 from rich.console import Console, RenderableType
 
+from lectern.distribution import how_to_install
+
 FAILED = 1
 WRONG_USAGE = 2
 STDIN = STDOUT = Path("-")
@@ -24,6 +26,19 @@ def fail(message: str, code: int = FAILED) -> NoReturn:
     """
     typer.echo(f"error: {message}", err=True)
     raise typer.Exit(code)
+
+
+def fail_for_missing(what: str, error: ImportError, *extras: str) -> NoReturn:
+    """End because `what` needs a package that is missing: one of `extras`, or of a checkout where only the client is.
+
+    Raises:
+        typer.Exit: always.
+    """
+    package = (error.name or "").partition(".")[0]
+    if package in ("services", "training"):
+        image = " or its image (deploy/Dockerfile)" if package == "services" else ""
+        fail(f"{what} needs a checkout of Lectern{image}: the package `{package}` is not installed here")
+    fail(f"{what} needs more packages ({error}): {how_to_install(*extras)}")
 
 
 def check_files(paths: Sequence[Path]) -> None:

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from lectern.cli.output import WRONG_USAGE, fail
+from lectern.cli.output import WRONG_USAGE, fail, fail_for_missing
 
 
 def serve(
@@ -95,7 +95,7 @@ def serve(
         from services.server.main import run
         from services.server.settings import Settings, StartError
     except ImportError as error:
-        fail(f'a server needs more packages ({error}): pip install "lectern[cpu]"')
+        fail_for_missing("a server", error, "cpu")
     try:
         # Only what was given: what is left out comes from the environment.
         settings = Settings(**{name: value for name, value in options.items() if value is not None})

@@ -9,18 +9,27 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.table import Table
 
-from lectern.cli.output import WRONG_USAGE, fail, show
+from lectern.cli.output import WRONG_USAGE, fail, fail_for_missing, show
 
 if TYPE_CHECKING:
     from services.server.auth import Token, TokenFile
 
-token = typer.Typer(name="token", no_args_is_help=True, help="Make, list and revoke the tokens of a server's clients.")
+token = typer.Typer(name="token", no_args_is_help=True)
 
 _File = Annotated[
     Path,
     typer.Option(envvar="LECTERN_TOKENS", dir_okay=False, metavar="FILE", help="What `lectern serve --tokens` reads."),
 ]
 _Name = Annotated[str, typer.Argument(metavar="NAME", help="Of the client, as logs show it.", show_default=False)]
+
+
+@token.callback()
+def check_for_server() -> None:
+    """Make, list and revoke the tokens of a server's clients."""
+    try:
+        import services.server.auth  # noqa: F401
+    except ImportError as error:
+        fail_for_missing("a server's tokens", error, "cpu")
 
 
 @token.command()

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from lectern.cli.output import WRONG_USAGE, fail
+from lectern.cli.output import WRONG_USAGE, fail, fail_for_missing
 
 
 def train(
@@ -45,7 +45,7 @@ def train(
         from training.main import RECIPES, TrainingError
         from training.main import train as run
     except ImportError as error:
-        fail(f'training needs more packages ({error}): pip install "lectern[cpu,train]"')
+        fail_for_missing("training", error, "cpu", "train")
     try:
         for model in RECIPES if name is None else [name]:
             run(model, fast=fast, seed=seed, device=device, output=output, restart=restart)

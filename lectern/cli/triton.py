@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from lectern.cli.output import fail
+from lectern.cli.output import fail, fail_for_missing
 
 
 def triton(
@@ -30,7 +30,7 @@ def triton(
     try:
         from services.triton.launcher import Ports, TritonError, command, install
     except ImportError as error:
-        fail(f'Triton needs more packages ({error}): pip install "lectern[cpu]"')
+        fail_for_missing("Triton", error, "cpu")
     from rich.console import Console
 
     try:

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from lectern.distribution import how_to_install
 from services.errors import Unimplemented
 
 FRAME_WIDTH = 600  # as the environment draws it
@@ -48,8 +49,7 @@ class Environment:
             import pygame  # noqa: F401
         except ImportError as error:
             raise Unimplemented(
-                f"this server cannot play {name}: {error}. Its operator installs what that needs with "
-                'pip install "lectern[episodes]"'
+                f"this server cannot play {name}: {error}. To install what that needs, {how_to_install('episodes')}"
             ) from error
         self._environment = gymnasium.make(name, render_mode=None if frame_width is None else "rgb_array")
         self._frame_width = frame_width

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
-from importlib.metadata import version as package_version
 
 from tritonclient.grpc import service_pb2 as pb
 
+from lectern import distribution
 from services.codecs import tensors
 from services.codecs.tensors import Array
 from services.errors import Internal, InvalidArgument, PermissionDenied, ServiceError
@@ -47,7 +47,7 @@ class InferenceServicer:
         return pb.ModelReadyResponse(ready=True)
 
     async def ServerMetadata(self, request: pb.ServerMetadataRequest, call: Call) -> pb.ServerMetadataResponse:
-        return pb.ServerMetadataResponse(name="lectern", version=package_version("lectern"), extensions=EXTENSIONS)
+        return pb.ServerMetadataResponse(name="lectern", version=distribution.version(), extensions=EXTENSIONS)
 
     async def ModelMetadata(self, request: pb.ModelMetadataRequest, call: Call) -> pb.ModelMetadataResponse:
         graph = self._graph(request.name, request.version)

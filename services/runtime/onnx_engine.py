@@ -12,6 +12,7 @@ import numpy as np
 import onnxruntime
 from onnxruntime.capi import onnxruntime_pybind11_state
 
+from lectern.distribution import how_to_install
 from services.runtime import memory
 from services.runtime.config import GraphConfig
 from services.runtime.graph import Array, EngineError, Graph, InputError
@@ -41,10 +42,10 @@ class OnnxEngine:
         if len(installed) > 1:
             raise EngineError(
                 "onnxruntime and onnxruntime-gpu are both installed and overwrite each other: "
-                "uninstall both, then install lectern[cpu] or lectern[gpu]"
+                f"uninstall both, then {how_to_install('cpu')}, or the same with `gpu`"
             )
         if device == "cuda" and CUDA not in onnxruntime.get_available_providers():
-            raise EngineError("--device cuda needs onnxruntime-gpu: pip install 'lectern[gpu]' in a new environment")
+            raise EngineError(f"--device cuda needs onnxruntime-gpu: in a new environment, {how_to_install('gpu')}")
         self.device = device
         self.intra_op_threads = intra_op_threads
         self._providers: list[Any] = [(CPU, {})]

@@ -10,7 +10,6 @@ import time
 import uuid
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import contextmanager
-from importlib.metadata import version
 
 from google.rpc import code_pb2
 from opentelemetry import propagate
@@ -21,6 +20,7 @@ from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor
 from opentelemetry.trace import SpanKind, StatusCode, Tracer, format_span_id, format_trace_id, set_span_in_context
 
+from lectern import distribution
 from services import tracing
 from services.rpc import Call
 from services.tracing import Attributes, Response, Trace
@@ -48,13 +48,13 @@ def start() -> Callable[[], None]:
     """
     defaults = {
         "service.name": "lectern",
-        "service.version": version("lectern"),
+        "service.version": distribution.version(),
         "service.instance.id": uuid.uuid4().hex,
     }
     provider = TracerProvider(resource=Resource.create({**defaults, **OTELResourceDetector().detect().attributes}))
     exporter = OTLPSpanExporter()
     provider.add_span_processor(BatchSpanProcessor(exporter))
-    tracer = provider.get_tracer("lectern", version("lectern"))
+    tracer = provider.get_tracer("lectern", distribution.version())
 
     def open_trace(call: Call) -> SpanTrace:
         attributes = {

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 
+from lectern.distribution import how_to_install
 from services.server.settings import Settings, StartError
 
 ENDPOINTS = ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT")
@@ -28,7 +29,7 @@ def start(settings: Settings) -> Callable[[], None]:
         from services.server import spans
     except ImportError as error:
         raise StartError(
-            f'tracing needs more packages ({error}): pip install "lectern[tracing]", or set LECTERN_TRACING=false'
+            f"tracing needs more packages ({error}): {how_to_install('tracing')}, or set LECTERN_TRACING=false"
         ) from error
     try:
         return spans.start()

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Protocol
 
+from lectern.distribution import how_to_install
 from services.server import grpc_transport
 from services.server.logs import is_console
 from services.server.pipeline import Endpoint
@@ -44,5 +45,6 @@ def create(settings: Settings, certificates: Watched[Pem] | None) -> Transport:
     try:
         from services.server import native_transport
     except ImportError as error:
-        raise StartError(f'transport "native" needs more packages ({error}): pip install "lectern[native]"') from error
+        how = how_to_install("native")
+        raise StartError(f'transport "native" needs more packages ({error}): {how}') from error
     return native_transport.Server(message_bytes, drain_seconds, "text" if is_console(settings) else "json")

@@ -357,4 +357,4 @@ def without_ipython(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.usefixtures("without_ipython")
 def test_the_console_says_what_it_needs() -> None:
-    refused(invoke("console"), 1, 'pip install "lectern[console]"')
+    refused(invoke("console"), 1, "pip install ipython")

@@ -399,7 +399,7 @@ def start_error(**environment: str) -> str:
 def test_without_its_package_it_says_what_to_install(tmp_path: Path) -> None:
     (tmp_path / "h2corn.py").write_text("raise ImportError('No module named h2corn')")
     path = os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")])
-    assert "lectern[native]" in start_error(PYTHONPATH=path)
+    assert "pip install -e '.[native]'" in start_error(PYTHONPATH=path)
 
 
 def test_refuses_to_serve_tls_in_plaintext(tmp_path: Path) -> None:

@@ -304,7 +304,7 @@ def worker_pids(server: Server) -> set[int]:
     ("arguments", "says"),
     [
         (["--repository", "nowhere"], "'nowhere' does not exist"),
-        (["--device", "cuda"], "lectern[gpu]"),
+        (["--device", "cuda"], "pip install -e '.[gpu]'"),
         (["fly"], "no capability is called 'fly'"),
     ],
 )

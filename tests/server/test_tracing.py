@@ -352,7 +352,7 @@ def test_a_collector_that_is_away_costs_no_request(tmp_path: Path, photos: np.nd
     [
         ({"OTEL_EXPORTER_OTLP_PROTOCOL": "http/protobuf"}, "set OTEL_EXPORTER_OTLP_PROTOCOL=grpc"),
         ({"OTEL_EXPORTER_OTLP_TIMEOUT": "soon"}, "an OTEL_ variable is malformed"),
-        ({"PYTHONPATH": "without"}, 'pip install "lectern[tracing]"'),
+        ({"PYTHONPATH": "without"}, "pip install -e '.[tracing]'"),
     ],
     ids=str,
 )

@@ -240,5 +240,5 @@ def test_a_server_without_environments_says_how_to_install_them(tmp_path: Path, 
         stub = ActServiceStub(channel)
         code, message, _ = failure(lambda: list(stub.RunEpisode(pb.RunEpisodeRequest(), timeout=DEADLINE)))
         assert code is grpc.StatusCode.UNIMPLEMENTED
-        assert 'pip install "lectern[episodes]"' in message
+        assert "pip install -e '.[episodes]'" in message
         assert len(stub.Act(pb.ActRequest(observations=observations(some(2))), timeout=DEADLINE).results) == 2
