@@ -6,6 +6,7 @@ BIN := $(VENV)/bin
 ENGINE ?= $(shell nvidia-smi >/dev/null 2>&1 && echo gpu || echo cpu)
 MODEL ?=
 FAST ?=
+PROMOTE ?=
 SEED ?= 0
 DEVICE ?= cpu
 TEST_PROCESSES ?= 2
@@ -38,8 +39,8 @@ lint: $(VENV)/.dev ## Check style, types and protos
 proto: $(VENV)/.dev ## Generate the stubs of protos/ again
 	$(BIN)/python hatch_build.py
 
-train-export: $(VENV)/.dev ## Train and export every model, or one: MODEL=name; FAST=1 for a trial run in seconds
-	$(BIN)/lectern train $(or $(MODEL),--all) --seed $(SEED) $(if $(FAST),--fast)
+train-export: $(VENV)/.dev ## Train and export every model, or one: MODEL=name; FAST=1 for a trial run in seconds; PROMOTE=1 to serve even a worse one
+	$(BIN)/lectern train $(or $(MODEL),--all) --seed $(SEED) $(if $(FAST),--fast) $(if $(PROMOTE),--promote)
 
 deploy-check: $(VENV)/.dev ## Check what an operator applies: manifests, Prometheus rules
 	$(BIN)/python deploy/check.py

@@ -29,7 +29,7 @@ from tokenizers import Tokenizer
 
 import lectern.aio
 from benchmarks import genai
-from lectern.card import Card
+from lectern.versions import read_card
 from tests.conftest import serving
 from training.export.onnx import stored_weights
 from training.poem_generator import BODY
@@ -248,17 +248,17 @@ def vocabulary(repository: Path, model: str, tokenizer: str) -> list[str]:
 
 
 def tokenizer_of(repository: Path, model: str, name: str) -> Tokenizer:
-    return Tokenizer.from_file(str(repository / model / newest(repository, model) / f"{name}.json"))
+    return Tokenizer.from_file(str(repository / model / served(repository, model) / f"{name}.json"))
 
 
-def newest(repository: Path, model: str) -> str:
-    """The directory of the newest version."""
-    return str(Card.newest(repository / model).version)
+def served(repository: Path, model: str) -> str:
+    """The directory of the version that is served."""
+    return str(read_card(repository / model).version)
 
 
 def named_weights(repository: Path, *graphs: str) -> Weights:
     """The constants of a model's graphs by their names in its module."""
-    version = newest(repository, graphs[0])
+    version = served(repository, graphs[0])
     w: Weights = {}
     for graph in graphs:
         w |= weights_of((repository / graph / version / "model.onnx").read_bytes())

@@ -19,7 +19,6 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from benchmarks.load import Measurement, measure
 from benchmarks.servers import Contestant, Running, running
-from lectern.card import Card
 from lectern.cli.rows import read_table
 from lectern.requests import attack_method, defence, explained_input
 from lectern.requests import explain as explain_request
@@ -34,6 +33,7 @@ from lectern.v1 import (
     predict_pb2,
     translate_pb2,
 )
+from lectern.versions import read_card
 from services.server.registry import SERVICERS, service_of
 
 ROOT = Path(__file__).parents[1]
@@ -63,7 +63,7 @@ def rows() -> list[Row]:
     character = (EXAMPLES / "character.png").read_bytes()
     story = (EXAMPLES / "beagle.txt").read_text()
     observation = act_pb2.Observation(features=[0, 1.4, 0.3, -0.5, -0.1, 0.05, 0, 0])
-    features = Card.newest(ROOT / "exported" / "covid_regressor").preprocessing.features
+    features = read_card(ROOT / "exported" / "covid_regressor").preprocessing.features
     survey = read_table(EXAMPLES / "survey.csv", features)[0]
     clips = [
         classify_pb2.AudioClip(encoded=EXAMPLES.joinpath(f"{name}.wav").read_bytes())

@@ -7,14 +7,15 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from lectern.card import Card, Metric, Table
+from lectern.versions import read_card
 
 TARGET = Path(__file__).with_name("models.md")
 EXPORTED = TARGET.parents[1] / "exported"
 
 
 def gallery() -> str:
-    """Every model's newest card, in the order of the lectures."""
-    cards = sorted(newest_cards(), key=lambda card: (int(re.sub(r"\D", "", card.lecture) or 0), card.name))
+    """The card of every model's served version, in the order of the lectures."""
+    cards = sorted(served_cards(), key=lambda card: (int(re.sub(r"\D", "", card.lecture) or 0), card.name))
     lines = ["# Models", "", "What the card of each committed model says. Written by `make docs`; do not edit.", ""]
     lines += [f"- [{card.title}](#{card.name}) ({card.lecture})" for card in cards]
     for card in cards:
@@ -22,12 +23,9 @@ def gallery() -> str:
     return "\n".join(lines) + "\n"
 
 
-def newest_cards() -> Iterator[Card]:
-    """The card of each model's newest version."""
-    for model in EXPORTED.iterdir():
-        found = sorted(model.glob("[0-9]*/card.json"), key=lambda path: int(path.parent.name))
-        if found:
-            yield Card.read(found[-1])
+def served_cards() -> Iterator[Card]:
+    """The card of each model's served version; directories without cards are further graphs."""
+    return (read_card(model) for model in EXPORTED.iterdir() if any(model.glob("*/card.json")))
 
 
 def section(card: Card) -> list[str]:

@@ -124,8 +124,8 @@ Preprocessing = Annotated[
 
 
 class Metric(_Strict):
-    """A measured figure; `n` is the number of items it was measured on, `target` what it should reach, or what it
-    should not exceed (`at_most`)."""
+    """A measured figure; `n` is the number of items it was measured on, `target` what it should reach, or, where less
+    is better (`at_most`), what it should not exceed."""
 
     name: str
     value: float
@@ -302,15 +302,6 @@ class Card(_Strict):
             pydantic.ValidationError: it is not a card.
         """
         return cls.model_validate_json(path.read_bytes())
-
-    @classmethod
-    def newest(cls, model: Path) -> Card:
-        """The card of the newest version in a model's directory.
-
-        Raises:
-            ValueError: there is none. Others as `read`.
-        """
-        return max(map(cls.read, model.glob("*/card.json")), key=lambda card: card.version)
 
     def write(self, path: Path) -> None:
         """Write it as indented JSON."""

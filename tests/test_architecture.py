@@ -20,6 +20,7 @@ ALLOWED = {
         "services.tracing",
         "lectern.card",
         "lectern.distribution",
+        "lectern.versions",
     },
     "services/codecs": {
         "services.codecs",

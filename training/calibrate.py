@@ -12,10 +12,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from lectern.card import Card
+from lectern.versions import VersionError, read_card
 from training.adversarial import detector_thresholds
 from training.data.fetch import FetchError
 from training.export.onnx import ExportError
-from training.export.version import card_of
 from training.main import RECIPES, REPOSITORY, TrainingError
 
 ABLE = tuple(name for name in RECIPES if name in ("image_classifier", "robust_classifier"))
@@ -32,9 +32,9 @@ def calibrate_detector(name: str, version: int = 0, repository: Path = REPOSITOR
     if name not in ABLE:
         raise TrainingError(f"no recipe has clean photos for a detector of {name!r}; there are: {', '.join(ABLE)}")
     try:
-        card = card_of(name, version, repository)
+        card = read_card(repository / name, version)
         data = importlib.import_module(f"training.{name}").full_data()
-    except (FetchError, ExportError) as error:
+    except (FetchError, ExportError, VersionError) as error:
         raise TrainingError(str(error)) from error
     session = onnxruntime.InferenceSession(repository / name / str(card.version) / "model.onnx")
 

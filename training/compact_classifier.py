@@ -34,7 +34,7 @@ from lectern.client import Client
 from training.data import cifar10
 from training.data.cifar10 import Cifar10, Split
 from training.evaluate import Track
-from training.export.onnx import export_graph, newest_graph, round_to_half, stored_weights
+from training.export.onnx import export_graph, round_to_half, served_graph, stored_weights
 from training.export.quantize import quantize
 from training.photos import accuracy, augmented, score, served_accuracy, triangle
 from training.recipe import Figure, Graph, Trained
@@ -131,7 +131,7 @@ def train(run: Run) -> tuple[Trained, Trained]:
     """Distil, prune and quantise; measure each network, the teacher, and a student that learned from labels alone."""
     settings = FAST if run.fast else FULL
     data = cifar10.load_sliver(run.sliver.with_name("image_classifier.npz")) if run.fast else cifar10.load()
-    teacher = newest_graph(TEACHER)
+    teacher = served_graph(TEACHER)
     lessons = teacher_logits(run, teacher, data.train.images)
     student, device = fit(run, settings, data, lessons)
     alone, _ = fit(run, replace(settings, distillation=0.0), data, lessons)

@@ -43,7 +43,7 @@ from training.data.cifar10 import Cifar10, Split
 from training.data.drawings import Drawings
 from training.evaluate import Track
 from training.export.explanation import Explainable, explainable
-from training.export.onnx import newest_graph, round_to_bytes
+from training.export.onnx import round_to_bytes, served_graph
 from training.image_classifier import LAYERS, Block, ImageClassifier
 from training.image_classifier import restore as image_classifier_of
 from training.photos import score, served_accuracy
@@ -342,7 +342,7 @@ def fit(
 @torch.no_grad()
 def photo_network(photos: NDArray[np.uint8]) -> ImageClassifier:
     """`image_classifier` as it is exported, its batch norms put back so that nothing changes for these photos."""
-    net = image_classifier_of(newest_graph(EXPORTED / "image_classifier"))
+    net = image_classifier_of(served_graph(EXPORTED / "image_classifier"))
     norms = []
     for block in net.blocks:
         assert isinstance(block, Block)

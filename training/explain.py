@@ -6,15 +6,16 @@ import importlib
 from pathlib import Path
 
 from lectern.card import Card
+from lectern.versions import VersionError, read_card
 from training.data.fetch import FetchError
 from training.export.onnx import ExportError, measure_parity
-from training.export.version import add_graphs, card_of
+from training.export.version import add_graphs
 from training.main import RECIPES, REPOSITORY, TrainingError
 
 
 def make_explainable(name: str, version: int = 0, repository: Path = REPOSITORY) -> Card:
-    """Add the graphs `gradient` and `random_gradient` to a version of `name` (0 = latest), and an `explanation` to its
-    card. The network is read out of the version's own ONNX file, which stays as it is.
+    """Add the graphs `gradient` and `random_gradient` to a version of `name` (0 = the one that is served), and an
+    `explanation` to its card. The network is read out of the version's own ONNX file, which stays as it is.
 
     Raises:
         TrainingError: there is no such version, its recipe has no `restore`, its data cannot be had, or the network
@@ -26,7 +27,7 @@ def make_explainable(name: str, version: int = 0, repository: Path = REPOSITORY)
         raise TrainingError(f"no recipe reads an exported {name!r}; there are recipes for: {', '.join(able)}")
     recipe = able[name]
     try:
-        card = card_of(name, version, repository)
+        card = read_card(repository / name, version)
         path = repository / name / str(card.version) / "model.onnx"
         net, data = recipe.restore(path.read_bytes()), recipe.full_data()
         forward = recipe.forward(net, data)
@@ -34,5 +35,5 @@ def make_explainable(name: str, version: int = 0, repository: Path = REPOSITORY)
             raise TrainingError(f"the network read from {path} answers otherwise, by {difference:.2g}")
         explained = recipe.explain(net, data)
         return add_graphs(card, explained.graphs, explained.explanation, repository)
-    except (FetchError, ExportError) as error:
+    except (FetchError, ExportError, VersionError) as error:
         raise TrainingError(str(error)) from error

@@ -113,7 +113,7 @@ def metrics(found: NDArray[np.float64], test: NDArray[np.float64], label_accurac
     """What a card says of images with these features."""
     n = len(found)
     return (
-        Metric(name="fid", value=frechet_distance(found, test), split="test", n=n),
+        Metric(name="fid", value=frechet_distance(found, test), split="test", n=n, at_most=True),
         Metric(name="label_accuracy", value=label_accuracy, split="test", n=n, target=TARGET_LABEL_ACCURACY),
     )
 

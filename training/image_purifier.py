@@ -22,7 +22,7 @@ from training.adversarial import EPSILON, first_of_each_class, labelled_files, p
 from training.data import cifar10
 from training.data.cifar10 import Cifar10, Split
 from training.evaluate import Track
-from training.export.onnx import newest_graph, round_to_bytes
+from training.export.onnx import round_to_bytes, served_graph
 from training.image_classifier import restore as image_classifier_of
 from training.photos import augmented, triangle
 from training.recipe import Graph, Trained
@@ -81,7 +81,7 @@ def train(run: Run) -> Trained:
     """Train, round the weights to 8 bits, and measure exactly that network."""
     settings = FAST if run.fast else FULL
     data = cifar10.load_sliver(run.sliver.with_name("image_classifier.npz")) if run.fast else cifar10.load()
-    guide = image_classifier_of(newest_graph(EXPORTED / "image_classifier")).requires_grad_(False)
+    guide = image_classifier_of(served_graph(EXPORTED / "image_classifier")).requires_grad_(False)
     net, device = fit(run, settings, data, guide)
     round_to_bytes(net)
     test = first_of_each_class(data.test)

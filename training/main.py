@@ -11,6 +11,8 @@ from rich.console import Console
 from rich.table import Table
 
 from lectern.card import Card
+from lectern.versions import VersionError, present_versions, read_card
+from training.comparison import compare, comparison_table
 from training.data.fetch import FetchError
 from training.export.onnx import ExportError
 from training.export.version import write_versions
@@ -59,15 +61,20 @@ def train(
     device: str = "auto",
     output: Path | None = None,
     restart: bool = False,
+    promote: bool = False,
     console: Console | None = None,
 ) -> list[Card]:
     """Train model `name`, export it as the next version in `output`, or the next few, and return their cards.
 
+    Where a version is served already, it stays so unless the new one is at least as good.
+
     Args:
         fast: train on the committed sliver in seconds; exported to `build/exported` by default, never to `exported`.
+        promote: have the new version served even if it is worse.
 
     Raises:
-        TrainingError: unknown name, data that cannot be had, or an export that does not match torch.
+        TrainingError: unknown name, data that cannot be had, an export that does not match torch, or a served version
+            that cannot be read.
         KeyboardInterrupt: stopped by the user; the same command resumes after the last whole epoch.
     """
     if name not in (*RECIPES, *UNSHIPPED_RECIPES):
@@ -79,6 +86,7 @@ def train(
         output = FAST_REPOSITORY if fast else UNSHIPPED_REPOSITORY if unshipped else REPOSITORY
     run = Run(name, fast=fast, seed=seed, device=device, restart=restart, repository=output, console=console)
     recipe = importlib.import_module(f"training.{name}")
+    _served_card(output / name)  # better now than after hours of training
     for needed in getattr(recipe, "NEEDS", ()):
         if not (output / needed).is_dir():
             console.print(f"{name} stands on {needed}, which {output} lacks: training that first")
@@ -87,15 +95,41 @@ def train(
     try:
         trained = recipe.train(run)
         versions = trained if isinstance(trained, tuple) else (trained,)
-        cards = write_versions(name, versions, output, command, seed, run.seconds)
-    except (FetchError, ExportError) as error:
+        served = _served_card(output / name)
+        comparisons = compare(served.metrics, versions[-1].metrics) if served else []
+        promoted = promote or all(comparison.as_good for comparison in comparisons)
+        cards = write_versions(name, versions, output, command, seed, run.seconds, promoted)
+    except (FetchError, ExportError, VersionError) as error:
         raise TrainingError(str(error)) from error
     run.forget_checkpoints()
     console.print(summary(cards))
     for card in cards:
         path = output / name / str(card.version)
         console.print(f"exported {path}  (parity {card.parity.max_abs_diff:.1e})", highlight=False)
+    if served:
+        new = cards[-1].version
+        console.print(comparison_table(comparisons, served.version, new))
+        if promoted:
+            outcome = f"promoted: version {new} is served in place of version {served.version}"
+        else:
+            command = shlex.join(["lectern", "promote", name, "--repository", str(output)])
+            outcome = (
+                f"not promoted: version {served.version} stays in service; to serve {new} all the same, `{command}`"
+            )
+        console.print(outcome, highlight=False, soft_wrap=True)
     return cards
+
+
+def _served_card(model: Path) -> Card | None:
+    """The card of the version that is served, if there is any.
+
+    Raises:
+        TrainingError: it cannot be read.
+    """
+    try:
+        return read_card(model) if present_versions(model) else None
+    except VersionError as error:
+        raise TrainingError(f"{error}; mend or remove it before another version is trained") from error
 
 
 def summary(cards: list[Card]) -> Table:

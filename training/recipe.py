@@ -50,7 +50,7 @@ class Trained:
 
     Args:
         graphs: by role; `forward` is exported under the model's own name, any other role as NAME_ROLE.
-        borrowed: by role, the models on whose newest forward graph this one stands; they are not stored again.
+        borrowed: by role, the models on whose served forward graph this one stands; they are not stored again.
         assets: content of further files that services read, e.g. `tokenizer.json`, by name.
         fields otherwise as in `lectern.card.Card`.
     """

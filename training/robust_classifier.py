@@ -27,7 +27,7 @@ from training.data import cifar10
 from training.data.cifar10 import Cifar10, Split
 from training.evaluate import Track
 from training.export.explanation import Explainable, explainable
-from training.export.onnx import load_weights, newest_graph, round_to_bytes
+from training.export.onnx import load_weights, round_to_bytes, served_graph
 from training.image_classifier import MEAN, STD
 from training.image_classifier import restore as image_classifier_of
 from training.photos import augmented, logits_of, score, triangle
@@ -173,7 +173,7 @@ def train(run: Run) -> Trained:
     net, device = fit(run, settings, data)
     round_to_bytes(net.fold_norms())
     attacked = data.test[:ATTACKED]
-    undefended = image_classifier_of(newest_graph(EXPORTED / "image_classifier"))
+    undefended = image_classifier_of(served_graph(EXPORTED / "image_classifier"))
     explained = explain(net, data)
     return Trained(
         title="Robust classifier of photos",

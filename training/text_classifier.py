@@ -23,13 +23,13 @@ from sklearn.linear_model import LogisticRegression
 from tokenizers import Tokenizer
 from torch import Tensor, nn
 
-from lectern.card import Card, Probe, TextPreprocessing
+from lectern.card import Probe, TextPreprocessing
 from lectern.client import Client
+from lectern.versions import read_card
 from lectern.windows import PAD, mean_embedding, stacked, text_windows
 from training.data.labelled_texts import LabelledTexts, Split
 from training.evaluate import Track
 from training.export.onnx import round_to_half
-from training.export.version import newest_card
 from training.probes import Features
 from training.probes import fitted as fitted_probes
 from training.recipe import Graph
@@ -67,14 +67,14 @@ class Fitted:
 
 
 class Encoder:
-    """The exported encoder of the newest question_answerer in a repository.
+    """The exported encoder of the question_answerer that a repository serves.
 
     Args:
         layers: whether it also gives what each of its layers makes of every token.
     """
 
     def __init__(self, repository: Path, layers: bool = False) -> None:
-        card: Card = newest_card(repository / ENCODER)
+        card = read_card(repository / ENCODER)
         assert isinstance(card.preprocessing, TextPreprocessing)
         self.preprocessing = card.preprocessing
         directory = repository / ENCODER / str(card.version)

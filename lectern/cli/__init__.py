@@ -28,6 +28,7 @@ from lectern.cli.listen import listen
 from lectern.cli.make_explainable import make_explainable
 from lectern.cli.models import models
 from lectern.cli.predict import predict
+from lectern.cli.promote import promote
 from lectern.cli.serve import serve
 from lectern.cli.token import token
 from lectern.cli.train import train
@@ -69,6 +70,7 @@ app.command()(takes_connection(console))
 app.command()(takes_connection(evaluate))
 app.add_typer(token)
 app.command()(train)
+app.command()(promote)
 app.command()(make_explainable)
 app.command()(calibrate_detector)
 app.command()(triton)

@@ -12,7 +12,7 @@ from lectern.cli.output import fail, fail_for_missing
 
 def make_explainable(
     name: Annotated[str, typer.Argument(help="Model, e.g. image_classifier.", show_default=False)],
-    version: Annotated[int, typer.Option(min=0, help="0 is the latest.")] = 0,
+    version: Annotated[int, typer.Option(min=0, help="0 is the one that is served.")] = 0,
     repository: Annotated[Path, typer.Option(file_okay=False, help="Where its versions are.")] = Path("exported"),
 ) -> None:
     """Add gradients to an exported version, so that `lectern explain` takes it.

@@ -29,8 +29,14 @@ def train(
         ),
     ] = None,
     restart: Annotated[bool, typer.Option("--restart", help="Forget what an interrupted run had reached.")] = False,
+    promote: Annotated[
+        bool, typer.Option("--promote", help="Have the new version served even if it is worse than the served one.")
+    ] = False,
 ) -> None:
     """Train a model and export it to ONNX as its next version; running servers pick it up by themselves.
+
+    A version that is worse than the served one, on the first metric of the test split or on a fresh set, is written but
+    not served; `lectern promote` has it served later.
 
     Stopped with Ctrl-C, the same command continues after the last whole epoch.
 
@@ -48,6 +54,6 @@ def train(
         fail_for_missing("training", error, "cpu", "train")
     try:
         for model in RECIPES if name is None else [name]:
-            run(model, fast=fast, seed=seed, device=device, output=output, restart=restart)
+            run(model, fast=fast, seed=seed, device=device, output=output, restart=restart, promote=promote)
     except TrainingError as error:
         fail(str(error))

@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from google.protobuf import text_format
 from tritonclient.grpc import model_config_pb2
+
+from lectern import versions
 
 DEFAULT_QUEUE_SIZE = 512
 
@@ -79,16 +80,7 @@ class GraphConfig:
 
     def versions_to_serve(self, present: Sequence[int]) -> tuple[list[int], int]:
         """Candidates of `present` by the version policy, newest first, and how many of them to serve."""
-        newest_first = sorted(present, reverse=True)
-        policy = self.message.version_policy
-        match policy.WhichOneof("policy_choice"):
-            case "all":
-                return newest_first, len(newest_first)
-            case "specific":
-                chosen = [v for v in newest_first if v in set(policy.specific.versions)]
-                return chosen, len(chosen)
-            case _:
-                return newest_first, policy.latest.num_versions or 1
+        return versions.versions_to_serve(self.message, present)
 
 
 def read_config(directory: Path) -> GraphConfig:
@@ -97,12 +89,10 @@ def read_config(directory: Path) -> GraphConfig:
     Raises:
         ConfigError: says what is wrong with it.
     """
-    path = directory / "config.pbtxt"
-    message = model_config_pb2.ModelConfig()
     try:
-        text_format.Parse(path.read_text(), message)
-    except (OSError, UnicodeDecodeError, text_format.ParseError) as error:
-        raise ConfigError(f"config.pbtxt cannot be read: {error}") from error
+        message = versions.read_config(directory)
+    except versions.VersionError as error:
+        raise ConfigError(str(error)) from error
     if message.name not in ("", directory.name):
         raise ConfigError(f"config.pbtxt names the model {message.name!r}, its directory is {directory.name!r}")
     if message.backend != "onnxruntime":

@@ -21,6 +21,7 @@ from tritonclient.grpc import InferenceServerClient
 
 from lectern import Client, LecternError
 from lectern.requests import FewShotMethod
+from lectern.versions import promote
 from tests.conftest import EXPORTED, ROOT, Server, encode, serving
 
 INSTALL_SECONDS = 300
@@ -226,3 +227,16 @@ def test_the_launcher_names_what_is_wrong(tmp_path: Path) -> None:
     assert result.returncode == 1
     assert "nvidia-pytriton" in result.stderr
     assert "Traceback" not in result.stderr
+
+
+def test_triton_serves_the_promoted_version(tmp_path: Path) -> None:
+    graphs = ("proxy_ensemble", "proxy_ensemble_gradient")
+    for graph in graphs:
+        shutil.copytree(EXPORTED / graph, tmp_path / "exported" / graph)
+        shutil.copytree(EXPORTED / graph / "1", tmp_path / "exported" / graph / "2")
+    promote(tmp_path / "exported", graphs[0], [1])
+    with (
+        triton(free_ports(3), tmp_path / "triton.log", tmp_path / "exported") as url,
+        InferenceServerClient(url) as client,
+    ):
+        assert [[client.is_model_ready(graph, version) for version in "12"] for graph in graphs] == [[True, False]] * 2

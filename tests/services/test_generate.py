@@ -14,6 +14,7 @@ from PIL import Image
 from lectern.noise import noise, path
 from lectern.v1 import generate_pb2 as pb
 from lectern.v1.generate_pb2_grpc import GenerateServiceStub
+from lectern.versions import served_versions
 from tests.conftest import EXPORTED, ROOT, encode
 from tests.services.test_classify import DEADLINE, failure
 
@@ -43,8 +44,7 @@ def pixels(image: bytes) -> np.ndarray:
 
 
 def graph(name: str) -> onnxruntime.InferenceSession:
-    newest = max((EXPORTED / name).glob("[0-9]*"), key=lambda p: int(p.name))
-    return onnxruntime.InferenceSession(newest / "model.onnx")
+    return onnxruntime.InferenceSession(EXPORTED / name / str(served_versions(EXPORTED / name)[0]) / "model.onnx")
 
 
 def test_an_image_is_its_seed_s_by_the_recipe_of_the_contract(generate: Generate) -> None:

@@ -18,6 +18,7 @@ from tritonclient.grpc import model_config_pb2
 
 from lectern import card
 from lectern.card import Card, DataSource, Metric, Table, TabularPreprocessing
+from lectern.versions import present_versions, promote, read_config, served_versions
 from training.data.fetch import sha256_file
 from training.evaluate import png
 from training.export.onnx import ExportError, export_graph, load_weights, round_to_bytes
@@ -102,6 +103,50 @@ def test_versions_made_together_are_served_together(tmp_path: Path, trained: Tra
     assert [c.title for c in cards] == ["linear", "second"] * 2
     config = text_format.Parse((tmp_path / "linear" / "config.pbtxt").read_text(), model_config_pb2.ModelConfig())
     assert config.version_policy.latest.num_versions == 2
+
+
+def export(trained: Trained, repository: Path, *, promoted: bool = True) -> None:
+    write_versions("linear", (trained,), repository, "test", 0, 0.0, promoted)
+
+
+def test_a_version_that_is_not_promoted_is_not_served(tmp_path: Path, trained: Trained) -> None:
+    export(two_graphs := replace(trained, graphs={**trained.graphs, "copy": trained.graphs["forward"]}), tmp_path)
+    for _ in range(2):
+        export(two_graphs, tmp_path, promoted=False)
+    for graph in ("linear", "linear_copy"):
+        assert present_versions(tmp_path / graph) == [3, 2, 1]
+        assert served_versions(tmp_path / graph) == [1]
+    export(two_graphs, tmp_path)
+    for graph in ("linear", "linear_copy"):
+        assert served_versions(tmp_path / graph) == [4]
+        assert not (tmp_path / graph / "4" / "config.pbtxt").exists()
+
+
+def test_an_operators_configuration_is_kept(tmp_path: Path, trained: Trained) -> None:
+    export(trained, tmp_path)
+    config = tmp_path / "linear" / "config.pbtxt"
+    config.write_text(edited := config.read_text().replace("count: 1", "count: 3  # three cores"))
+    export(trained, tmp_path)
+    assert config.read_text() == edited
+    export(trained, tmp_path, promoted=False)
+    assert config.read_text().startswith(edited)
+    assert read_config(config.parent).version_policy.specific.versions == [2]
+
+
+def test_other_inputs_are_configured_once_they_are_served(tmp_path: Path, trained: Trained) -> None:
+    wide = Graph(nn.Linear(3, 1), {"features": torch.randn(2, 3)}, ("prediction",))
+    wider = replace(trained, graphs={"forward": wide})
+    export(trained, tmp_path)
+    export(wider, tmp_path, promoted=False)
+    widths = []
+    for versions in ([], [2], [1], [2], [1, 2]):
+        if versions:
+            promote(tmp_path, "linear", versions)
+        widths.append((served_versions(tmp_path / "linear"), list(read_config(tmp_path / "linear").input[0].dims)))
+    assert widths == [([1], [2]), ([2], [3]), ([1], [2]), ([2], [3]), ([2, 1], [3])]
+    export(trained, tmp_path)
+    assert served_versions(tmp_path / "linear") == [3]
+    assert list(read_config(tmp_path / "linear").input[0].dims) == [2]
 
 
 def test_a_finished_graph_is_compared_with_the_module_too(tmp_path: Path, trained: Trained) -> None:

@@ -23,6 +23,7 @@ from tests.conftest import ROOT, TRAIN_SECONDS, serving
 from training.data.fetch import sha256_file
 from training.main import RECIPES, UNSHIPPED_RECIPES
 
+LESS_IS_BETTER = {"mse", "mse_by_state", "fid", "perplexity"}
 QUICK = "garment_generator"  # has epochs, and one graph to export
 
 
@@ -54,6 +55,8 @@ def test_fast_run_trains_exports_and_serves(tmp_path: Path, name: str, trained: 
         assert sha256_file(output / relative) == checksum
     for metric in card.metrics:
         assert metric.name in printed
+    headline = next(metric for metric in card.metrics if metric.split == "test")  # which promotion goes by
+    assert headline.at_most is (headline.name in LESS_IS_BETTER)
     config = text_format.Parse((output / name / "config.pbtxt").read_text(), model_config_pb2.ModelConfig())
     graph = onnx.load(output / name / "1" / "model.onnx").graph
     assert [i.name for i in config.input] == [i.name for i in graph.input]
@@ -74,7 +77,8 @@ def test_fast_run_trains_exports_and_serves(tmp_path: Path, name: str, trained: 
 def test_same_seed_gives_the_same_graph_and_a_second_run_the_next_version(tmp_path: Path) -> None:
     output = tmp_path / "exported"
     for _ in range(2):
-        train(QUICK, "--fast", "--seed", "3", "--output", str(output))
+        printed = train(QUICK, "--fast", "--seed", "3", "--output", str(output)).stdout
+    assert "promoted: version 2 is served in place of version 1" in printed  # it is as good
     first, second = (Card.read(output / QUICK / v / "card.json") for v in ("1", "2"))
     assert list(first.files.values()) == list(second.files.values())
     assert first.metrics == second.metrics

@@ -18,7 +18,8 @@ from onnx import TensorProto, helper, numpy_helper
 from onnxscript import optimizer
 from torch import Tensor
 
-from lectern.card import Card, Parity
+from lectern.card import Parity
+from lectern.versions import read_card
 from training.export.int8 import TRANSLATIONS
 from training.recipe import Graph
 
@@ -125,9 +126,9 @@ def store_exact_bytes(model: onnx.ModelProto) -> None:
     model.graph.node.extend(nodes)
 
 
-def newest_graph(model: Path) -> bytes:
-    """The forward graph of the newest version of an exported model."""
-    return (model / str(Card.newest(model).version) / "model.onnx").read_bytes()
+def served_graph(model: Path) -> bytes:
+    """The forward graph of the version of an exported model that is served."""
+    return (model / str(read_card(model).version) / "model.onnx").read_bytes()
 
 
 def stored_weights(content: bytes) -> dict[str, NDArray[np.float32]]:

@@ -16,6 +16,17 @@ from PIL import Image
 from tritonclient.grpc import model_config_pb2
 
 from lectern.card import Card, Explanation, Figure, Parity, Training
+from lectern.versions import (
+    CONFIG,
+    own_graphs,
+    present_versions,
+    read_card,
+    read_config,
+    same_tensors,
+    serve_newest,
+    serve_only,
+    served_versions,
+)
 from training.data.fetch import sha256_file
 from training.export.onnx import ExportError, export_graph
 from training.recipe import Graph, Trained
@@ -32,33 +43,45 @@ TRITON_TYPES: dict[int, int] = {
 
 
 def write_version(name: str, trained: Trained, repository: Path, command: str, seed: int, seconds: float) -> Card:
-    """Export every graph of `trained`, and put the result in place as the next version of `name`."""
+    """Export every graph of `trained`, and put the result in place as the next version of `name`, which is served."""
     return write_versions(name, (trained,), repository, command, seed, seconds)[0]
 
 
 def write_versions(
-    name: str, versions: Sequence[Trained], repository: Path, command: str, seed: int, seconds: float
+    name: str,
+    versions: Sequence[Trained],
+    repository: Path,
+    command: str,
+    seed: int,
+    seconds: float,
+    promoted: bool = True,
 ) -> list[Card]:
-    """Export `versions` as the next ones of `name`, in this order, of which a server answers for all.
+    """Export `versions` as the next ones of `name`, in this order, of which a server answers for all if they are
+    `promoted`, and for none if not: then it goes on with those that it serves.
 
     All are complete before the first is put in place. The directory that holds a card is renamed into place last, so a
     server never sees half a version.
     """
     repository.mkdir(parents=True, exist_ok=True)
     names = {role: name if role == "forward" else f"{name}_{role}" for role in versions[0].graphs}
-    first = 1 + max((_latest(repository / graph_name) for graph_name in names.values()), default=0)
+    first = 1 + max((*present_versions(repository / graph), 0)[0] for graph in names.values())
     training = Training(
         command=command, seed=seed, device="", seconds=round(seconds, 1), parameters=0, commit=_commit()
     )
-    borrowed = {role: newest_card(repository / model) for role, model in versions[0].borrowed.items()}
+    borrowed = {role: read_card(repository / model) for role, model in versions[0].borrowed.items()}
     with tempfile.TemporaryDirectory(dir=repository, prefix=".staging-") as staging:
         cards = []
         for version, trained in enumerate(versions, first):
             (directory := Path(staging) / str(version)).mkdir()
             cards.append(_stage(name, names, version, trained, borrowed, training, directory, served=len(versions)))
+        graphs = own_graphs(cards[-1])
+        if not promoted:
+            serve_only(repository, graphs, served_versions(repository / name))
         for card in cards:
-            for graph_name in sorted(names.values(), key=lambda n: n == name):  # the one with the card last
+            for graph_name in graphs:  # the one with the card last
                 _place(Path(staging) / str(card.version) / graph_name, repository / graph_name, card.version)
+        if promoted:  # last, for a configuration must not ask for what is not there yet
+            serve_newest(repository, graphs, len(cards))
     return cards
 
 
@@ -73,6 +96,8 @@ def add_graphs(card: Card, graphs: dict[str, Graph], explanation: Explanation, r
         for name in names.values():
             shutil.rmtree(repository / name / str(card.version), ignore_errors=True)
             _place(Path(staging, name), repository / name, card.version)
+        if read_config(repository / card.name).version_policy.WhichOneof("policy_choice") == "specific":
+            serve_only(repository, list(names.values()), served_versions(repository / card.name))
         worst = max(p.max_abs_diff for p in parities)
         added = card.model_copy(
             update={
@@ -85,30 +110,6 @@ def add_graphs(card: Card, graphs: dict[str, Graph], explanation: Explanation, r
         added.write(written := Path(staging, "card.json"))
         written.replace(repository / card.name / str(card.version) / "card.json")
     return added
-
-
-def card_of(name: str, version: int, repository: Path) -> Card:
-    """The card of a version of a model; 0 = latest.
-
-    Raises:
-        ExportError: there is none.
-    """
-    cards = {card.version: card for card in map(Card.read, (repository / name).glob("*/card.json"))}
-    card = cards.get(version or max(cards, default=0))
-    if card is None:
-        raise ExportError(f"{repository} has no version {version or ''} of {name}; it has: {sorted(cards)}")
-    return card
-
-
-def newest_card(model: Path) -> Card:
-    """The card of the newest version of an exported model.
-
-    Raises:
-        ExportError: it has none.
-    """
-    if version := _latest(model):
-        return Card.read(model / str(version) / "card.json")
-    raise ExportError(f"{model.parent} has no {model.name}: train it first, `lectern train {model.name}`")
 
 
 def _stage(
@@ -176,7 +177,7 @@ def _stage_graph(name: str, graph: Graph, directory: Path, served: int) -> Parit
     (folder := directory / name).mkdir()
     parity = export_graph(graph, path := folder / "model.onnx")
     config = triton_config(name, graph, path, served)
-    (folder / "config.pbtxt").write_text(text_format.MessageToString(config))
+    (folder / CONFIG).write_text(text_format.MessageToString(config))
     return parity
 
 
@@ -222,8 +223,16 @@ def _item_shape(value: onnx.ValueInfoProto, graph: Graph) -> list[int]:
 
 
 def _place(staged: Path, model: Path, version: int) -> None:
+    """Rename a graph's directory into place as a version, and its configuration too if the model has none.
+
+    A model keeps the one that it has, with what an operator wrote there. One that tells of other inputs or outputs
+    stays beside its graph until that version is promoted.
+    """
     model.mkdir(exist_ok=True)
-    (staged / "config.pbtxt").replace(model / "config.pbtxt")
+    if not (model / CONFIG).exists():
+        (staged / CONFIG).replace(model / CONFIG)
+    elif same_tensors(read_config(staged), read_config(model)):
+        (staged / CONFIG).unlink()
     # mkdtemp's directories are private; a served repository is readable.
     staged.chmod(0o755)
     shutil.move(staged, model / str(version))
@@ -232,10 +241,6 @@ def _place(staged: Path, model: Path, version: int) -> None:
 def _is_borrowed(path: str, lender: Card) -> bool:
     """Whether who stands on a model needs this file of it: its forward graph, and what services read beside it."""
     return path.startswith(f"{lender.name}/") and path.endswith((".onnx", ".json"))
-
-
-def _latest(model: Path) -> int:
-    return max((int(p.name) for p in model.glob("[0-9]*") if p.name.isdigit()), default=0)
 
 
 def _commit() -> str:
