@@ -30,6 +30,7 @@ ALLOWED = {
         "services.runtime",
         "services.tracing",
         "lectern.card",
+        "lectern.kinds",
         "lectern.windows",
     },
 }

@@ -8,12 +8,15 @@ import math
 import time
 import warnings
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, UnidentifiedImageError
 
 from lectern.card import ImagePreprocessing
+from lectern.kinds import kind_of
+from services.codecs.picture_files import TooManyPartsError, ended_twice, pixels_only
 from services.codecs.timing import decoded
 from services.errors import InvalidArgument
 from services.limits import Limits
@@ -22,8 +25,28 @@ FORMATS = ("PNG", "JPEG", "WEBP")
 # Decoding more pixels than this takes long enough to delay other callers, so it leaves the event loop.
 INLINE_PIXELS = 128 * 128
 
+# What EXIF's orientation asks for; 1 is upright.
+TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+
 # Our own limit is lower than Pillow's and refuses with a clear error, so its warning says nothing new.
 warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A file whose header was read: its pixels, still encoded, and their orientation as EXIF numbers it."""
+
+    content: bytes
+    image: Image.Image
+    orientation: int
 
 
 async def decode_images(
@@ -32,7 +55,7 @@ async def decode_images(
     """PNG, JPEG or WebP files as one array uint8 `[N, height, width, channels]`, sized as the card says.
 
     EXIF orientation is applied, transparency is laid on white, 16-bit values are scaled to 8 bits, and of an animation
-    the first frame is taken.
+    the first frame is taken. Other metadata is not read, so that nothing in it can spoil sound pixels.
 
     Raises:
         InvalidArgument: none or too many images, or one that is empty, too large, or not an image; names the field.
@@ -55,16 +78,16 @@ async def decode_named(
     started = time.monotonic()
     arrays = []
     for name, data in encoded.items():
-        image = open_image(data, limits, name)
-        if image.width * image.height <= INLINE_PIXELS:
-            arrays.append(to_array(image, preprocessing, name))
+        picture = open_image(data, limits, name)
+        if picture.image.width * picture.image.height <= INLINE_PIXELS:
+            arrays.append(to_array(picture, preprocessing, name))
         else:
-            arrays.append(await asyncio.to_thread(to_array, image, preprocessing, name))
+            arrays.append(await asyncio.to_thread(to_array, picture, preprocessing, name))
     decoded("image", started)
     return np.stack(arrays)
 
 
-def open_image(data: bytes, limits: Limits, field: str) -> Image.Image:
+def open_image(data: bytes, limits: Limits, field: str) -> Picture:
     """Read the header only; pixels stay encoded.
 
     Raises:
@@ -76,9 +99,12 @@ def open_image(data: bytes, limits: Limits, field: str) -> Image.Image:
         raise InvalidArgument.field(field, f"has {len(data):,} bytes; the most is {limits.image_bytes:,}")
     too_many = f"the most pixels are {limits.image_pixels:,}"
     try:
-        image = Image.open(io.BytesIO(data), formats=FORMATS)
+        content, orientation = pixels_only(data)
+        image = _opened(content)
+    except TooManyPartsError as error:
+        raise InvalidArgument.field(field, str(error)) from None
     except UnidentifiedImageError:
-        raise InvalidArgument.field(field, f"is not a {', '.join(FORMATS)} image") from None
+        raise InvalidArgument.field(field, _not_an_image(data)) from None
     except Image.DecompressionBombError:
         raise InvalidArgument.field(field, f"is too large when decoded; {too_many}") from None
     except MemoryError:
@@ -87,10 +113,10 @@ def open_image(data: bytes, limits: Limits, field: str) -> Image.Image:
         raise InvalidArgument.field(field, f"cannot be read as an image: {error}") from None
     if image.width * image.height > limits.image_pixels:
         raise InvalidArgument.field(field, f"is {image.width} x {image.height} pixels when decoded; {too_many}")
-    return image
+    return Picture(content, image, orientation)
 
 
-def to_array(image: Image.Image, preprocessing: ImagePreprocessing, field: str) -> NDArray[np.uint8]:
+def to_array(picture: Picture, preprocessing: ImagePreprocessing, field: str) -> NDArray[np.uint8]:
     """Decode, orient, convert and resize to uint8 `[height, width, channels]`.
 
     Raises:
@@ -99,8 +125,10 @@ def to_array(image: Image.Image, preprocessing: ImagePreprocessing, field: str) 
     size = (preprocessing.width, preprocessing.height)
     mode = "RGB" if preprocessing.channels == 3 else "L"
     try:
-        image.draft(mode, size)  # a JPEG much larger than needed is decoded at a fraction of its size
-        image = _to_mode(ImageOps.exif_transpose(image), mode)
+        image = _decoded(picture, mode, size)
+        if picture.orientation in TURNS:
+            image = image.transpose(TURNS[picture.orientation])
+        image = _to_mode(image, mode)
     except MemoryError:
         raise
     except Exception as error:  # decoders raise whatever a malformed file makes them raise
@@ -129,9 +157,42 @@ def contact_sheet(images: Sequence[NDArray[np.uint8]]) -> NDArray[np.uint8]:
     return grid.reshape(rows * height, columns * width, channels)
 
 
+def _opened(content: bytes) -> Image.Image:
+    return Image.open(io.BytesIO(content), formats=FORMATS)
+
+
+def _decoded(picture: Picture, mode: str, size: tuple[int, int]) -> Image.Image:
+    """The pixels of a file; a JPEG much larger than needed is decoded at a fraction of its size.
+
+    Raises:
+        OSError: they are not all there.
+    """
+    image = picture.image
+    image.draft(mode, size)
+    try:
+        image.load()
+    except OSError:
+        if image.format != "JPEG":
+            raise
+        ended, padded = map(_opened, ended_twice(picture.content))
+        for one in (ended, padded):
+            one.draft(mode, size)
+        if ended.tobytes() != padded.tobytes():
+            raise
+        return ended
+    return image
+
+
+def _not_an_image(data: bytes) -> str:
+    kind = kind_of(data)
+    formats = ", ".join(FORMATS)
+    if kind.name in ("a PNG picture", "a JPEG picture", "a WebP picture"):
+        return f"cannot be read as an image: it begins as {kind.name} does, and its header is cut or corrupt"
+    return f"is not a {formats} image; it looks like {kind.name}"
+
+
 def _to_mode(image: Image.Image, mode: str) -> Image.Image:
     if image.mode == mode:
-        image.load()
         return image
     if image.mode.startswith("I"):  # 16-bit greyscale: Pillow's own conversion would clip it to white
         image = Image.fromarray((np.asarray(image).astype(np.uint32) >> 8).clip(0, 255).astype(np.uint8))
