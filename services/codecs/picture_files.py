@@ -31,6 +31,7 @@ _PLAIN_JFIF = b"\xff\xe0\0\x10JFIF\0\1\1\0\0\1\0\1\0\0"
 _WEBP_KEPT = (b"VP8 ", b"VP8L", b"VP8X", b"ALPH", b"ANIM", b"ANMF")
 _WEBP_METADATA = 0x2C  # flags of VP8X: ICC profile, EXIF, XMP
 _XMP = re.compile(rb"tiff:Orientation(?:\s*=\s*[\"']|>)\s*([1-8])")
+_SCAN = re.compile(rb"\xff\xda")
 _FILL = re.compile(rb"\xff+")
 # Types of a TIFF tag that are whole numbers.
 _WHOLE = {1: "B", 3: "H", 4: "I", 6: "b", 8: "h", 9: "i"}
@@ -84,15 +85,34 @@ def orientation_of(exif: bytes) -> int:
     return UPRIGHT
 
 
-def ended_twice(jpeg: bytes) -> tuple[bytes, bytes]:
-    """A JPEG that lacks its end marker, with that, and with bits and restart markers that mean nothing before it.
+def endings(jpeg: bytes) -> tuple[bytes, ...]:
+    """A JPEG that lacks its end marker, with that; then with bits that mean nothing before it, one way and another.
 
-    Both decode alike if all pixels are there: only where data is missing does a decoder read on.
+    All decode alike if no pixel is missing: only where data is missing does a decoder read on. Nothing is returned of a
+    progressive one that lacks scans.
     """
     content = jpeg.rstrip(b"\xff")
-    noise = b"\x5a\xa5\x3c" * 32
-    padding = b"".join(noise + bytes((0xFF, 0xD0 + number)) for number in range(8)) + noise
-    return content + _EOI, content + padding + _EOI
+    if not _all_scans(content):
+        return ()
+    paddings = (
+        b"".join(noise * 32 + bytes((0xFF, 0xD0 + number)) for number in range(8))  # restart markers are stopped at
+        for noise in (b"\x5a\xa5\x3c", b"\x93\x0e\xc7")
+    )
+    return content + _EOI, *(content + padding + _EOI for padding in paddings)
+
+
+def _all_scans(jpeg: bytes) -> bool:
+    """Whether the scans of a JPEG give all bits of all coefficients."""
+    given: dict[int, int] = {}
+    components: set[int] = set()
+    for start in (match.end() for match in _SCAN.finditer(jpeg)):
+        count = jpeg[start + 2]
+        names = jpeg[start + 3 : start + 3 + 2 * count : 2]
+        first, last, bits = jpeg[start + 3 + 2 * count : start + 6 + 2 * count]
+        components.update(names)
+        for name in names if bits & 15 == 0 else ():
+            given[name] = given.get(name, 0) | (2 << last) - (1 << first)
+    return bool(components) and all(given.get(name) == 2**64 - 1 for name in components)
 
 
 def _png(content: bytes) -> PixelFile:
