@@ -10,6 +10,8 @@ from services.rpc import Call
 from services.runtime.repository import Model, Repository
 
 CAPABILITY = "classify"
+# By the kind of preprocessing of the models that classify.
+TAKES = {"image": "images", "audio": "audio", "text": "texts"}
 P = TypeVar("P", bound=Preprocessing)
 
 
@@ -22,5 +24,6 @@ def find(repository: Repository, name: str, version: int, call: Call, takes: typ
     model = repository.find(name, version, CAPABILITY)
     call.model = f"{model.card.name}/{model.card.version}"
     if not isinstance(model.card.preprocessing, takes):
-        raise InvalidArgument.field("model", f"{model.card.name} does not take {things}")
+        taken = TAKES.get(model.card.preprocessing.kind, "something else")
+        raise InvalidArgument.field("model", f"{model.card.name} does not take {things}; it takes {taken}")
     return model, model.card.preprocessing

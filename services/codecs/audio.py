@@ -14,18 +14,20 @@ import soundfile
 import soxr
 from numpy.typing import NDArray
 
+from lectern.kinds import kind_of
+from services.codecs.recording_files import FORMATS, CutError, is_recording, readable
 from services.codecs.timing import decoded
 from services.errors import InvalidArgument
 from services.limits import Limits
 
-# First bytes of the files that are read; libsndfile would take many more kinds, which nobody promised.
-MAGIC = {b"RIFF": "WAV", b"fLaC": "FLAC", b"OggS": "OGG"}
 LOWEST_RATE, HIGHEST_RATE = 8_000, 48_000
 MOST_CHANNELS = 2
 # Decoding more than this takes long enough to delay other callers, so it leaves the event loop.
 INLINE_BYTES = 64 * 1024
 FULL_SCALE = 32768
 UNKNOWN_FRAMES = 2**62
+# Of these a file says how many samples it has; of an MP3 libsndfile estimates it.
+COUNTED = ("FLAC", "OGG")
 
 Samples = NDArray[np.int16]
 Blocks = Iterator[NDArray[np.float32]]
@@ -144,12 +146,22 @@ class Resampler:
         return (resampled * FULL_SCALE).round().clip(-FULL_SCALE, FULL_SCALE - 1).astype(np.int16)
 
 
+class _Stream(soundfile.SoundFile):  # type: ignore[misc]
+    """An audio file that is read from its start to its end: a FLAC of unknown length cannot be seeked in."""
+
+    def seekable(self) -> bool:
+        return False
+
+
 def _open(content: bytes, field: str) -> tuple[int, Blocks]:
     """Rate and mono blocks of an audio file."""
-    if content[:4] not in MAGIC:
-        raise InvalidArgument.field(field, f"is not a {', '.join(MAGIC.values())} file")
+    if not is_recording(content):  # libsndfile would take many more kinds, which nobody promised
+        what = f"is not a {', '.join(FORMATS)} file; it looks like {kind_of(content).name}"
+        raise InvalidArgument.field(field, what)
     try:
-        file = soundfile.SoundFile(io.BytesIO(content))
+        file = _Stream(io.BytesIO(readable(content)))
+    except CutError as error:
+        raise InvalidArgument.field(field, f"is truncated or corrupt: {error}") from None
     except soundfile.LibsndfileError as error:
         raise InvalidArgument.field(field, f"cannot be read as audio: {error.error_string}") from None
     if file.channels > MOST_CHANNELS:
@@ -164,12 +176,13 @@ def _blocks(file: soundfile.SoundFile, field: str) -> Blocks:
         try:
             block = file.read(file.samplerate, dtype="float32", always_2d=True)
         except soundfile.LibsndfileError as error:
-            raise InvalidArgument.field(field, f"is truncated or corrupt: {error.error_string}") from None
+            reason = error.error_string or "its decoder stopped"
+            raise InvalidArgument.field(field, f"is truncated or corrupt: {reason}") from None
         if not len(block):
             break
         if not np.isfinite(block).all():
             raise InvalidArgument.field(field, "has samples that are not finite numbers")
         read += len(block)
         yield block.mean(axis=1)
-    if read < file.frames < UNKNOWN_FRAMES:
+    if file.format in COUNTED and read < file.frames < UNKNOWN_FRAMES:
         raise InvalidArgument.field(field, f"is truncated or corrupt: it has {read} of {file.frames} samples")
