@@ -55,7 +55,9 @@ __all__ = ["Client"]
 
 
 class Client(AsyncCalls):
-    """`lectern.Client` for asyncio: the same arguments, methods, responses and errors. Create it where a loop runs.
+    """`lectern.Client` for asyncio: the same arguments, methods, responses and errors.
+
+    It may be made before a loop runs, and belongs to the loop of its first call.
 
     async with lectern.aio.Client() as client:
         answers = await asyncio.gather(*(client.classify_image(path) for path in paths))

@@ -6,12 +6,13 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Iterator
+from functools import partial
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
 import grpc
 
-from lectern.channel import TLS, call_metadata, channel_options
+from lectern.channel import TLS, call_metadata, channel_options, check_target
 from lectern.errors import LecternError
 
 T = TypeVar("T")
@@ -25,14 +26,15 @@ class _Connection:
     def __init__(
         self, target: str, timeout: float, tls: TLS | None, token: str | None, wait_for_ready: bool, priority: int
     ) -> None:
+        check_target(target)
         self.target, self.timeout = target, timeout
         self._token, self._wait_for_ready, self._priority = token, wait_for_ready, priority
-        options = channel_options(tls)
-        self._channel: Any = (
-            self._channels.secure_channel(target, tls.credentials(), options)
-            if tls
-            else self._channels.insecure_channel(target, options)
-        )
+        self._channel: Any = self._opened(target, channel_options(tls), tls.credentials() if tls else None)
+
+    def _opened(self, target: str, options: Any, credentials: grpc.ChannelCredentials | None) -> Any:
+        if credentials is None:
+            return self._channels.insecure_channel(target, options)
+        return self._channels.secure_channel(target, credentials, options)
 
     def _settings(self, timeout: float | None) -> dict[str, Any]:
         seconds = self.timeout if timeout is None else timeout
@@ -87,10 +89,50 @@ class Calls(_Connection):
             call.cancel()  # a caller that stops early stops the server's work too
 
 
+class _LaterChannel:
+    """A channel of asyncio that is opened by its first call, since it belongs to the loop that runs then."""
+
+    def __init__(self, opened: Callable[[], grpc.aio.Channel]) -> None:
+        self._opened = opened
+        self._channel: grpc.aio.Channel | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
+
+    def __getattr__(self, kind: str) -> Callable[..., Callable[..., Any]]:
+        """`unary_unary` and its like, as stubs ask for them."""
+
+        def method(*arguments: Any, **settings: Any) -> Callable[..., Any]:
+            made: list[Callable[..., Any]] = []
+
+            def call(*request: Any, **of_call: Any) -> Any:
+                channel = self._here()
+                if not made:
+                    made.append(getattr(channel, kind)(*arguments, **settings))
+                return made[0](*request, **of_call)
+
+            return call
+
+        return method
+
+    def _here(self) -> grpc.aio.Channel:
+        loop = asyncio.get_running_loop()
+        if self._channel is None:
+            self._channel, self._loop = self._opened(), loop
+        elif self._loop is not loop:
+            raise RuntimeError("this lectern.aio.Client made its calls in another event loop: make one for each loop")
+        return self._channel
+
+    async def close(self) -> None:
+        if self._channel is not None:
+            await self._here().close()
+
+
 class AsyncCalls(_Connection):
     """A connection for asyncio."""
 
     _channels = grpc.aio
+
+    def _opened(self, target: str, options: Any, credentials: grpc.ChannelCredentials | None) -> Any:
+        return _LaterChannel(partial(super()._opened, target, options, credentials))
 
     async def __aenter__(self) -> Self:
         return self

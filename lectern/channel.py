@@ -15,9 +15,13 @@ if TYPE_CHECKING:
 DEFAULT_TARGET = "127.0.0.1:8001"
 DEFAULT_TIMEOUT = 30.0  # seconds
 MAX_MESSAGE_BYTES = 64 * 1024 * 1024  # either way; the server's own limit is the same
+# Of the files in one request; the rest of a message is for what surrounds them.
+MAX_CONTENT_BYTES = MAX_MESSAGE_BYTES - 1024 * 1024
 KEEPALIVE_TIME_MS = 60_000
 KEEPALIVE_TIMEOUT_MS = 20_000
 MAX_RECONNECT_BACKOFF_MS = 5_000
+
+_URL_SCHEMES = ("http", "https", "grpc", "grpcs", "tcp")
 
 RETRY_POLICY = {
     "maxAttempts": 5,
@@ -66,6 +70,21 @@ class TLS:
         import grpc  # here, so that the command line reads this module's defaults without loading gRPC
 
         return grpc.ssl_channel_credentials(_pem(self.ca), _pem(self.key), _pem(self.certificate))
+
+
+def check_target(target: str) -> None:
+    """See that a target is what gRPC connects to: a host and port, or another of its own names.
+
+    Raises:
+        ValueError: it is a URL, or nothing.
+    """
+    scheme, separator, rest = target.partition("://")
+    if separator and scheme.lower() in _URL_SCHEMES:
+        address = rest.partition("/")[0]
+        tls = ", and TLS is asked for by itself" if scheme.lower() in ("https", "grpcs") else ""
+        raise ValueError(f"{target!r} is a URL: a target is HOST:PORT, here {address!r}{tls}")
+    if not target.strip():
+        raise ValueError("the target is empty: it is HOST:PORT, e.g. 127.0.0.1:8001")
 
 
 def channel_options(tls: TLS | None) -> list[tuple[str, str | int]]:

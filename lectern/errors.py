@@ -58,7 +58,7 @@ class LecternError(grpc.RpcError):
         parts = [f"{self._code.name}: {self._details}", *self.unsaid()]
         if self.retry_after is not None:
             parts.append(f"retry after {self.retry_after:g} s")
-        if self.request_id:
+        if self.request_id and self.request_id not in self._details:
             parts.append(f"request {self.request_id}")
         return "; ".join(parts)
 

@@ -16,6 +16,7 @@ from google.protobuf.descriptor import EnumDescriptor
 from google.protobuf.message import Message
 from numpy.typing import ArrayLike
 
+from lectern.channel import MAX_CONTENT_BYTES
 from lectern.v1 import (
     act_pb2,
     answer_pb2,
@@ -68,8 +69,22 @@ Baseline: TypeAlias = Literal["", "black", "white", "mean", "blur"]
 
 
 def read_files(files: Files) -> list[bytes]:
-    """The contents of one file or several."""
-    return [file if isinstance(file, bytes) else Path(file).read_bytes() for file in _listed(files)]
+    """The contents of one file or several, whose sizes are looked at before they are read.
+
+    Raises:
+        ValueError: together they are larger than a request can be.
+    """
+    left, contents = MAX_CONTENT_BYTES, []
+    for file in _listed(files):
+        size = len(file) if isinstance(file, bytes) else Path(file).stat().st_size
+        if size > left:
+            name = "the bytes" if isinstance(file, bytes) else os.fspath(file)
+            raise ValueError(
+                f"{name}: {size:,} bytes are too many; the files of one request may have {MAX_CONTENT_BYTES:,}"
+            )
+        contents.append(file if isinstance(file, bytes) else Path(file).read_bytes())
+        left -= len(contents[-1])
+    return contents
 
 
 def classify_image(images: Files, model: str, version: int, top_k: int) -> classify_pb2.ClassifyImageRequest:

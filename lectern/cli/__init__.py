@@ -6,7 +6,6 @@ Exit codes: 0 done, 1 the request failed, 2 wrong usage, 130 stopped by Ctrl-C.
 
 from __future__ import annotations
 
-import sys
 from typing import Annotated
 
 import typer
@@ -23,6 +22,7 @@ from lectern.cli.detect_anomaly import detect_anomaly
 from lectern.cli.episode import episode
 from lectern.cli.evaluate import evaluate
 from lectern.cli.explain import compare_explanations, explain, explain_model
+from lectern.cli.failures import run
 from lectern.cli.generate import generate
 from lectern.cli.listen import listen
 from lectern.cli.make_explainable import make_explainable
@@ -44,7 +44,7 @@ app = typer.Typer(
     add_completion=False,
     no_args_is_help=True,
     rich_markup_mode="rich",
-    pretty_exceptions_show_locals=False,  # locals hold the token
+    pretty_exceptions_enable=False,  # `run` puts them in words; locals hold the token
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.command()(serve)
@@ -76,17 +76,23 @@ app.command()(calibrate_detector)
 app.command()(triton)
 
 
+@app.command()
+def version() -> None:
+    """Print the version."""
+    from lectern import distribution
+
+    typer.echo(f"lectern {distribution.version()}")
+
+
 def _print_version(wanted: bool) -> None:
     if wanted:
-        from lectern.distribution import version
-
-        typer.echo(f"lectern {version()}")
+        version()
         raise typer.Exit
 
 
 @app.callback()
 def options(
-    version: Annotated[
+    print_version: Annotated[
         bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")
     ] = False,
 ) -> None:
@@ -114,7 +120,4 @@ def options(
 
 def main() -> None:
     """Run the command line and exit."""
-    try:
-        app()
-    except KeyboardInterrupt:
-        sys.exit(130)
+    run(app)

@@ -11,7 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from lectern.cli.connection import Connection
-from lectern.cli.output import STDIN, check_files, check_text, print_json, read_text, show
+from lectern.cli.output import STDIN, check_files, print_json, read_text, show
 
 if TYPE_CHECKING:
     from lectern.v1.answer_pb2 import AnswerResult
@@ -46,8 +46,6 @@ def answer(
     """
     if context != STDIN:
         check_files([context])
-    for question in questions:
-        check_text(question)
     text = read_text(context)
     answers: list[dict[str, Any]] = []
     answered_by: dict[str, Any] = {}

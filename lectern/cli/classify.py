@@ -12,18 +12,17 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from lectern.channel import MAX_MESSAGE_BYTES
+from lectern.channel import MAX_CONTENT_BYTES
 from lectern.cli.connection import Connection
-from lectern.cli.contents import is_recording, is_text
-from lectern.cli.output import WRONG_USAGE, check_files, fail, print_json, read, show
-from lectern.cli.texts import classify_arguments, classify_files
+from lectern.cli.inputs import Taken, medium_of, text_of
+from lectern.cli.output import WRONG_USAGE, check_files, fail, print_json, read, show, show_notices
+from lectern.kinds import kind_of
 
 if TYPE_CHECKING:
     from lectern.errors import LecternError
     from lectern.v1.classify_pb2 import AudioClassification, AudioSegment, Classification, ScoredClass
 
 IMAGES_PER_REQUEST = 256
-BYTES_PER_REQUEST = MAX_MESSAGE_BYTES - 1024 * 1024  # the rest is for what surrounds the images
 
 
 def classify(
@@ -32,7 +31,7 @@ def classify(
         list[Path] | None,
         typer.Argument(
             metavar="FILE",
-            help="Pictures (PNG, JPEG, WebP), recordings (WAV, FLAC, OGG) or texts (UTF-8); - is standard input.",
+            help="Pictures (PNG, JPEG, WebP), recordings (WAV, FLAC, OGG, MP3) or texts (UTF-8); - is standard input.",
             show_default=False,
         ),
     ] = None,
@@ -69,21 +68,27 @@ def classify(
         from lectern.errors import LecternError
 
         if texts:
-            told = classify_arguments(client, texts, model, version, top_k)
+            told = client.classify_text(texts, model, version, top_k)
+            show_notices(notice for result in told.results for notice in result.notices)
             answered_by = {"model": told.model, "version": told.version}
             answers = as_dicts(texts, told.results, "text")
-        recorded: bool | None = None
+        asked: Taken | None = None
         for paths, contents in batches(files) if files else ():
-            if recorded not in (None, recorded := is_recording(contents[0])):
-                fail(f"{paths[0]}: pictures and recordings need a command each", WRONG_USAGE)
+            medium = medium_of(paths[0], contents[0])
+            if asked not in (None, medium):
+                fail(f"{paths[0]}: pictures, recordings and texts need a command each", WRONG_USAGE)
+            asked = medium
             version = version or answered_by.get("version", 0)
             try:
-                if recorded:
+                if medium == "audio":
                     heard = client.classify_audio(contents, model, version, top_k)
                     answered_by = {"model": heard.model, "version": heard.version}
                     answers += recordings_as_dicts(paths, heard.results)
-                elif is_text(contents[0]):
-                    told = classify_files(client, contents, model, version, top_k)
+                elif medium == "text":
+                    written = [text_of(path, content) for path, content in zip(paths, contents, strict=True)]
+                    told = client.classify_text(written, model, version, top_k)
+                    for path, result in zip(paths, told.results, strict=True):
+                        show_notices(result.notices, str(path))
                     answered_by = {"model": told.model, "version": told.version}
                     answers += as_dicts(paths, told.results)
                 else:
@@ -92,10 +97,11 @@ def classify(
                     answers += as_dicts(paths, seen.results)
             except LecternError as error:
                 name_files(error, dict.fromkeys(("clips", "images", "texts"), paths))
+                name_kind(error, paths[0], contents[0])
                 raise
     if as_json:
         print_json({**answered_by, "results": answers})
-    elif recorded:
+    elif asked == "audio":
         show_recordings(answers)
     else:
         show_classes(answers)
@@ -128,17 +134,20 @@ def classes_table(classes: Iterable[dict[str, Any]]) -> Table:
 
 
 def batches(files: list[Path]) -> Iterator[tuple[list[Path], list[bytes]]]:
-    """Files with their contents, as many at a time as one request takes: of recordings, whose length is unknown, one.
+    """Files with their contents, as many of one kind at a time as one request takes: of recordings, whose length is
+    unknown, one.
 
     Raises:
         typer.Exit: a file cannot be read.
     """
     paths: list[Path] = []
     contents: list[bytes] = []
+    medium = ""
     for path in files:
         content = read(path)
-        full = len(paths) == IMAGES_PER_REQUEST or sum(map(len, contents)) + len(content) > BYTES_PER_REQUEST
-        if paths and (full or is_recording(content) or is_recording(contents[0])):
+        before, medium = medium, kind_of(content).medium
+        full = len(paths) == IMAGES_PER_REQUEST or sum(map(len, contents)) + len(content) > MAX_CONTENT_BYTES
+        if paths and (full or medium != before or medium == "audio"):
             yield paths, contents
             paths, contents = [], []
         paths.append(path)
@@ -206,3 +215,14 @@ def name_files(error: LecternError, files: Mapping[str, Sequence[Path]]) -> None
     ]
     if refused:
         fail("\n  ".join(refused))
+
+
+def name_kind(error: LecternError, file: Path, content: bytes) -> None:
+    """End with what a file looks like, if the server refused the model for it.
+
+    Raises:
+        typer.Exit: it did.
+    """
+    for field, description in error.violations:
+        if field == "model" and "does not take" in description:
+            fail(f"{file}: looks like {kind_of(content).name}, and {description}")

@@ -10,7 +10,7 @@ import typer
 
 from lectern.cli.classify import as_dicts, name_files, show_classes
 from lectern.cli.connection import Connection
-from lectern.cli.output import WRONG_USAGE, check_files, fail, print_json, read
+from lectern.cli.output import WRONG_USAGE, as_text, check_files, fail, print_json, read
 
 SUFFIXES = {".png", ".jpg", ".jpeg", ".webp"}
 
@@ -79,7 +79,8 @@ def read_examples(support: Path) -> dict[str, list[Path]]:
     """
     folders = sorted(path for path in support.iterdir() if path.is_dir())
     examples = {
-        folder.name: sorted(path for path in folder.iterdir() if path.suffix.lower() in SUFFIXES) for folder in folders
+        as_text(folder.name): sorted(path for path in folder.iterdir() if path.suffix.lower() in SUFFIXES)
+        for folder in folders
     }
     examples = {label: paths for label, paths in examples.items() if paths}
     if not examples:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import inspect
 import os
+import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -14,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeAlias
 import typer
 
 from lectern.channel import DEFAULT_TARGET, DEFAULT_TIMEOUT, TLS
-from lectern.cli.output import WRONG_USAGE, fail
+from lectern.cli.output import WRONG_USAGE, as_text, fail
 
 if TYPE_CHECKING:
     from lectern.client import Client
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 _PANEL = "Server"
 _Pem: TypeAlias = Path | None
 
+_HOMEWORK = re.compile(r"'HW *0*(\d+)'", re.IGNORECASE)
 _HINTS = {
     "DEADLINE_EXCEEDED": "give it more time with --timeout",
     "NOT_FOUND": "`lectern models` lists what the server has",
@@ -65,10 +67,14 @@ class Connection:
         from lectern.errors import LecternError
 
         try:
-            with Client(self.target, timeout=self.timeout, tls=self._tls(), token=self.token) as client:
+            client = Client(self.target, timeout=self.timeout, tls=self._tls(), token=self.token)
+        except ValueError as error:
+            fail(f"--target: {error}", WRONG_USAGE)
+        with client:
+            try:
                 yield client
-        except LecternError as error:
-            fail(self._in_words(error))
+            except LecternError as error:
+                fail(self._in_words(error) + _models_of_homework(client, error))
 
     def _tls(self) -> TLS | None:
         if (self.tls_cert is None) != (self.tls_key is None):
@@ -91,9 +97,25 @@ class Connection:
             parts.append(f"  the server expects to have room in {error.retry_after:g} s: try again then")
         if code in _HINTS:
             parts.append(f"  {_HINTS[code]}")
-        if error.request_id and not error.violations:
+        if error.request_id and not error.violations and error.request_id not in error.details():
             parts.append(f"  request {error.request_id} in the server's log")
         return "\n".join(parts)
+
+
+def _models_of_homework(client: Client, error: LecternError) -> str:
+    """What the models of a homework are called, if one was named in place of a model."""
+    if error.code().name != "NOT_FOUND" or not (named := _HOMEWORK.search(error.details())):
+        return ""
+    lecture = f"HW{int(named[1])}"
+    names = [model.name for model in client.list_models().models if model.lecture == lecture]
+    return f"\n  {lecture} has: {', '.join(names) or 'no model here'}"
+
+
+def _as_texts(value: Any) -> Any:
+    """An argument, or several, as text in whatever locale."""
+    if isinstance(value, list):
+        return [_as_texts(item) for item in value]
+    return as_text(value) if isinstance(value, str) else value
 
 
 def takes_connection(command: Callable[..., None]) -> Callable[..., None]:
@@ -105,7 +127,7 @@ def takes_connection(command: Callable[..., None]) -> Callable[..., None]:
     @functools.wraps(command)
     def run(**given: Any) -> None:
         connection = Connection(**{name: given.pop(name) for name in shared})
-        command(connection, **given)
+        command(connection, **{name: _as_texts(value) for name, value in given.items()})
 
     run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]  # what typer reads options from
     run.__annotations__ = {p.name: p.annotation for p in parameters}

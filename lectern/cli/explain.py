@@ -11,10 +11,11 @@ import typer
 from rich.table import Table
 
 from lectern.cli.connection import Connection
-from lectern.cli.contents import is_recording, is_text
-from lectern.cli.output import WRONG_USAGE, check_files, check_text, fail, print_json, read, shortest, show, write
+from lectern.cli.inputs import medium_of, text_of
+from lectern.cli.output import WRONG_USAGE, check_files, fail, print_json, read, shortest, show, write
 from lectern.cli.predict import signature
-from lectern.cli.rows import read_table
+from lectern.cli.rows import table_of
+from lectern.kinds import kind_of
 
 if TYPE_CHECKING:
     from lectern.client import Client
@@ -250,22 +251,17 @@ def _input(
     """The arguments that say what is explained, of which model; a file is recognised by its content."""
     chosen = {"model": model, "version": version} | ({"question": question} if question else {})
     chosen |= {"span": span} if any(span) else {}
-    if file is not None and file.suffix.lower() == TABLES:
+    content = read(file) if file is not None else b""
+    if file is not None and (file.suffix.lower() == TABLES or kind_of(content).medium == "table"):
         model = model or TABULAR_MODEL
         version, features, _ = signature(client, model, version)
-        rows = read_table(file, features)
+        rows = table_of(file, content, features)
         if row > len(rows):
             fail(f"{file}: has {len(rows)} rows, not {row}", WRONG_USAGE)
         return {**chosen, "row": rows[row - 1], "model": model, "version": version}
-    check_text(question)
     if file is not None:
-        content = read(file)
-        if is_recording(content):
-            return {**chosen, "audio": content}
-        if not is_text(content):
-            return {**chosen, "image": content}
-        text = content.decode("utf-8-sig")
-    check_text(text or "")
+        medium = medium_of(file, content)
+        return {**chosen, medium: text_of(file, content) if medium == "text" else content}
     return {**chosen, "text": text}
 
 

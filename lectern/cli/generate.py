@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from lectern.cli.connection import Connection, takes_connection
-from lectern.cli.output import STDIN, STDOUT, check_text, read_text, write
+from lectern.cli.output import STDIN, STDOUT, read_text, write
 
 DEFAULT_COUNT = 16
 
@@ -107,8 +107,6 @@ def poem(
     lectern generate poem "床前明月光，" --stream
     lectern generate poem --title 春望 --form 五言律詩 --seed 7
     """
-    for given in (prompt, title, form, *(stop or ())):
-        check_text(given)
     beginning = read_text(STDIN).rstrip("\n") if prompt == "-" else prompt
     text = beginning.rpartition("\n")[2]
     with connection.client() as client:

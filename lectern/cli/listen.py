@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Iterator
 from typing import Annotated
@@ -12,7 +11,7 @@ from rich.text import Text
 
 from lectern.cli.classify import segment_as_dict, segment_row
 from lectern.cli.connection import Connection
-from lectern.cli.output import show
+from lectern.cli.output import as_json, show
 
 PIECES_PER_SECOND = 10
 LONGEST_SECONDS = 24 * 60 * 60
@@ -23,7 +22,7 @@ def listen(
     rate: Annotated[int, typer.Option(min=1, help="Samples per second of standard input, Hz.")] = 16_000,
     model: Annotated[str, typer.Option(help="One of `lectern models`.", show_default="phoneme_classifier")] = "",
     version: Annotated[int, typer.Option(min=0, help="0 is the latest.")] = 0,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document a line.")] = False,
+    json_lines: Annotated[bool, typer.Option("--json", help="Print one JSON document a line.")] = False,
 ) -> None:
     """Say what is in audio while it is being recorded: start, end, class and confidence of each segment as it ends.
 
@@ -37,8 +36,8 @@ def listen(
         pieces = recorded(2 * rate // PIECES_PER_SECOND)
         for response in client.stream_classify_audio(pieces, rate, model, version, timeout=LONGEST_SECONDS):
             for segment in map(segment_as_dict, response.segments):
-                if as_json:
-                    typer.echo(json.dumps(segment, ensure_ascii=False))
+                if json_lines:
+                    typer.echo(as_json(segment))
                 else:
                     start, end, label, confidence = segment_row(segment)
                     show(Text(f"{start:>9} {end:>9}  {label:<8} {confidence:>6}"))

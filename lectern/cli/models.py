@@ -18,17 +18,25 @@ if TYPE_CHECKING:
 
 def models(
     connection: Connection,
+    model: Annotated[str, typer.Option(help="Only this model, or those of this homework, e.g. HW3.")] = "",
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document, cards included.")] = False,
 ) -> None:
     """List the models of a server: lecture, capability, state, and what each reaches on its test set.
 
     \b
     lectern models
+    lectern models --model HW3
     lectern models --target gpu-box:8001
     lectern models --json | jq '.models[].name'
     """
     with connection.client() as client:
-        listed = [as_dict(model) for model in client.list_models(include_cards=True).models]
+        served = client.list_models(include_cards=True).models
+    chosen = [one for one in served if not model or model == one.name or model.upper() == one.lecture]
+    if not chosen and model:
+        fail(
+            f"there is no model {model!r}, nor a homework of that name; there are: {', '.join(m.name for m in served)}"
+        )
+    listed = [as_dict(one) for one in chosen]
     if as_json:
         print_json({"models": listed})
         return
@@ -41,12 +49,12 @@ def models(
         Column("test metric", no_wrap=True),
     )
     table = Table(*columns, box=None, pad_edge=False)
-    for model in listed:
-        for version in model["versions"]:
+    for entry in listed:
+        for version in entry["versions"]:
             table.add_row(
-                model["name"],
-                model["lecture"],
-                model["capability"],
+                entry["name"],
+                entry["lecture"],
+                entry["capability"],
                 str(version["version"]),
                 f"{version['state']}: {version['reason']}" if version["reason"] else version["state"],
                 main_metric(version["card"]),

@@ -1,72 +1,140 @@
-"""A CSV file as rows of the features that a model takes."""
+"""A CSV file as rows of the features that a model takes.
+
+Spreadsheets write CSV in many ways: commas, semicolons, tabs or bars between cells, a first line `sep=;`, UTF-8 or
+UTF-16, points or commas in numbers, rows of nothing at the end. All these are read; what could be read in two ways is
+refused.
+"""
 
 from __future__ import annotations
 
 import csv
+import io
 import math
+import re
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 from lectern.cli.output import WRONG_USAGE, fail, read
+from lectern.kinds import DELIMITERS, NotTextError, decode_text
+
+_MOST_BYTES = 2**29  # a table goes in many requests
+_MOST_CELL = 2**31 - 1  # characters; the file's size is bounded where it is read
+_LINE_END = re.compile(r"\r\n|\r|\n")
+_SEPARATOR = re.compile(r"sep=(.)\r?\n?", re.IGNORECASE)
+_DECIMAL_COMMA = re.compile(r"[-+]?\d*,\d+(?:[eE][-+]?\d+)?")
+_GROUPS = re.compile(r"[-+]?\d{1,3}(?:[,. '’_\u00a0\u202f]\d{3})+(?:[.,]\d*)?")  # 1,234,567.8 and its like
+_THOUSANDS = re.compile(r"[-+]?\d{1,3},\d{3}")
 
 
 class RowsError(ValueError):
     """The table is not one of the model's features; the message names row and column."""
 
 
+class _Row(NamedTuple):
+    number: int  # of its last line, from 1
+    cells: list[str]
+
+
 def read_table(file: Path, features: Sequence[str]) -> list[list[float]]:
     """The rows of a CSV file, or of standard input for `-`; see `read_rows`.
 
     Raises:
-        typer.Exit: it cannot be read, it is not UTF-8 text, or its table is not one of the features.
+        typer.Exit: it cannot be read, it is no text, or its table is not one of the features.
     """
+    return table_of(file, read(file, _MOST_BYTES), features)
+
+
+def table_of(file: Path, content: bytes, features: Sequence[str]) -> list[list[float]]:
+    """The rows of a CSV file with this content; see `read_table`."""
     try:
-        # Spreadsheets begin a file with a mark.
-        return read_rows(read(file).decode("utf-8-sig").splitlines(keepends=True), features)
-    except UnicodeDecodeError:
-        fail(f"{file}: not a CSV file (its text is not UTF-8)", WRONG_USAGE)
+        return read_rows(decode_text(content), features)
+    except NotTextError as error:
+        fail(f"{file}: not a CSV file: {error}", WRONG_USAGE)
     except RowsError as error:
         fail(f"{file}: {error}", WRONG_USAGE)
 
 
-def read_rows(lines: Iterable[str], features: Sequence[str]) -> list[list[float]]:
-    """The features of each row, in their order.
+def read_rows(text: str, features: Sequence[str]) -> list[list[float]]:
+    """The features of each row of a table, in their order.
 
     A first line with names picks columns by name, others are ignored; repeated names are numbered as pandas does
     (`cli`, `cli.1`, ...). Without names there must be as many columns as features. Rows are counted as a spreadsheet
-    does: the first line of the file is row 1.
+    does: the first line of the file is row 1; rows of nothing are left out.
 
     Raises:
         RowsError: no rows, a missing column, a row of another length, or a cell that is not a finite number.
     """
-    reader = csv.reader(lines)
-    numbered = ((reader.line_num, cells) for cells in reader if cells)
-    first = next(numbered, None)
+    delimiter = _delimiter(text, features)
+    rows = _rows(text, delimiter)
+    first = next(rows, None)
     if first is None:
         raise RowsError("there are no rows")
-    number, cells = first
-    if _is_header(cells, features):
-        columns, width = _positions(cells, features), len(cells)
-        rows = []
+    if _is_header(first.cells, features, delimiter):
+        columns, width, table = _positions(first.cells, features), len(first.cells), []
     else:
-        columns, width = list(range(len(features))), len(features)
-        if len(cells) != width:
+        columns, width, table = list(range(len(features))), len(features), [first]
+        if len(_trimmed(first.cells, width)) != width:
             raise RowsError(
-                f"row {number} has {len(cells)} columns, the model takes {width} features: {_some(features)}"
+                f"row {first.number} has {len(first.cells)} columns, the model takes {width} features: "
+                f"{_some(features)}"
             )
-        rows = [_numbers(cells, number, columns, features)]
-    for number, cells in numbered:
-        if len(cells) != width:
-            raise RowsError(f"row {number} has {len(cells)} columns, not {width}")
-        rows.append(_numbers(cells, number, columns, features))
-    if not rows:
+    for row in rows:
+        if len(_trimmed(row.cells, width)) != width:
+            raise RowsError(f"row {row.number} has {len(row.cells)} columns, not {width}")
+        table.append(row)
+    if not table:
         raise RowsError("there are no rows below the header")
-    return rows
+    named = list(zip(columns, features, strict=True))
+    comma = _decimal_comma(table, named, delimiter)
+    return [[_number(row, column, feature, comma) for column, feature in named] for row in table]
 
 
-def _is_header(cells: Sequence[str], features: Sequence[str]) -> bool:
-    return any(cell.strip() in features for cell in cells) or not any(_is_number(cell) for cell in cells)
+def _rows(text: str, delimiter: str) -> Iterator[_Row]:
+    """The rows that have something in them, but for Excel's `sep=`."""
+    csv.field_size_limit(_MOST_CELL)
+    lines = len(_LINE_END.findall(text)) + (not text.endswith(("\r", "\n")))
+    # Lines end as csv means it: splitlines would also cut cells at U+2028 and its like.
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter)
+    end = 0
+    try:
+        for cells in reader:
+            start, end = end + 1, reader.line_num
+            if end > start and end == lines and text.count('"') % 2:
+                raise RowsError(f"row {start} has a quote that is not closed")
+            if reader.line_num == 1 and _SEPARATOR.match(text):
+                continue
+            if any(cell.strip() for cell in cells):
+                yield _Row(reader.line_num, cells)
+    except csv.Error as error:
+        raise RowsError(f"row {reader.line_num + 1} cannot be read: {error}") from None
+
+
+def _delimiter(text: str, features: Sequence[str]) -> str:
+    """What stands between cells: as Excel's first line says, else what makes the first row fit best."""
+    if found := _SEPARATOR.match(text):
+        return found[1]
+
+    def fit(delimiter: str) -> tuple[int, bool, int]:
+        row = next(_rows(text, delimiter), None)
+        cells = row.cells if row else []
+        known = sum(cell.strip() in features for cell in cells)
+        return known, len(_trimmed(cells, len(features))) == len(features), len(cells)
+
+    return max(DELIMITERS, key=fit)  # of equals the first: a comma
+
+
+def _trimmed(cells: list[str], width: int) -> list[str]:
+    """Cells without empty ones beyond `width`."""
+    return cells[:width] if not any(cell.strip() for cell in cells[width:]) else cells
+
+
+def _is_header(cells: Sequence[str], features: Sequence[str], delimiter: str) -> bool:
+    def is_number(cell: str) -> bool:
+        return _value(cell) is not None or (delimiter != "," and _DECIMAL_COMMA.fullmatch(cell.strip()) is not None)
+
+    return any(cell.strip() in features for cell in cells) or not any(map(is_number, cells))
 
 
 def _positions(header: Sequence[str], features: Sequence[str]) -> list[int]:
@@ -80,20 +148,46 @@ def _positions(header: Sequence[str], features: Sequence[str]) -> list[int]:
     return [positions[feature] for feature in features]
 
 
-def _numbers(cells: Sequence[str], number: int, columns: Sequence[int], features: Sequence[str]) -> list[float]:
-    values = []
-    for column, feature in zip(columns, features, strict=True):
-        if not _is_number(cells[column]):
-            raise RowsError(f"row {number}, column {feature}: {cells[column]!r} is not a finite number")
-        values.append(float(cells[column]))
-    return values
+def _decimal_comma(table: Sequence[_Row], named: Sequence[tuple[int, str]], delimiter: str) -> bool:
+    """Whether the numbers of the table have commas for points.
 
-
-def _is_number(cell: str) -> bool:
-    try:
-        return math.isfinite(float(cell))
-    except ValueError:
+    Raises:
+        RowsError: `1,234` is in it, and nothing says whether that is more than a thousand or less than two.
+    """
+    cells = [(row, feature, row.cells[column].strip()) for row in table for column, feature in named]
+    commas = [(row, feature, cell) for row, feature, cell in cells if _DECIMAL_COMMA.fullmatch(cell)]
+    if not commas or any("." in cell for _, _, cell in cells):
         return False
+    # Whose decimal mark is a comma puts semicolons between cells; with others, it must show.
+    if delimiter != ";" and all(_THOUSANDS.fullmatch(cell) for _, _, cell in commas):
+        row, feature, cell = commas[0]
+        point, plain = cell.replace(",", "."), cell.replace(",", "")
+        raise RowsError(f"row {row.number}, column {feature}: {cell!r} may be {point} or {plain}: write it so")
+    return True
+
+
+def _number(row: _Row, column: int, feature: str, comma: bool) -> float:
+    cell = row.cells[column]
+    value = _value(cell.replace(",", ".") if comma and _DECIMAL_COMMA.fullmatch(cell.strip()) else cell)
+    if value is None:
+        advice = ""
+        if _GROUPS.fullmatch(cell.strip()) or _DECIMAL_COMMA.fullmatch(cell.strip()):
+            advice = ": write numbers with a decimal point and nothing between thousands"
+        raise RowsError(f"row {row.number}, column {feature}: {_cut(cell)!r} is not a finite number{advice}")
+    return value
+
+
+def _value(cell: str) -> float | None:
+    """The finite number that a cell is; Python's own `1_000` is none."""
+    try:
+        value = float(cell)
+    except ValueError:
+        return None
+    return value if math.isfinite(value) and "_" not in cell else None
+
+
+def _cut(cell: str, most: int = 60) -> str:
+    return cell if len(cell) <= most else f"{cell[:most]}…"
 
 
 def _some(names: Sequence[str], most: int = 10) -> str:

@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
+import os
+import re
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from lectern.cli.output import WRONG_USAGE, fail, fail_for_missing
+
+if TYPE_CHECKING:
+    from pydantic import ValidationError
+
+PREFIX = "LECTERN_"
+METRICS_DIRECTORY = "PROMETHEUS_MULTIPROC_DIR"
 
 
 def serve(
@@ -89,8 +98,13 @@ def serve(
         "allow_attacks": allow_attacks,
         "log_format": log_format,
     }
+    if directory := os.environ.pop(METRICS_DIRECTORY, None):
+        # prometheus_client would write there, and fail where it cannot.
+        note = "is not used: workers' metrics are gathered in a directory of their own"
+        typer.echo(f"note: {METRICS_DIRECTORY} is {directory!r} and {note}", err=True)
     try:
         from pydantic import ValidationError
+        from pydantic_settings import SettingsError
 
         from services.server.main import run
         from services.server.settings import Settings, StartError
@@ -100,9 +114,23 @@ def serve(
         # Only what was given: what is left out comes from the environment.
         settings = Settings(**{name: value for name, value in options.items() if value is not None})
     except ValidationError as error:
-        wrong = (f"{'.'.join(map(str, e['loc']))}: {e['msg'].removeprefix('Value error, ')}" for e in error.errors())
-        fail("\n  ".join(wrong), WRONG_USAGE)
+        fail("\n  ".join(_in_words(error, options)), WRONG_USAGE)
+    except SettingsError as error:
+        name = re.search(r'field "(\w+)"', str(error))
+        variable = f"{PREFIX}{name[1].upper()}" if name else f"a {PREFIX} variable"
+        fail(f"{variable} is {os.environ.get(variable)!r}, which is not JSON", WRONG_USAGE)
     try:
         run(settings)
     except StartError as error:
         fail(str(error))
+
+
+def _in_words(error: ValidationError, options: Mapping[str, Any]) -> list[str]:
+    """Each setting that is wrong, by the option or the variable that it came from, with its value."""
+    lines = []
+    for wrong in error.errors():
+        path = [str(part) for part in wrong["loc"]]
+        option = path and options.get(path[0]) is not None
+        name = f"--{path[0].replace('_', '-')}" if option else PREFIX + "__".join(path).upper()
+        lines.append(f"{name} is {wrong['input']!r}: {wrong['msg'].removeprefix('Value error, ')}")
+    return lines

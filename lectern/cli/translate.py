@@ -9,7 +9,7 @@ import typer
 from rich.table import Table
 
 from lectern.cli.connection import Connection
-from lectern.cli.output import STDIN, WRONG_USAGE, check_text, fail, print_json, read_text, show
+from lectern.cli.output import STDIN, WRONG_USAGE, fail, print_json, read_text, show
 
 if TYPE_CHECKING:
     from lectern.client import Client
@@ -46,8 +46,6 @@ def translate(
     """
     if stream and (count > 1 or alignment or as_json):
         fail("--stream prints the text alone: leave out --count, --alignment and --json", WRONG_USAGE)
-    for text in texts or ():
-        check_text(text)
     given = [read_text(STDIN)] if not texts or texts == ["-"] else texts
     with connection.client() as client:
         if stream:

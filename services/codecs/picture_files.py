@@ -190,11 +190,18 @@ def _jpeg(content: bytes) -> PixelFile:
             exif = exif or data[len(_EXIF) :]
         elif marker == _APP1:
             xmp = xmp or data
-        elif marker == _APP14 and data.startswith(_ADOBE) and len(data) >= _ADOBE_BYTES:
-            kept.append(content[start - 2 : place])
-        elif not (_APP0 <= marker <= _APP15 or marker == _COM):
+        elif (marker == _APP14 and data.startswith(_ADOBE) and len(data) >= _ADOBE_BYTES) or not (
+            _APP0 <= marker <= _APP15 or marker == _COM
+        ):
             kept.append(content[start - 2 : place])
     raise TooManyPartsError(f"has more than {MOST_PARTS:,} segments")
+
+
+def _is_metadata(marker: int, data: bytes) -> bool:
+    """Whether a JPEG's segment has nothing to do with its pixels; Adobe's says which colours they are."""
+    if marker == _APP14:
+        return not data.startswith(_ADOBE) or len(data) < _ADOBE_BYTES
+    return _APP0 <= marker <= _APP15 or marker == _COM
 
 
 def _turned(exif: bytes, xmp: bytes) -> int:

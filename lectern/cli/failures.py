@@ -1,0 +1,95 @@
+"""How the command line ends: whatever goes wrong is said in words, and no traceback reaches its user."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+import traceback
+from collections.abc import Callable
+from typing import IO, Any, NoReturn
+
+from lectern.cli.output import FAILED, LEAST_COLUMNS
+
+INTERRUPTED = 130
+TRACEBACK = "LECTERN_TRACEBACK"
+# Exceptions of our own have messages for people.
+OURS = ("lectern", "services", "training")
+
+
+def run(command: Callable[[], Any]) -> NoReturn:
+    """Run a command and exit: with its code, with 130 after Ctrl-C, or with 1 and words about what went wrong.
+
+    Raises:
+        SystemExit: always.
+    """
+    _prepare()
+    code: Any = 0
+    try:
+        try:
+            command()
+        except SystemExit as end:
+            code = end.code
+        sys.stdout.flush()  # here, where a full disk can still be told
+    except KeyboardInterrupt:
+        code = INTERRUPTED
+    except BrokenPipeError:  # whoever read the output has enough
+        _silence()
+        code = FAILED
+    except Exception as error:
+        if os.environ.get(TRACEBACK):
+            traceback.print_exc()
+        _silence()
+        with contextlib.suppress(OSError):
+            print(f"error: {in_words(error)}", file=sys.stderr, flush=True)  # noqa: T201
+        code = FAILED
+    sys.exit(code)
+
+
+def in_words(error: Exception) -> str:
+    """What was wrong and what to do, for people."""
+    match error:
+        case _ if type(error).__module__.partition(".")[0] in OURS:
+            return str(error)
+        case UnicodeEncodeError(encoding="utf-8"):
+            return f"{error.object!a} is not UTF-8 text (character {error.start})"
+        case UnicodeEncodeError():
+            character = error.object[error.start]
+            return (
+                f"standard output is {error.encoding}, which has no {character!a}: "
+                "set PYTHONIOENCODING=utf-8, or a locale such as LC_ALL=C.UTF-8"
+            )
+        case OSError(filename=str() | bytes() as name, strerror=str() as reason):
+            return f"{os.fsdecode(name)}: {reason}"
+        case OSError(strerror=str() as reason):
+            return f"cannot write the answer: {reason}"
+        case ModuleNotFoundError(name=str() as name):
+            return f"the package {name!r} is missing: pip install it"
+        case MemoryError():
+            return "there is not enough memory for this"
+    text = str(error).partition("\n")[0]
+    return f"{type(error).__name__}{': ' if text else ''}{text}\n  a fault of lectern's: {TRACEBACK}=1 shows where"
+
+
+def _prepare() -> None:
+    """Give the command streams that it can write to, and a width that tables are readable in."""
+    for name in ("stdout", "stderr"):
+        stream: Any = getattr(sys, name)
+        if stream is None:  # it was closed
+            setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115
+        elif not os.environ.get("PYTHONIOENCODING") and stream.encoding.lower() in ("ascii", "us-ascii", "utf-8"):
+            # The locale C is the absence of one. Names of files may be of any bytes.
+            errors = "surrogateescape" if name == "stdout" else "backslashreplace"
+            stream.reconfigure(encoding="utf-8", errors=errors)
+    columns = os.environ.get("COLUMNS", "")
+    if columns.isdecimal() and int(columns) < LEAST_COLUMNS:
+        os.environ["COLUMNS"] = str(LEAST_COLUMNS)
+
+
+def _silence() -> None:
+    """Let nothing that waits to be written fail again when the interpreter ends."""
+    stream: IO[str] = sys.stdout
+    with contextlib.suppress(OSError, ValueError):
+        null = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(null, stream.fileno())
+        os.close(null)
