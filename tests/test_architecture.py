@@ -38,6 +38,7 @@ SHARED = {
     "services.errors",
     "services.limits",
     "services.metrics",
+    "services.notices",
     "services.parameters",
     "services.rpc",
     "services.streams",
@@ -84,7 +85,9 @@ def allowed(relative: Path) -> set[str]:
             "lectern.windows",
         }
     if parts[0] == "services" and len(parts) == 2:
-        return {"services.errors", "services.rpc", "services.limits", "services.metrics", "services.tracing"}
+        return {"services.errors", "services.rpc", "services.limits", "services.metrics", "services.tracing"} | (
+            {"lectern.v1"} if parts[1] == "notices.py" else set()
+        )
     key = "/".join(parts[:2]) if parts[0] == "services" else parts[0]
     return ALLOWED[key] | ({"torch"} if key == "training" else set()) | HANDOVER.get(relative.as_posix(), set())
 

@@ -19,12 +19,12 @@ def medium_of(file: Path, content: bytes) -> Taken:
         typer.Exit: it is nothing that a model of pictures, recordings or texts takes; says what it looks like.
     """
     kind = kind_of(content)
-    if kind.medium in ("image", "audio", "text"):
-        return kind.medium
     if kind.medium == "nothing":
         fail(f"{file}: is empty")
-    advice = "`lectern predict` reads its rows" if kind.medium == "table" else f"models take {TAKEN}"
-    fail(f"{file}: looks like {kind.name}; {advice}")
+    if kind.medium in ("table", "other"):
+        advice = "`lectern predict` reads its rows" if kind.medium == "table" else f"models take {TAKEN}"
+        fail(f"{file}: looks like {kind.name}; {advice}")
+    return kind.medium
 
 
 def text_of(file: Path, content: bytes) -> str:

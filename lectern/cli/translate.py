@@ -9,7 +9,7 @@ import typer
 from rich.table import Table
 
 from lectern.cli.connection import Connection
-from lectern.cli.output import STDIN, WRONG_USAGE, fail, print_json, read_text, show
+from lectern.cli.output import STDIN, WRONG_USAGE, fail, print_json, read_text, show, show_notices
 
 if TYPE_CHECKING:
     from lectern.client import Client
@@ -52,6 +52,8 @@ def translate(
             _stream(client, given, model, version, beam_size)
             return
         response = client.translate(given, model, version, beam_size=beam_size, count=count, alignment=alignment)
+    for result in response.results:
+        show_notices(result.notices)
     if as_json:
         from google.protobuf.json_format import MessageToDict
 
@@ -71,6 +73,7 @@ def _stream(client: Client, texts: list[str], model: str, version: int, beam_siz
     for text in texts:
         printed = ""
         for response in client.stream_translate(text, model, version, beam_size=beam_size):
+            show_notices(response.notices)
             if beam_size > 1 and not response.final:
                 continue
             typer.echo(response.text.removeprefix(printed), nl=False)

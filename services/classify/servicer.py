@@ -10,12 +10,14 @@ from numpy.typing import NDArray
 
 from lectern.card import ImagePreprocessing, TextPreprocessing
 from lectern.v1 import classify_pb2 as pb
+from services import notices
 from services.classify.audio import AudioRpcs
 from services.classify.episodes import ROLES, classes_of, method_and_steps, one_hot
 from services.classify.models import find
 from services.classify.probabilities import best_first
 from services.classify.texts import logits_of
 from services.codecs.images import decode_images, decode_named
+from services.codecs.language import not_english_each
 from services.codecs.tensors import softmax
 from services.errors import InvalidArgument
 from services.limits import Limits
@@ -50,6 +52,9 @@ class ClassifyServicer(AudioRpcs):
         model, preprocessing = find(self._repository, name, request.version, call, TextPreprocessing, "texts")
         logits = await logits_of(request.texts, model, preprocessing, self._limits, call)
         results = classifications(logits, model.card.labels, request.top_k)
+        languages = await not_english_each(request.texts)
+        for i, (result, looks) in enumerate(zip(results, languages, strict=True)):
+            result.notices.extend(notices.language(model.card.name, looks, f"texts[{i}]"))
         return pb.ClassifyTextResponse(model=model.card.name, version=model.card.version, results=results)
 
     async def ClassifyFewShot(self, request: pb.ClassifyFewShotRequest, call: Call) -> pb.ClassifyFewShotResponse:

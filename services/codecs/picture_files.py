@@ -190,9 +190,7 @@ def _jpeg(content: bytes) -> PixelFile:
             exif = exif or data[len(_EXIF) :]
         elif marker == _APP1:
             xmp = xmp or data
-        elif (marker == _APP14 and data.startswith(_ADOBE) and len(data) >= _ADOBE_BYTES) or not (
-            _APP0 <= marker <= _APP15 or marker == _COM
-        ):
+        elif not _is_metadata(marker, data):
             kept.append(content[start - 2 : place])
     raise TooManyPartsError(f"has more than {MOST_PARTS:,} segments")
 

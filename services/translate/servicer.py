@@ -12,6 +12,8 @@ import numpy as np
 
 from lectern.card import TranslationPreprocessing
 from lectern.v1 import translate_pb2 as pb
+from services import notices
+from services.codecs.language import not_english_each
 from services.codecs.text import INLINE_CHARACTERS, check_text, check_texts, load_tokenizer, special_id
 from services.codecs.timing import decoded
 from services.errors import InvalidArgument
@@ -57,12 +59,15 @@ class TranslateServicer:
             most = f"the most in one request is {self._limits.sentences}"
             raise InvalidArgument.field("texts", f"have {len(sentences)} sentences; {most}")
         searches = await translator.searches(sentences, choices, call)
+        languages = await not_english_each(request.texts)
         await translator.decoder.finish(searches, call.deadline, call.priority)
         found = iter(searches)
         results = [
             translator.translations(source, [(s, next(found).over) for s in text], choices)
             for source, text in zip(request.texts, texts, strict=True)
         ]
+        for i, (result, looks) in enumerate(zip(results, languages, strict=True)):
+            result.notices.extend(notices.language(translator.model.card.name, looks, f"texts[{i}]"))
         return pb.TranslateResponse(
             model=translator.model.card.name, version=translator.model.card.version, results=results
         )
@@ -77,6 +82,8 @@ class TranslateServicer:
         if len(sentences) > self._limits.sentences:
             most = f"the most in one request is {self._limits.sentences}"
             raise InvalidArgument.field("text", f"has {len(sentences)} sentences; {most}")
+        (looks,) = await not_english_each([request.text])
+        reservations = notices.language(translator.model.card.name, looks, "text")
         for index, sentence in enumerate(sentences):
             (search,) = await translator.searches([sentence], choices, call)
             sent = ""
@@ -95,7 +102,9 @@ class TranslateServicer:
                         text=text,
                         final=done,
                         score=best.score if done else 0.0,
+                        notices=reservations,
                     )
+                    reservations = []
 
     def _find(self, name: str, version: int, call: Call) -> Translator:
         model = self._repository.find(name or DEFAULT_MODEL, version, CAPABILITY)
