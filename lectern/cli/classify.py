@@ -209,9 +209,9 @@ def name_files(error: LecternError, files: Mapping[str, Sequence[Path]]) -> None
         typer.Exit: it did.
     """
     refused = [
-        f"{files[found[1]][int(found[2])]}: {description}"
+        f"{files[found[1]][int(found[2] or 0)]}: {description}"
         for field, description in error.violations
-        if (found := re.match(r"(\w+)\[(\d+)\]", field)) and found[1] in files
+        if (found := re.match(r"(\w+)(?:\[(\d+)\])?", field)) and found[1] in files
     ]
     if refused:
         fail("\n  ".join(refused))

@@ -9,6 +9,7 @@ from lectern.cli.output import fail
 from lectern.kinds import NotTextError, decode_text, kind_of
 
 Taken = Literal["image", "audio", "text"]
+MEDIA: dict[str, Taken] = {"image": "image", "audio": "audio", "text": "text"}
 TAKEN = "pictures (PNG, JPEG, WebP), recordings (WAV, FLAC, OGG, MP3) and texts (UTF-8)"
 
 
@@ -19,12 +20,13 @@ def medium_of(file: Path, content: bytes) -> Taken:
         typer.Exit: it is nothing that a model of pictures, recordings or texts takes; says what it looks like.
     """
     kind = kind_of(content)
+    medium = MEDIA.get(kind.medium)
     if kind.medium == "nothing":
         fail(f"{file}: is empty")
-    if kind.medium in ("table", "other"):
+    if medium is None:
         advice = "`lectern predict` reads its rows" if kind.medium == "table" else f"models take {TAKEN}"
         fail(f"{file}: looks like {kind.name}; {advice}")
-    return kind.medium
+    return medium
 
 
 def text_of(file: Path, content: bytes) -> str:

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 FAILED = 1
 WRONG_USAGE = 2
 STDIN = STDOUT = Path("-")
-LEAST_COLUMNS = 60
+LEAST_COLUMNS = 80
 
 
 def fail(message: str, code: int = FAILED) -> NoReturn:

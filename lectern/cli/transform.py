@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from lectern.cli.classify import name_files
 from lectern.cli.connection import Connection
 from lectern.cli.output import STDIN, STDOUT, check_files, read, write
 
@@ -37,4 +38,11 @@ def transform(
     if out is None:
         out = STDOUT if file == STDIN or not sys.stdout.isatty() else file.with_name(f"{file.stem}-{style}.png")
     with connection.client() as client:
-        write(out, client.transform_image(read(file), style, model, version).image)
+        from lectern.errors import LecternError
+
+        try:
+            image = client.transform_image(read(file), style, model, version).image
+        except LecternError as error:
+            name_files(error, {"image": [file]})
+            raise
+    write(out, image)

@@ -8,10 +8,11 @@ from typing import Annotated
 import typer
 from rich.text import Text
 
+from lectern.cli.classify import name_files
 from lectern.cli.connection import Connection
 from lectern.cli.output import check_files, print_json, read, shortest, show
 
-_File = typer.Argument(metavar="FILE", help="WAV, FLAC or OGG; - is standard input.", show_default=False)
+_File = typer.Argument(metavar="FILE", help="WAV, FLAC, OGG or MP3; - is standard input.", show_default=False)
 
 
 def verify_speaker(
@@ -34,7 +35,13 @@ def verify_speaker(
     """
     check_files([first, second])
     with connection.client() as client:
-        answer = client.verify_speaker(read(first), read(second), model, version, threshold=threshold)
+        from lectern.errors import LecternError
+
+        try:
+            answer = client.verify_speaker(read(first), read(second), model, version, threshold=threshold)
+        except LecternError as error:
+            name_files(error, {"first": [first], "second": [second]})
+            raise
     score, applied = shortest(answer.score), shortest(answer.threshold)
     if as_json:
         found = {"score": score, "threshold": applied, "same_speaker": answer.same_speaker}

@@ -30,110 +30,11 @@ _SCRIPTS = {
     "DEVANAGARI": "Devanagari letters",
     "THAI": "Thai letters",
 }
-_ENGLISH = frozenset(
-    [
-        "the",
-        "of",
-        "and",
-        "to",
-        "in",
-        "is",
-        "it",
-        "that",
-        "was",
-        "for",
-        "on",
-        "are",
-        "as",
-        "with",
-        "his",
-        "they",
-        "at",
-        "be",
-        "this",
-        "from",
-        "have",
-        "or",
-        "by",
-        "had",
-        "not",
-        "but",
-        "what",
-        "all",
-        "were",
-        "when",
-        "we",
-        "there",
-        "can",
-        "an",
-        "your",
-        "which",
-        "their",
-        "said",
-        "if",
-        "do",
-        "will",
-        "each",
-        "about",
-        "how",
-        "up",
-        "out",
-        "them",
-        "then",
-        "she",
-        "many",
-        "some",
-        "so",
-        "these",
-        "would",
-        "other",
-        "into",
-        "has",
-        "more",
-        "her",
-        "two",
-        "like",
-        "him",
-        "see",
-        "time",
-        "could",
-        "no",
-        "make",
-        "than",
-        "been",
-        "its",
-        "who",
-        "now",
-        "my",
-        "over",
-        "did",
-        "down",
-        "only",
-        "way",
-        "may",
-        "you",
-        "i",
-        "he",
-        "me",
-        "us",
-        "our",
-        "am",
-        "any",
-        "very",
-        "please",
-        "thank",
-        "thanks",
-        "hello",
-        "where",
-        "why",
-        "here",
-        "does",
-        "don't",
-        "i'm",
-        "it's",
-        "yes",
-        "a",
-    ]
+_ENGLISH = (
+    "the of and to in is it that was for on are as with his they at be this from have or by had not but what all were "
+    "when we there can an your which their said if do will each about how up out them then she many some so these "
+    "would other into has more her two like him see time could no make than been its who now my over did down only way may "
+    "you i he me us our am any very please thank thanks hello where why here does don't i'm it's yes a"
 )
 # The commonest words of languages of Latin letters, without those that are English too.
 _OTHERS = {
@@ -141,8 +42,8 @@ _OTHERS = {
     "haben hat aber von bei aus nach wenn kann mein dein dich mich guten danke bitte oder sich im vom zum zur des",
     "French": "le la les un une des et est que qui dans pour pas vous nous je il elle ne sur avec ce cette mais son sa "
     "ses au aux du en sont été être bonjour merci oui où très plus c'est j'ai tu mon ma d'un qu'il l'on votre",
-    "Spanish": "el la los las un una y es que en por para con no se su lo como pero más está son del al muy yo tú usted "
-    "gracias hola qué cómo dónde hay tiene ser este esta mi te nos ya",
+    "Spanish": "el la los las un una y es que en por para con no se su lo como pero más está son del al muy yo tú "
+    "usted gracias hola qué cómo dónde hay tiene ser este esta mi te nos ya",
     "Italian": "il lo la gli le un una e è che di per con non sono mi si come ma più questo questa del della nel alla "
     "ciao grazie dove perché sei ho hai abbiamo anche io noi loro ti ci",
     "Portuguese": "os as um uma e é que em por para com não se seu sua mas mais está são do da dos das no na ao muito "
@@ -158,7 +59,8 @@ _OTHERS = {
     "Czech": "je to se na že jsem jste jak ale tak dobrý není pro jako už za by když",
     "Latin": "et est non in ad sed cum ut quod qui esse sunt enim nec atque quam",
 }
-_FOREIGN = {language: frozenset(words.split()) - _ENGLISH for language, words in _OTHERS.items()}
+_READ = frozenset(_ENGLISH.split())
+_FOREIGN = {language: frozenset(words.split()) - _READ for language, words in _OTHERS.items()}
 
 
 async def not_english_each(texts: Sequence[str]) -> list[str | None]:
@@ -182,7 +84,7 @@ def not_english(text: str) -> str | None:
         most = "HIRAGANA" if kana else other_scripts.most_common(1)[0][0]
         return _SCRIPTS.get(most, f"{most.title()} letters")
     words = Counter(word.lower().replace("’", "'") for word in _WORD.findall(looked_at))
-    english = _hits(words, _ENGLISH)
+    english = _hits(words, _READ)
     language, most_hits = max(((name, _hits(words, known)) for name, known in _FOREIGN.items()), key=lambda hit: hit[1])
     # One word of many may be a name; of two or three, it is not.
     if most_hits > english and (most_hits >= 2 or 3 * most_hits >= words.total() >= 2):
