@@ -12,7 +12,7 @@ import io
 import math
 import re
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -49,15 +49,15 @@ def read_table(file: Path, features: Sequence[str]) -> list[list[float]]:
 def table_of(file: Path, content: bytes, features: Sequence[str]) -> list[list[float]]:
     """The rows of a CSV file with this content; see `read_table`."""
     try:
-        return read_rows(decode_text(content), features)
+        return read_rows([decode_text(content)], features)
     except NotTextError as error:
         fail(f"{file}: not a CSV file: {error}", WRONG_USAGE)
     except RowsError as error:
         fail(f"{file}: {error}", WRONG_USAGE)
 
 
-def read_rows(text: str, features: Sequence[str]) -> list[list[float]]:
-    """The features of each row of a table, in their order.
+def read_rows(lines: Iterable[str], features: Sequence[str]) -> list[list[float]]:
+    """The features of each row of a table, in their order; lines come with their ends.
 
     A first line with names picks columns by name, others are ignored; repeated names are numbered as pandas does
     (`cli`, `cli.1`, ...). Without names there must be as many columns as features. Rows are counted as a spreadsheet
@@ -66,6 +66,7 @@ def read_rows(text: str, features: Sequence[str]) -> list[list[float]]:
     Raises:
         RowsError: no rows, a missing column, a row of another length, or a cell that is not a finite number.
     """
+    text = "".join(lines)
     delimiter = _delimiter(text, features)
     rows = _rows(text, delimiter)
     first = next(rows, None)

@@ -33,8 +33,8 @@ _SCRIPTS = {
 _ENGLISH = (
     "the of and to in is it that was for on are as with his they at be this from have or by had not but what all were "
     "when we there can an your which their said if do will each about how up out them then she many some so these "
-    "would other into has more her two like him see time could no make than been its who now my over did down only way may "
-    "you i he me us our am any very please thank thanks hello where why here does don't i'm it's yes a"
+    "would other into has more her two like him see time could no make than been its who now my over did down only way "
+    "may you i he me us our am any very please thank thanks hello where why here does don't i'm it's yes a"
 )
 # The commonest words of languages of Latin letters, without those that are English too.
 _OTHERS = {
