@@ -235,7 +235,7 @@ def _undecoded(content: bytes) -> Kind | None:
     """The encoding that a text which is not UTF-8 looks to be in."""
     head = content[:HEAD]
     for zeros, letters, order in ((head[1::2], head[0::2], "LE"), (head[0::2], head[1::2], "BE")):
-        if zeros.count(0) > 0.7 * len(zeros) and letters and not _CONTROL_BYTES.search(letters):
+        if len(head) >= 8 and zeros.count(0) > 0.7 * len(zeros) and not _CONTROL_BYTES.search(letters):
             return Kind("text", f"UTF-16{order} text without a byte-order mark")
     if _CONTROL_BYTES.search(head):
         return None

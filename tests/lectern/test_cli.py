@@ -20,10 +20,8 @@ import pytest
 from PIL import Image
 
 import lectern
-from lectern.cli.rows import RowsError, read_rows
 
 Run = Callable[..., subprocess.CompletedProcess[bytes]]
-FEATURES = ("AL", "cli", "ili", "cli.1")
 
 
 def invoke(*arguments: object, stdin: bytes = b"", target: str = "127.0.0.1:1") -> subprocess.CompletedProcess[bytes]:
@@ -319,30 +317,6 @@ def test_episode_says_what_is_wrong(run: Run, tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     refused(run("episode", "--out", tmp_path / "file"), 2, "is a file")
     refused(run("episode", "--max-steps", 5000), 1, "max_steps: is 5000; it may be 1 to 1000")
-
-
-def test_repeated_names_are_numbered_as_pandas_does() -> None:
-    assert read_rows(["cli,id,AL,cli,ili\n", "1,0,2,3,4\n"], FEATURES) == [[2, 1, 4, 3]]
-    assert read_rows(["AL,cli,ili,cli.1\n", "\n", "1, 2,3,4\n"], FEATURES) == [[1, 2, 3, 4]]
-
-
-@pytest.mark.parametrize(
-    ("lines", "message"),
-    [
-        ([], "there are no rows"),
-        (["AL,cli,ili,cli\n"], "no rows below the header"),
-        (["AL,cli\n", "1,2\n"], "2 of 4 columns are missing: ili, cli.1"),
-        (["1,2,3\n"], "row 1 has 3 columns, the model takes 4"),
-        (["AL,cli,ili,cli\n", "1,2,3,4\n", "1,2,3\n"], "row 3 has 3 columns, not 4"),
-        (["1,2,3,x\n"], "row 1, column cli.1: 'x' is not a finite number"),
-        (["AL,cli,ili,cli\n", "1,2,,4\n"], "row 2, column ili: '' is not"),
-        (["1,2,nan,4\n"], "row 1, column ili: 'nan' is not"),
-    ],
-)
-def test_a_table_that_does_not_fit_says_where(lines: list[str], message: str) -> None:
-    with pytest.raises(RowsError) as caught:
-        read_rows(lines, FEATURES)
-    assert message in str(caught.value)
 
 
 def test_training_an_unknown_model_says_which_there_are() -> None:
