@@ -164,7 +164,7 @@ class Client(DefendCalls):
     ) -> classify_pb2.ClassifyAudioResponse:
         """Classify audio clips; `results` has one per clip.
 
-        A clip is a WAV, FLAC or OGG file (bytes or path), or `(samples, rate)`: mono int16 `[T]` and Hz.
+        A clip is a WAV, FLAC, OGG or MP3 file (bytes or path), or `(samples, rate)`: mono int16 `[T]` and Hz.
 
         Args:
             include_frames: whether a result carries the class of each frame, from a model that classifies frames.

@@ -24,6 +24,7 @@ from services.limits import Limits
 FORMATS = ("PNG", "JPEG", "WEBP")
 # Decoding more pixels than this takes long enough to delay other callers, so it leaves the event loop.
 INLINE_PIXELS = 128 * 128
+INLINE_BYTES = 256 * 1024  # likewise, to leave out the metadata
 
 # A JPEG without its end marker is decoded four times, to see that nothing else is missing.
 MOST_UNENDED_PIXELS = 16_000_000
@@ -80,7 +81,8 @@ async def decode_named(
     started = time.monotonic()
     arrays = []
     for name, data in encoded.items():
-        picture = open_image(data, limits, name)
+        inline = len(data) <= INLINE_BYTES
+        picture = open_image(data, limits, name) if inline else await asyncio.to_thread(open_image, data, limits, name)
         if picture.image.width * picture.image.height <= INLINE_PIXELS:
             arrays.append(to_array(picture, preprocessing, name))
         else:

@@ -48,9 +48,14 @@ PHOTO = np.random.default_rng(0).integers(0, 256, (32, 32, 3), np.uint8)
 FUZZING = settings(
     max_examples=MESSAGES_PER_METHOD, deadline=None, suppress_health_check=list(HealthCheck), derandomize=True
 )
-PICTURES = tuple(encode(PHOTO, kind) for kind in ("PNG", "JPEG", "WEBP", "GIF"))
+EXIF = b"Exif\0\0II*\0\x08\0\0\0\x01\0\x12\x01\x03\0\x01\0\0\0\x06\0\0\0\0\0\0\0"
+PICTURES = (
+    *(encode(PHOTO, kind) for kind in ("PNG", "JPEG", "WEBP", "GIF")),
+    *(encode(PHOTO, kind, exif=EXIF) for kind in ("PNG", "JPEG", "WEBP")),
+    encode(PHOTO, "JPEG", progressive=True)[:-2],
+)
 NOISE = np.random.default_rng(0).integers(-9999, 9999, 4000, np.int16)
-RECORDINGS = tuple(record(NOISE, kind) for kind in ("WAV", "FLAC", "OGG", "AIFF"))
+RECORDINGS = tuple(record(NOISE, kind) for kind in ("WAV", "FLAC", "OGG", "AIFF", "MP3", "RF64"))
 FILES = PICTURES + RECORDINGS
 # Words that lead past the first check.
 WORDS = (
