@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import sys
 import traceback
@@ -12,6 +13,7 @@ from typing import IO, Any, NoReturn
 from lectern.cli.output import FAILED, LEAST_COLUMNS
 
 INTERRUPTED = 130
+CANNOT_WRITE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EBADF)
 TRACEBACK = "LECTERN_TRACEBACK"
 # Exceptions of our own have messages for people.
 OURS = ("lectern", "services", "training")
@@ -61,8 +63,10 @@ def in_words(error: Exception) -> str:
             )
         case OSError(filename=str() | bytes() as name, strerror=str() as reason):
             return f"{os.fsdecode(name)}: {reason}"
-        case OSError(strerror=str() as reason):
+        case OSError(errno=number, strerror=str() as reason) if number in CANNOT_WRITE:
             return f"cannot write the answer: {reason}"
+        case OSError(strerror=str() as reason):
+            return reason
         case ModuleNotFoundError(name=str() as name):
             return f"the package {name!r} is missing: pip install it"
         case MemoryError():

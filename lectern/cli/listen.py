@@ -11,7 +11,7 @@ from rich.text import Text
 
 from lectern.cli.classify import segment_as_dict, segment_row
 from lectern.cli.connection import Connection
-from lectern.cli.output import as_json, show
+from lectern.cli.output import WRONG_USAGE, as_json, fail, show
 
 PIECES_PER_SECOND = 10
 LONGEST_SECONDS = 24 * 60 * 60
@@ -44,7 +44,13 @@ def listen(
 
 
 def recorded(size: int) -> Iterator[bytes]:
-    """Standard input as it comes, about `size` bytes at a time and whole samples only."""
+    """Standard input as it comes, about `size` bytes at a time and whole samples only.
+
+    Raises:
+        typer.Exit: it is closed.
+    """
+    if sys.stdin is None:
+        fail("standard input is closed", WRONG_USAGE)
     left = b""
     while piece := sys.stdin.buffer.read1(size):  # type: ignore[union-attr]
         whole = len(left + piece) // 2 * 2

@@ -17,7 +17,7 @@ ORIENTATION = 0x0112
 # Of chunks, segments and tags: far more than any camera or editor writes.
 MOST_PARTS = 16_384
 MOST_TAGS = 1024
-MOST_SCANS = 256
+MOST_SCANS = 100
 
 _PNG = b"\x89PNG\r\n\x1a\n"
 _SOI, _EOI = b"\xff\xd8", b"\xff\xd9"
