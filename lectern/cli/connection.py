@@ -87,7 +87,8 @@ class Connection:
         code = error.code().name
         if code == "UNAVAILABLE" and not error.trailing_metadata():  # no server answered
             if "Connection refused" in error.details():
-                return f"no server at {self.target}: start one with `lectern serve`, or name another with --target"
+                where = self.target if ":" in self.target else f"{self.target}, which names no port"
+                return f"no server at {where}: start one with `lectern serve`, or name another with --target"
             return f"cannot reach {self.target}: {error.details()}"
         if code == "DEADLINE_EXCEEDED" and not error.trailing_metadata():
             return f"no answer from {self.target} within {self.timeout:g} s: {_HINTS[code]}"
