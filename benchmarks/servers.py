@@ -10,7 +10,6 @@ import socket
 import subprocess
 import sys
 import time
-import venv
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -18,9 +17,10 @@ from pathlib import Path
 
 from tritonclient.grpc import InferenceServerClient
 
+from services.triton.environment import make_environment
+
 START_SECONDS = 120
 STOP_SECONDS = 60
-MLSERVER = "mlserver==1.7.1"
 
 
 @dataclass(frozen=True)
@@ -105,14 +105,7 @@ def _wait_until_ready(
 
 def _mlserver(repository: Path, models: Sequence[str], port: int, http: int, metrics: int) -> list[str]:
     """Write MLServer's settings beside the models and return its command; it has an environment of its own."""
-    cache = Path(os.environ.get("LECTERN_CACHE", "~/.cache/lectern")).expanduser()
-    home = cache / MLSERVER.replace("==", "-")
-    if not (home / "complete").exists():
-        print(f"installing {MLSERVER}, on first use only", file=sys.stderr)
-        shutil.rmtree(home, ignore_errors=True)
-        venv.create(home, with_pip=True)
-        subprocess.run([home / "bin" / "pip", "install", "--quiet", MLSERVER, "onnxruntime"], check=True)
-        (home / "complete").touch()
+    home = make_environment("mlserver")
     folder = repository.with_name(f"{repository.name}-mlserver")
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir()

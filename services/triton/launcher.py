@@ -6,16 +6,17 @@ makes it serve the same `config.pbtxt` that NVIDIA's container serves with its o
 
 from __future__ import annotations
 
+import ctypes
 import os
 import shutil
-import subprocess
 import sys
 import sysconfig
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-WHEEL = "nvidia-pytriton==0.7.0"
+from services.triton.environment import EnvironmentSetupError, make_environment
+
 PYTHONS = ((3, 11), (3, 12))
 
 
@@ -36,26 +37,15 @@ def install() -> Path:
     """Install Triton into `$LECTERN_CACHE/triton-...` on first use (55 MB), and return that directory.
 
     Raises:
-        TritonError: the wheel has no build for this Python, or pip failed.
+        TritonError: the wheel has no build for this Python, libpython is missing, or pip failed.
     """
     if sys.version_info[:2] not in PYTHONS:
-        raise TritonError(f"{WHEEL} runs on Python 3.11 and 3.12; this is {sysconfig.get_python_version()}")
-    cache = Path(os.environ.get("LECTERN_CACHE", "~/.cache/lectern")).expanduser()
-    home = cache / f"triton-{WHEEL.partition('==')[2]}-py{sysconfig.get_python_version()}"
-    complete = home / "complete"
-    if not complete.exists():
-        shutil.rmtree(home, ignore_errors=True)
-        # It needs numpy < 2, so it cannot share an environment with Lectern.
-        for command in (
-            [sys.executable, "-m", "venv", str(home)],
-            [str(home / "bin" / "pip"), "install", "--quiet", WHEEL, "onnxruntime"],
-        ):
-            result = subprocess.run(command, capture_output=True, text=True)
-            if result.returncode != 0:
-                raise TritonError(f"{' '.join(command)} failed: {(result.stderr.strip() or 'no output')[-500:]}")
-        _assemble_backends(home)
-        complete.touch()
-    return home
+        raise TritonError(f"Triton's wheel runs on Python 3.11 and 3.12; this is {sysconfig.get_python_version()}")
+    _require_libpython()
+    try:
+        return make_environment("triton", _assemble_backends)
+    except EnvironmentSetupError as error:
+        raise TritonError(str(error)) from error
 
 
 def command(
@@ -83,6 +73,17 @@ def command(
         *arguments,
     ]
     return line, environment
+
+
+def _require_libpython() -> None:
+    """Triton's Python backend loads the shared library of this Python, which some Pythons come without."""
+    library = sysconfig.get_config_var("INSTSONAME")
+    try:
+        with_path = Path(sysconfig.get_config_var("LIBDIR")) / library
+        ctypes.CDLL(str(with_path) if with_path.exists() else library)
+    except OSError:
+        version = sysconfig.get_python_version()
+        raise TritonError(f"{library} is missing: apt-get install libpython{version}") from None
 
 
 def _assemble_backends(home: Path) -> None:
