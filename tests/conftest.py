@@ -22,14 +22,25 @@ import soundfile
 from filelock import FileLock
 from PIL import Image
 
+from tests.programs import summary
+from tests.waiting import WAIT
+
 ROOT = Path(__file__).parents[1]
 EXPORTED = ROOT / "exported"
-START_SECONDS = 60
-TRAIN_SECONDS = 300
 # torch here and in what tests train: tests run side by side, and threads that spin while they wait are slow then.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 # Tests send SIGINT to what they start, which must not ignore it where pytest itself was told to.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> Iterator[None]:
+    """Last of all, what to install for the tests that were skipped."""
+    result = yield
+    skipped = terminalreporter.stats.get("skipped", [])
+    for line in summary(str(report.longrepr[2]) for report in skipped):
+        terminalreporter.write_line(line, yellow=True)
+    return result
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -80,7 +91,7 @@ def serving(directory: Path, *arguments: str, repository: Path = EXPORTED, **env
         yield Server(str(ready["target"]), f"http://127.0.0.1:{ready['metrics_port']}", process, log)
         if process.poll() is None:
             process.send_signal(signal.SIGTERM)
-            assert process.wait(30) == 0, log.read_text()
+            assert process.wait(WAIT) == 0, log.read_text()
     finally:
         if process.poll() is None:
             process.kill()
@@ -93,14 +104,14 @@ def whole_lines(log: Path) -> list[str]:
 
 
 def _wait_until_serving(process: subprocess.Popen[bytes], log: Path) -> dict[str, object]:
-    deadline = time.monotonic() + START_SECONDS
+    deadline = time.monotonic() + WAIT
     while time.monotonic() < deadline:
         for line in whole_lines(log):
             if '"message": "serving"' in line:
                 return dict(json.loads(line))
         assert process.poll() is None, f"the server ended:\n{log.read_text()}"
         time.sleep(0.05)
-    raise AssertionError(f"the server did not start in {START_SECONDS} s:\n{log.read_text()}")
+    raise AssertionError(f"the server did not start in {WAIT} s:\n{log.read_text()}")
 
 
 @pytest.fixture(scope="session")
@@ -139,7 +150,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Callabl
                 command = [sys.executable, "-m", "lectern", "train", name, "--fast", "--output", str(repository)]
                 environment = os.environ | {"LECTERN_CACHE": str(directory / f"{name}.cache")}
                 result = subprocess.run(
-                    command, capture_output=True, text=True, cwd=ROOT, timeout=TRAIN_SECONDS, env=environment
+                    command, capture_output=True, text=True, cwd=ROOT, timeout=WAIT, env=environment
                 )
                 assert result.returncode == 0, result.stderr
                 log.write_text(result.stdout)

@@ -12,6 +12,8 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import ROOT, Server, serving
+from tests.programs import needs
+from tests.waiting import WAIT
 
 
 @pytest.mark.parametrize(("name", "function"), [("settings", "table"), ("models", "gallery")])
@@ -34,7 +36,7 @@ def run(language: str, text: str, directory: Path, *, prints: bool = True, **var
     else:
         commands = [["bash", "-c", line.removeprefix("$ ").split("  #")[0]] for line in text.splitlines()]
     for command in commands:
-        result = subprocess.run(command, capture_output=True, text=True, cwd=directory, env=environment, timeout=60)
+        result = subprocess.run(command, capture_output=True, text=True, cwd=directory, env=environment, timeout=WAIT)
         assert result.returncode == 0, (command, result.stderr)
         assert (result.stdout + result.stderr).strip() or not prints, command
 
@@ -53,6 +55,7 @@ def test_readme_examples_run(server: Server, language: str, text: str) -> None:
 
 
 def test_security_examples_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    needs("openssl")
     monkeypatch.chdir(tmp_path)
     for language, text in blocks("docs/security.md", "prepare"):
         run(language, text, tmp_path, prints=False)

@@ -6,12 +6,13 @@ Also `make chaos`, with every other test that is marked so.
 from __future__ import annotations
 
 import concurrent.futures
+import importlib.util
+import json
 import os
 import signal
 import subprocess
 import sys
 import threading
-import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -27,14 +28,13 @@ from lectern import Client, LecternError
 from tests.conftest import EXPORTED, Server, encode, serving
 from tests.runtime.test_lifecycle import MODEL, add_version, versions
 from tests.runtime.test_triton import free_ports
-from tests.server.test_server import wait_until, worker_pids
+from tests.server.test_server import worker_pids
+from tests.waiting import WAIT, wait_until
 
 pytestmark = pytest.mark.chaos
 
 SERVICE = "lectern.v1.ClassifyService"
 CALLERS = 8
-CALL_SECONDS = 20.0
-FAKETIME = Path("/usr/lib") / f"{os.uname().machine}-linux-gnu" / "faketime" / "libfaketimeMT.so.1"
 
 
 @contextmanager
@@ -43,10 +43,10 @@ def load(target: str, image: bytes) -> Iterator[Counter[str]]:
     stop, ended = threading.Event(), Counter[str]()
 
     def call() -> None:
-        with Client(target) as client:
+        with Client(target, timeout=WAIT) as client:
             while not stop.is_set():
                 try:
-                    client.classify_image(image, timeout=CALL_SECONDS)
+                    client.classify_image(image, timeout=WAIT)
                     ended["OK"] += 1
                 except LecternError as error:
                     ended[error.code().name] += 1
@@ -59,6 +59,14 @@ def load(target: str, image: bytes) -> Iterator[Counter[str]]:
             stop.set()
         for future in futures:
             future.result()
+
+
+def libfaketime() -> Path:
+    """The library that fakes what clock a process sees, from the wheel, which is for Linux on x86-64."""
+    package = importlib.util.find_spec("libfaketime")
+    if package is None or package.origin is None:
+        pytest.skip("libfaketime's wheel is for Linux on x86-64")
+    return Path(package.origin).parent / "vendor" / "libfaketime" / "src" / "libfaketime.so.1"
 
 
 def goes_on(ended: Counter[str], calls: int = 50) -> None:
@@ -87,7 +95,7 @@ def test_killed_workers_are_replaced_and_callers_see_no_error(tmp_path: Path, ph
             killed = min(worker_pids(server))
             os.kill(killed, signal.SIGKILL)
             # The next one is killed only when the new one takes calls: with none left, calls would fail.
-            wait_until(lambda killed=killed: len(listening(server) - {killed}) == 2, 60)  # type: ignore[misc]
+            wait_until(lambda killed=killed: len(listening(server) - {killed}) == 2)  # type: ignore[misc]
         goes_on(ended)
     assert set(ended) == {"OK"}
 
@@ -139,35 +147,29 @@ def test_damage_in_the_repository_fails_no_call(
 def test_a_full_disk_under_the_log_stops_nothing(photos: np.ndarray) -> None:
     with serving_to("/dev/full", {"LECTERN_LOG_LEVEL": "debug", "LECTERN_LOG_FORMAT": "json"}) as client:
         for _ in range(20):
-            assert len(client.classify_image(encode(photos[0]), timeout=CALL_SECONDS).results) == 1
+            assert len(client.classify_image(encode(photos[0]), timeout=WAIT).results) == 1
         with pytest.raises(LecternError) as caught:
-            client.classify_image(b"nothing", timeout=CALL_SECONDS)
+            client.classify_image(b"nothing", timeout=WAIT)
         assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT
 
 
 def test_clock_jumps_change_nothing(tmp_path: Path, photos: np.ndarray) -> None:
-    if not FAKETIME.exists():
-        pytest.fail("libfaketime is missing: install Debian's package `faketime`")
     offset = tmp_path / "offset"
     offset.write_text("+0")
     environment = {
-        "LD_PRELOAD": str(FAKETIME),
+        "LD_PRELOAD": str(libfaketime()),
         "FAKETIME_TIMESTAMP_FILE": str(offset),
         "FAKETIME_NO_CACHE": "1",
         "FAKETIME_DONT_FAKE_MONOTONIC": "1",
     }
-    with serving_to(str(tmp_path / "log"), environment) as client:
+    with serving_to(str(tmp_path / "log"), environment | {"LECTERN_LOG_LEVEL": "debug"}) as client:
         for jump in ("+3d", "-3d", "+0"):
             offset.write_text(jump)
-            started = time.monotonic()
             for _ in range(10):
-                assert len(client.classify_image(encode(photos[0]), timeout=CALL_SECONDS).results) == 1
-            assert time.monotonic() - started < CALL_SECONDS
+                assert len(client.classify_image(encode(photos[0]), timeout=WAIT).results) == 1
             assert client.health("lectern.v1.ClassifyService").status == health_pb2.HealthCheckResponse.SERVING
-        days = {
-            line.split('"time": "')[1][:10] for line in (tmp_path / "log").read_text().splitlines() if "time" in line
-        }
-        assert days
+    log = [json.loads(line) for line in (tmp_path / "log").read_text().splitlines() if line.startswith("{")]
+    assert len({record["time"][:10] for record in log}) >= 3, "the server saw three dates"
 
 
 @contextmanager
@@ -185,7 +187,7 @@ def serving_to(log: str, environment: dict[str, str]) -> Iterator[Client]:
             wait_until(lambda: client.health(SERVICE).status == health_pb2.HealthCheckResponse.SERVING)
             yield client
         process.send_signal(signal.SIGTERM)
-        assert process.wait(30) == 0
+        assert process.wait(WAIT) == 0
     finally:
         process.kill()
         process.wait()

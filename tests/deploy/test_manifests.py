@@ -14,6 +14,7 @@ import yaml
 
 from services.server.registry import service_of
 from services.server.settings import CAPABILITIES, Settings
+from tests.waiting import WAIT
 
 ROOT = Path(__file__).parents[2]
 FIXTURES = Path(__file__).parent / "fixtures"
@@ -45,7 +46,7 @@ REFUSED = {
 
 def check(directory: Path) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, str(ROOT / "deploy" / "check.py"), str(directory)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=60)
+    return subprocess.run(command, capture_output=True, text=True, timeout=WAIT)
 
 
 def render(directory: Path) -> list[dict[str, Any]]:

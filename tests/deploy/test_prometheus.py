@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import shutil
 import subprocess
 from pathlib import Path
 
@@ -11,15 +10,16 @@ import pytest
 from prometheus_client import REGISTRY
 
 from services import metrics
+from tests.programs import needs
+from tests.waiting import WAIT
 
 PROMETHEUS = Path(__file__).parents[2] / "deploy" / "prometheus"
 FIXTURES = Path(__file__).parent / "fixtures"
 
 
 def promtool(*arguments: str) -> subprocess.CompletedProcess[str]:
-    if shutil.which("promtool") is None:
-        pytest.fail("promtool is not on PATH: install Debian's package `prometheus`, or Prometheus's own release")
-    return subprocess.run(["promtool", *arguments], capture_output=True, text=True, timeout=60)
+    needs("promtool")
+    return subprocess.run(["promtool", *arguments], capture_output=True, text=True, timeout=WAIT)
 
 
 @pytest.mark.parametrize(

@@ -20,6 +20,7 @@ import pytest
 from PIL import Image
 
 import lectern
+from tests.waiting import WAIT
 
 Run = Callable[..., subprocess.CompletedProcess[bytes]]
 
@@ -27,7 +28,7 @@ Run = Callable[..., subprocess.CompletedProcess[bytes]]
 def invoke(*arguments: object, stdin: bytes = b"", target: str = "127.0.0.1:1") -> subprocess.CompletedProcess[bytes]:
     command = [sys.executable, "-m", "lectern", *map(str, arguments)]
     environment = os.environ | {"LECTERN_TARGET": target, "COLUMNS": "200", "NO_COLOR": "1"}
-    return subprocess.run(command, input=stdin, capture_output=True, env=environment, timeout=60)
+    return subprocess.run(command, input=stdin, capture_output=True, env=environment, timeout=WAIT)
 
 
 @pytest.fixture
@@ -45,7 +46,7 @@ def files(photos: np.ndarray, png: Callable[..., bytes], tmp_path: Path) -> list
 
 @pytest.fixture
 def features(server: Any) -> list[str]:
-    with lectern.Client(server.target) as client:
+    with lectern.Client(server.target, timeout=WAIT) as client:
         card: Any = client.get_model("covid_regressor").model.versions[0].card
         return list(card["preprocessing"]["features"])
 
@@ -218,7 +219,7 @@ def test_ctrl_c_is_quiet() -> None:
         connection, _ = silent.accept()  # from here on it waits for an answer
         with connection:
             process.send_signal(signal.SIGINT)
-            assert process.communicate(timeout=30) == (b"", b"")
+            assert process.communicate(timeout=WAIT) == (b"", b"")
     assert process.returncode == 130
 
 

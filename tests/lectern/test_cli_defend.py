@@ -14,6 +14,7 @@ import lectern
 from lectern.requests import attack_method, defence, evaluated_attack
 from tests.conftest import ROOT, Server, serving
 from tests.lectern.test_cli import Run, invoke, refused, run
+from tests.waiting import WAIT
 
 __all__ = ["run"]
 
@@ -104,11 +105,11 @@ def test_what_is_wrong_is_named(allowed: Run, run: Run, folders: Path, tmp_path:
 async def test_both_clients_answer_alike(attackable: Any) -> None:
     images, chain = {"cat": CAT, "ship": [SHIP]}, ["median", defence("jpeg", quality=80)]
     asked = {"attacks": ["fgsm", evaluated_attack("pgd", steps=2)], "defences": ["median", chain]}
-    with lectern.Client(attackable.target) as client:
+    with lectern.Client(attackable.target, timeout=WAIT) as client:
         attacked = client.attack([CAT, SHIP], attack_method("fgsm", norm="l2"), labels=["cat", "ship"], seed=5)
         defended = client.defend(CAT, chain, smoothing={"samples": 10}, seed=5)
         cells = list(client.evaluate_robustness(images, seed=5, **asked))
-    async with lectern.aio.Client(attackable.target) as client:
+    async with lectern.aio.Client(attackable.target, timeout=WAIT) as client:
         both = await client.attack([CAT, SHIP], attack_method("fgsm", norm="l2"), labels=["cat", "ship"], seed=5)
         assert both == attacked
         assert await client.defend(CAT, chain, smoothing={"samples": 10}, seed=5) == defended

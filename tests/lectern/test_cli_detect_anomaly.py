@@ -13,6 +13,7 @@ from PIL import Image
 import lectern
 from tests.conftest import ROOT, encode
 from tests.lectern.test_cli import Run, invoke, refused, run
+from tests.waiting import WAIT
 
 __all__ = ["run"]
 
@@ -61,10 +62,10 @@ def test_what_is_wrong_is_named(run: Run, files: list[Path], tmp_path: Path) -> 
 
 async def test_both_clients_answer_alike(server: Any, files: list[Path]) -> None:
     options = {"false_positive_rate": 0.1, "include_heat_map": True}
-    with lectern.Client(server.target) as client:
+    with lectern.Client(server.target, timeout=WAIT) as client:
         found = client.detect_anomaly(files, **options)
         streamed = list(client.stream_detect_anomaly([files, files[0]], **options))
-    async with lectern.aio.Client(server.target) as client:
+    async with lectern.aio.Client(server.target, timeout=WAIT) as client:
         assert (await client.detect_anomaly(files, **options)).results == found.results
         also_streamed = [answer async for answer in client.stream_detect_anomaly([files, files[0]], **options)]
     assert [len(answer.results) for answer in streamed] == [2, 1]

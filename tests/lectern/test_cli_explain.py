@@ -14,6 +14,7 @@ import lectern
 from lectern.requests import explanation_method
 from tests.conftest import ROOT
 from tests.lectern.test_cli import Run, invoke, refused, run
+from tests.waiting import WAIT
 
 __all__ = ["run"]
 
@@ -79,12 +80,12 @@ def test_what_is_wrong_is_named(run: Run, tmp_path: Path) -> None:
 
 async def test_both_clients_answer_alike(server: Any) -> None:
     methods = ("saliency", explanation_method("smooth_grad", samples=3))
-    with lectern.Client(server.target) as client:
+    with lectern.Client(server.target, timeout=WAIT) as client:
         explained = client.explain(CAT, "smooth_grad", samples=3, seed=5)
         compared, learned = client.compare(CAT, methods), client.explain_model()
         with pytest.raises(ValueError, match="one of them"):
             client.explain()
-    async with lectern.aio.Client(server.target) as client:
+    async with lectern.aio.Client(server.target, timeout=WAIT) as client:
         assert await client.explain(CAT, "smooth_grad", samples=3, seed=5) == explained
         assert await client.compare(CAT, methods) == compared
         assert await client.explain_model() == learned

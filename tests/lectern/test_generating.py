@@ -21,11 +21,12 @@ import lectern
 import lectern.aio
 from tests.conftest import ROOT, encode
 from tests.lectern.test_cli import invoke, refused
+from tests.waiting import WAIT
 
 
 @pytest.fixture
 def client(server: Any) -> Iterator[lectern.Client]:
-    with lectern.Client(server.target) as client:
+    with lectern.Client(server.target, timeout=WAIT) as client:
         yield client
 
 
@@ -44,7 +45,7 @@ def size(image: bytes) -> tuple[int, int]:
 
 def test_images_of_one_seed_are_the_same_for_both_clients(server: Any, client: lectern.Client) -> None:
     async def generated() -> list[bytes]:
-        async with lectern.aio.Client(server.target) as remote:
+        async with lectern.aio.Client(server.target, timeout=WAIT) as remote:
             return [response.image async for response in remote.generate_images(7, 10)]
 
     images = [response.image for response in client.generate_images(7, 10)]
@@ -81,7 +82,7 @@ def test_a_refused_stream_raises_as_every_call_does(client: lectern.Client) -> N
 
 def test_an_image_is_redrawn_for_both_clients(server: Any, client: lectern.Client, digit: Path) -> None:
     async def redrawn() -> bytes:
-        async with lectern.aio.Client(server.target) as remote:
+        async with lectern.aio.Client(server.target, timeout=WAIT) as remote:
             return (await remote.transform_image(digit, "printed")).image
 
     image = client.transform_image(digit.read_bytes(), "printed").image
@@ -115,7 +116,7 @@ def test_on_a_terminal_generate_names_the_file_after_model_and_seed(server: Any,
     ours, theirs = pty.openpty()
     command = [sys.executable, "-m", "lectern", "generate", "images", "--seed", "7", "--target", server.target]
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
-    subprocess.run(command, stdout=theirs, cwd=tmp_path, env=environment, timeout=60, check=True)
+    subprocess.run(command, stdout=theirs, cwd=tmp_path, env=environment, timeout=WAIT, check=True)
     os.close(ours)
     os.close(theirs)
     assert size((tmp_path / "face_generator-7.png").read_bytes()) == (256, 256)

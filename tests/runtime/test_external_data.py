@@ -12,6 +12,7 @@ import pytest
 import lectern
 from services.runtime.external_data import refuse_external_data
 from tests.conftest import EXPORTED, serving
+from tests.waiting import WAIT
 
 onnx = pytest.importorskip("onnx")
 VICTIM = "image_classifier"
@@ -42,7 +43,7 @@ def test_external_data_takes_the_model_out_and_the_others_serve(
     card["files"][f"{VICTIM}/1/model.onnx"] = hashlib.sha256(content).hexdigest()
     (version / "card.json").write_text(json.dumps(card))
     monkeypatch.chdir(tmp_path)
-    with serving(tmp_path, repository=repository) as server, lectern.Client(server.target) as client:
+    with serving(tmp_path, repository=repository) as server, lectern.Client(server.target, timeout=WAIT) as client:
         (refused,) = client.get_model(VICTIM).model.versions
         assert f"{VICTIM}/1/model.onnx: tensor {tensor.name!r} lies in another file, {location!r}" in refused.reason
         features = json.loads((EXPORTED / "covid_regressor/1/card.json").read_text())["preprocessing"]["features"]

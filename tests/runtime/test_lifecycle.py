@@ -21,7 +21,7 @@ from lectern.v1 import classify_pb2, model_pb2
 from lectern.v1.classify_pb2_grpc import ClassifyServiceStub
 from lectern.v1.model_pb2_grpc import ModelServiceStub
 from tests.conftest import Server, encode, serving
-from tests.server.test_server import wait_until
+from tests.waiting import WAIT, wait_until
 
 MODEL = "image_classifier"
 
@@ -48,7 +48,7 @@ def add_version(repository: Path, number: int, change: Callable[[Path], None] = 
 
 def versions(server: Server) -> dict[int, model_pb2.ModelVersion]:
     with grpc.insecure_channel(server.target) as channel:
-        model = ModelServiceStub(channel).GetModel(model_pb2.GetModelRequest(model=MODEL), timeout=10).model
+        model = ModelServiceStub(channel).GetModel(model_pb2.GetModelRequest(model=MODEL), timeout=WAIT).model
     return {v.version: v for v in model.versions}
 
 
@@ -62,7 +62,7 @@ def test_versions_swap_without_a_failed_request(watched: Server, repository: Pat
             stub = ClassifyServiceStub(channel)
             while not stop.is_set():
                 request = classify_pb2.ClassifyImageRequest(images=[images[i]])
-                answered.append(stub.ClassifyImage(request, timeout=30).version)
+                answered.append(stub.ClassifyImage(request, timeout=WAIT).version)
 
     with concurrent.futures.ThreadPoolExecutor(32) as pool:
         callers = [pool.submit(call, i) for i in range(32)]
@@ -88,7 +88,7 @@ def test_a_bad_new_version_is_refused_and_the_old_stays(watched: Server, reposit
     assert found[1].state == model_pb2.MODEL_STATE_READY
     with grpc.insecure_channel(watched.target) as channel:
         request = classify_pb2.ClassifyImageRequest(images=[encode(photos[0])])
-        assert ClassifyServiceStub(channel).ClassifyImage(request, timeout=10).version == 1
+        assert ClassifyServiceStub(channel).ClassifyImage(request, timeout=WAIT).version == 1
     assert any("SHA-256" in str(r["message"]) for r in watched.log_records() if r["level"] == "ERROR")
 
 

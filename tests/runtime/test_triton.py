@@ -8,7 +8,7 @@ import signal
 import socket
 import subprocess
 import sys
-import time
+import sysconfig
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,13 +18,15 @@ import numpy as np
 import pytest
 from grpc_health.v1 import health_pb2
 from tritonclient.grpc import InferenceServerClient
+from tritonclient.utils import InferenceServerException
 
 from lectern import Client, LecternError
 from lectern.requests import FewShotMethod
 from lectern.versions import promote
+from services.triton.launcher import PYTHONS, TritonError, install
 from tests.conftest import EXPORTED, ROOT, Server, encode, serving
-
-INSTALL_SECONDS = 300
+from tests.programs import missing
+from tests.waiting import WAIT, wait_until
 
 
 def free_ports(count: int) -> list[int]:
@@ -38,26 +40,32 @@ def free_ports(count: int) -> list[int]:
 @contextmanager
 def triton(ports: list[int], log: Path, repository: Path = EXPORTED) -> Iterator[str]:
     """`lectern triton` over a repository, by default the committed models; yields its gRPC address once it is ready."""
+    if sys.version_info[:2] not in PYTHONS:
+        pytest.skip(f"Triton's wheel has no build for Python {sysconfig.get_python_version()}")
+    try:
+        install()
+    except TritonError as error:
+        missing("Triton", str(error).strip().splitlines()[-1])
     options = ["--port", str(ports[0]), "--http-port", str(ports[1]), "--metrics-port", str(ports[2])]
     command = [sys.executable, "-m", "lectern", "triton", "--repository", str(repository), *options]
     with log.open("ab") as file:
         process = subprocess.Popen(command, stdout=file, stderr=file)
     target = f"127.0.0.1:{ports[0]}"
     try:
-        deadline = time.monotonic() + INSTALL_SECONDS
         with InferenceServerClient(target) as client:
-            while True:
+
+            def ready() -> bool:
                 assert process.poll() is None, log.read_text()[-2000:]
-                assert time.monotonic() < deadline
                 try:
-                    if client.is_server_ready():
-                        break
-                except Exception:
-                    time.sleep(0.2)
+                    return bool(client.is_server_ready())
+                except InferenceServerException:
+                    return False
+
+            wait_until(ready)
         yield target
     finally:
         process.send_signal(signal.SIGTERM)
-        process.wait(60)
+        process.wait(WAIT)
 
 
 @pytest.fixture(scope="module")
@@ -76,7 +84,7 @@ def beside(triton_url: str, tmp_path_factory: pytest.TempPathFactory) -> Iterato
 def test_answers_are_the_embedded_engines(beside: Server, server: Server, photos: np.ndarray) -> None:
     images = [encode(photo) for photo in photos[:100]]
     rows = np.random.default_rng(0).uniform(0, 20, (600, 116)).astype(np.float32)
-    with Client(beside.target) as remote, Client(server.target) as local:
+    with Client(beside.target, timeout=WAIT) as remote, Client(server.target, timeout=WAIT) as local:
         for a, b in zip(remote.classify_image(images).results, local.classify_image(images).results, strict=True):
             assert [c.label for c in a.classes] == [c.label for c in b.classes]
             np.testing.assert_allclose(
@@ -93,7 +101,7 @@ def test_answers_are_the_embedded_engines(beside: Server, server: Server, photos
 
 def test_a_seed_draws_the_same_on_both(beside: Server, server: Server) -> None:
     observations = np.random.default_rng(0).normal(0, 0.5, (600, 8)).astype(np.float32)
-    with Client(beside.target) as remote, Client(server.target) as local:
+    with Client(beside.target, timeout=WAIT) as remote, Client(server.target, timeout=WAIT) as local:
         theirs, ours = (c.act(observations, sample=True, seed=3).results for c in (remote, local))
         assert [a.index for a in theirs] == [a.index for a in ours]
         flights = [[step.action.index for step in c.run_episode(5, max_steps=50)] for c in (remote, local)]
@@ -102,7 +110,7 @@ def test_a_seed_draws_the_same_on_both(beside: Server, server: Server) -> None:
 
 def test_explanations_are_alike(beside: Server, server: Server, photos: np.ndarray) -> None:
     row = np.random.default_rng(1).uniform(0, 20, 116).astype(np.float32)
-    with Client(beside.target) as remote, Client(server.target) as local:
+    with Client(beside.target, timeout=WAIT) as remote, Client(server.target, timeout=WAIT) as local:
         for method, given in (("smooth_grad", {"samples": 20}), ("integrated_gradients", {"steps": 20}), ("lime", {})):
             for arguments in ({"image": encode(photos[0])}, {"row": row}):
                 answers = [c.explain(method=method, seed=3, **arguments, **given).attribution for c in (remote, local)]
@@ -117,7 +125,7 @@ def test_graphs_without_a_batch_answer_alike(beside: Server, server: Server, met
     support = {str(i): drawings[10 * i : 10 * i + i + 1] for i in range(6)}
     answers = []
     for target in (beside.target, server.target):
-        with Client(target) as client:
+        with Client(target, timeout=WAIT) as client:
             results = client.classify_few_shot(support, drawings[100:110], method=method).results
         answers.append([[c.probability for c in sorted(r.classes, key=lambda c: c.index)] for r in results])
     np.testing.assert_allclose(answers[0], answers[1], atol=1e-4)
@@ -128,7 +136,7 @@ def test_texts_are_read_alike(beside: Server, server: Server) -> None:
     context = (ROOT / "docs" / "examples" / "beagle.txt").read_text()
     questions = ["Who commanded the ship?", "Where did the ship anchor?", "Who labelled the birds?"]
     texts = ["What a lovely film!", "A waste of money.", context]
-    with Client(beside.target) as remote, Client(server.target) as local:
+    with Client(beside.target, timeout=WAIT) as remote, Client(server.target, timeout=WAIT) as local:
         for a, b in zip(*(c.answer(questions, context).results for c in (remote, local)), strict=True):
             assert a.answers[0].text == b.answers[0].text
             assert a.answers[0].probability == pytest.approx(b.answers[0].probability, abs=0.03)
@@ -142,7 +150,7 @@ def test_texts_are_written_alike(beside: Server, server: Server) -> None:
     texts = ["Where is the library?", "In the beginning God created the heavens and the earth."]
     answers = []
     for target in (beside.target, server.target):
-        with Client(target) as client:
+        with Client(target, timeout=WAIT) as client:
             translated = [client.translate(texts, beam_size=size).results for size in (1, 4)]
             poem = "".join(r.text for r in client.generate_text("床前明月光，", form="五言絕句", temperature=0))
         answers.append(([r.translations[0].text for results in translated for r in results], poem))
@@ -153,7 +161,7 @@ def test_recordings_are_answered_alike(beside: Server, server: Server) -> None:
     sentence, *clips = ((ROOT / "docs/examples" / f).read_bytes() for f in ("sentence.wav", "armelle_1.wav"))
     answers = []
     for target in (beside.target, server.target):
-        with Client(target) as client:
+        with Client(target, timeout=WAIT) as client:
             phones = client.classify_audio([sentence, clips[0]], include_frames=True).results
             speakers = client.classify_audio([*clips, sentence], "speaker_classifier", include_embedding=True).results
         answers.append(([f for r in phones for f in r.frames], [r.embedding for r in speakers]))
@@ -162,12 +170,12 @@ def test_recordings_are_answered_alike(beside: Server, server: Server) -> None:
 
 
 def test_streams_pass_through(beside: Server, photos: np.ndarray) -> None:
-    with Client(beside.target) as client:
+    with Client(beside.target, timeout=WAIT) as client:
         assert len(list(client.stream_classify_image(encode(p) for p in photos[:20]))) == 20
 
 
 def test_deadlines_pass_through(beside: Server, photos: np.ndarray) -> None:
-    with Client(beside.target) as client, pytest.raises(LecternError) as caught:
+    with Client(beside.target, timeout=WAIT) as client, pytest.raises(LecternError) as caught:
         client.classify_image([encode(p) for p in photos], timeout=0.02)
     assert caught.value.code() is grpc.StatusCode.DEADLINE_EXCEEDED
 
@@ -177,7 +185,7 @@ def test_the_message_limit_holds_towards_triton(triton_url: str, tmp_path: Path)
     options = ("classify", "--engine", "triton", "--triton-url", triton_url)
     with (
         serving(tmp_path, *options, LECTERN_LIMITS__MESSAGE_BYTES="100000") as server,
-        Client(server.target) as client,
+        Client(server.target, timeout=WAIT) as client,
     ):
         assert len(client.classify_image([image] * 30, top_k=1).results) == 30
         with pytest.raises(LecternError, match="too much for one message to Triton") as caught:
@@ -196,14 +204,11 @@ def test_health_follows_triton(tmp_path: Path, photos: np.ndarray) -> None:
         shutil.copytree(EXPORTED / f"image_classifier_{graph}", models / f"image_classifier_{graph}")
     with (
         serving(tmp_path, *options, repository=models, LECTERN_WATCH_SECONDS="0.2") as server,
-        Client(server.target) as client,
+        Client(server.target, timeout=WAIT) as client,
     ):
 
         def wait_for(status: int) -> None:
-            deadline = time.monotonic() + 40
-            while client.health("lectern.v1.ClassifyService").status != status:
-                assert time.monotonic() < deadline
-                time.sleep(0.1)
+            wait_until(lambda: client.health("lectern.v1.ClassifyService").status == status)
 
         for _ in range(2):
             wait_for(health_pb2.HealthCheckResponse.NOT_SERVING)
@@ -222,7 +227,7 @@ def test_the_launcher_names_what_is_wrong(tmp_path: Path) -> None:
         capture_output=True,
         text=True,
         env=environment,
-        timeout=120,
+        timeout=WAIT,
     )
     assert result.returncode == 1
     assert "nvidia-pytriton" in result.stderr

@@ -14,6 +14,8 @@ import h2.connection
 import h2.events
 from h2.settings import SettingCodes
 
+from tests.waiting import WAIT
+
 Header = tuple[str, str]
 FRAME_HEADER, GOAWAY = 9, 7
 
@@ -53,7 +55,7 @@ class Connection:
 
     def __init__(self, target: str, window: int | None = None) -> None:
         host, port = target.split(":")
-        self.socket = socket.create_connection((host, int(port)), timeout=10)
+        self.socket = socket.create_connection((host, int(port)), timeout=WAIT)
         config = h2.config.H2Configuration(client_side=True, validate_outbound_headers=False)
         self.http = h2.connection.H2Connection(config)
         self.http.initiate_connection()
@@ -80,14 +82,14 @@ class Connection:
             self.send(stream, body, end=end)
         return stream
 
-    def send(self, stream: int, body: bytes, *, end: bool) -> int:
-        """Send as much of the body as the server takes within two seconds; returns how much."""
-        sent, deadline = 0, time.monotonic() + 2
+    def send(self, stream: int, body: bytes, *, end: bool, patience: float = WAIT) -> int:
+        """Send as much of the body as the server takes without a pause of `patience` seconds; returns how much."""
+        sent, deadline = 0, time.monotonic() + patience
         while sent < len(body) and time.monotonic() < deadline and not self.answers[stream].ended:
             size = min(self.http.local_flow_control_window(stream), 2**14, len(body) - sent)
             if size:
                 self.http.send_data(stream, body[sent : sent + size], end_stream=end and sent + size == len(body))
-                sent += size
+                sent, deadline = sent + size, time.monotonic() + patience
                 self.flush()
             else:
                 self.receive(0.1)
@@ -135,9 +137,9 @@ class Connection:
             self._unparsed = self._unparsed[end:]
         return frames
 
-    def answer(self, stream: int, seconds: float = 20) -> Answer:
+    def answer(self, stream: int) -> Answer:
         """Wait until a call has ended."""
-        deadline = time.monotonic() + seconds
+        deadline = time.monotonic() + WAIT
         while not self.answers[stream].ended and time.monotonic() < deadline:
             self.receive(max(0.01, deadline - time.monotonic()))
         return self.answers[stream]

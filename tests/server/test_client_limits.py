@@ -17,6 +17,7 @@ from services.errors import ResourceExhausted
 from services.server.quota import Allowance, Quota
 from tests.conftest import serving
 from tests.server.pki import Pki, make_token
+from tests.waiting import WAIT
 
 EXHAUSTED = grpc.StatusCode.RESOURCE_EXHAUSTED
 
@@ -34,7 +35,7 @@ def ask(client: lectern.Client, times: int) -> list[lectern.LecternError]:
 
 def stream(channel: grpc.Channel, messages: Iterator[service_pb2.ModelInferRequest]) -> Iterator[object]:
     """A call whose every message is answered, with an error: the model is not there."""
-    call: Iterator[object] = service_pb2_grpc.GRPCInferenceServiceStub(channel).ModelStreamInfer(messages, timeout=30)
+    call: Iterator[object] = service_pb2_grpc.GRPCInferenceServiceStub(channel).ModelStreamInfer(messages, timeout=WAIT)
     return call
 
 
@@ -52,14 +53,14 @@ def open_stream(target: str) -> Iterator[None]:
 
 
 def test_a_rate_is_refused_with_when_to_come_back(tmp_path: Path) -> None:
-    limits = {"LECTERN_CLIENT_LIMITS__REQUESTS_PER_SECOND": "2", "LECTERN_CLIENT_LIMITS__BURST": "5"}
-    with serving(tmp_path, "predict", **limits) as server, lectern.Client(server.target) as client:
+    limits = {"LECTERN_CLIENT_LIMITS__REQUESTS_PER_SECOND": "0.5", "LECTERN_CLIENT_LIMITS__BURST": "5"}
+    with serving(tmp_path, "predict", **limits) as server, lectern.Client(server.target, timeout=WAIT) as client:
         failures = ask(client, 20)
         assert 1 <= len(failures) <= 15, "a burst of 5, and what the time that passed allows"
         assert {error.code() for error in failures} == {EXHAUSTED}
-        assert "client ipv4:127.0.0.1 may send 2 requests per second" in failures[0].details()
+        assert "client ipv4:127.0.0.1 may send 0.5 requests per second" in failures[0].details()
         wait = failures[-1].retry_after or 0
-        assert 0 < wait <= 0.5
+        assert 0 < wait <= 2
         time.sleep(wait)
         assert ask(client, 1) == []
         for _ in range(50):
@@ -81,7 +82,7 @@ def test_messages_of_a_stream_count_against_the_rate(tmp_path: Path) -> None:
 def test_rpcs_under_way_are_limited(tmp_path: Path) -> None:
     with (
         serving(tmp_path, "predict", LECTERN_CLIENT_LIMITS__CONCURRENCY="1") as server,
-        lectern.Client(server.target) as client,
+        lectern.Client(server.target, timeout=WAIT) as client,
     ):
         assert ask(client, 5) == []
         with open_stream(server.target):

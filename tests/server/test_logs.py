@@ -19,6 +19,7 @@ from lectern import Client, LecternError
 from tests.conftest import EXPORTED, Server, encode, serving
 from tests.graphs import add_graph, burn_config
 from tests.runtime.test_triton import free_ports
+from tests.waiting import WAIT
 
 # Asks for as many values as the largest of `rounds` says, so that a run fails where there are fewer; 0 = as there are.
 BRITTLE = """
@@ -40,7 +41,7 @@ def rpcs(server: Server, method: str) -> list[dict[str, object]]:
 
 
 def test_every_rpc_says_who_what_and_how_long(tmp_path: Path, photos: np.ndarray) -> None:
-    with serving(tmp_path, LECTERN_LOG_LEVEL="debug") as server, Client(server.target) as client:
+    with serving(tmp_path, LECTERN_LOG_LEVEL="debug") as server, Client(server.target, timeout=WAIT) as client:
         client.classify_image([encode(photo) for photo in photos[:3]])
         with pytest.raises(LecternError) as caught:
             client.classify_image(b"x")
@@ -62,7 +63,7 @@ def test_every_rpc_says_who_what_and_how_long(tmp_path: Path, photos: np.ndarray
 
 
 def test_good_rpcs_are_silent_unless_asked_for(tmp_path: Path, photos: np.ndarray) -> None:
-    with serving(tmp_path, "classify") as server, Client(server.target) as client:
+    with serving(tmp_path, "classify") as server, Client(server.target, timeout=WAIT) as client:
         client.classify_image(encode(photos[0]))
         with pytest.raises(LecternError):
             client.classify_image(b"x")
@@ -97,7 +98,7 @@ def test_people_read_lines(tmp_path: Path, photos: np.ndarray) -> None:
                 client.classify_image(b"x")
     finally:
         process.send_signal(signal.SIGTERM)
-        assert process.wait(30) == 0
+        assert process.wait(WAIT) == 0
     lines = [" ".join(line.split()) for line in (tmp_path / "log").read_text().splitlines() if "ClassifyImage" in line]
     good, bad = lines
     assert "ClassifyImage OK image_classifier/1" in good

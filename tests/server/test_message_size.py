@@ -13,6 +13,7 @@ from lectern.cli.classify import BYTES_PER_REQUEST
 from lectern.v1 import classify_pb2
 from services.limits import Limits
 from tests.conftest import Server, serving
+from tests.waiting import WAIT
 
 
 def image_that_fills(message_bytes: int) -> bytes:
@@ -24,7 +25,7 @@ def image_that_fills(message_bytes: int) -> bytes:
 
 
 def outcome(target: str, image: bytes) -> lectern.LecternError:
-    with lectern.Client(target) as client, pytest.raises(lectern.LecternError) as caught:
+    with lectern.Client(target, timeout=WAIT) as client, pytest.raises(lectern.LecternError) as caught:
         client.classify_image(image)
     return caught.value
 

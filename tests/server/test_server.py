@@ -10,10 +10,8 @@ import signal
 import subprocess
 import sys
 import threading
-import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable
 from pathlib import Path
 
 import grpc
@@ -23,17 +21,20 @@ import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from lectern.errors import LecternError
-from lectern.v1 import classify_pb2, model_pb2
+from lectern.v1 import classify_pb2, model_pb2, predict_pb2
 from lectern.v1.classify_pb2_grpc import ClassifyServiceStub
 from lectern.v1.model_pb2_grpc import ModelServiceStub
+from lectern.v1.predict_pb2_grpc import PredictServiceStub
 from tests.conftest import EXPORTED, ROOT, Server, encode, serving
+from tests.graphs import add_graph, burn, burn_config
+from tests.waiting import WAIT, wait_until
 
 SERVING = health_pb2.HealthCheckResponse.SERVING
 NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
 
 
 def get(url: str) -> str:
-    with urllib.request.urlopen(url, timeout=10) as response:
+    with urllib.request.urlopen(url, timeout=WAIT) as response:
         return str(response.read().decode())
 
 
@@ -48,7 +49,7 @@ def sample(metrics: str, name: str, **labels: str) -> float:
     return found[0]
 
 
-def classify(target: str, images: list[bytes], timeout: float = 30) -> classify_pb2.ClassifyImageResponse:
+def classify(target: str, images: list[bytes], timeout: float = WAIT) -> classify_pb2.ClassifyImageResponse:
     with grpc.insecure_channel(target) as channel:
         request = classify_pb2.ClassifyImageRequest(images=images)
         response: classify_pb2.ClassifyImageResponse = ClassifyServiceStub(channel).ClassifyImage(
@@ -60,9 +61,9 @@ def classify(target: str, images: list[bytes], timeout: float = 30) -> classify_
 def test_health_of_each_service(server: Server, channel: grpc.Channel) -> None:
     health = health_pb2_grpc.HealthStub(channel)
     for service in ("", "lectern.v1.ClassifyService", "lectern.v1.PredictService", "inference.GRPCInferenceService"):
-        assert health.Check(health_pb2.HealthCheckRequest(service=service), timeout=10).status == SERVING
+        assert health.Check(health_pb2.HealthCheckRequest(service=service), timeout=WAIT).status == SERVING
     with pytest.raises(grpc.RpcError) as caught:
-        health.Check(health_pb2.HealthCheckRequest(service="nobody"), timeout=10)
+        health.Check(health_pb2.HealthCheckRequest(service="nobody"), timeout=WAIT)
     assert caught.value.code() is grpc.StatusCode.NOT_FOUND
     for path in ("healthz", "readyz"):
         assert json.loads(get(f"{server.metrics_url}/{path}")) == {"status": "SERVING"}
@@ -75,23 +76,23 @@ def test_buf_curl_finds_everything_by_reflection(server: Server, photos: np.ndar
     request = json.dumps({"images": [base64.b64encode(encode(photos[0])).decode()], "topK": 2})
     url = f"http://{server.target}/lectern.v1.ClassifyService/ClassifyImage"
     command = [buf, "curl", "--http2-prior-knowledge", "--protocol", "grpc", "--data", request, url]
-    result = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    result = subprocess.run(command, capture_output=True, text=True, timeout=WAIT)
     assert result.returncode == 0, result.stderr
     assert len(json.loads(result.stdout)["results"][0]["classes"]) == 2
 
 
 def test_models_and_cards(channel: grpc.Channel) -> None:
     stub = ModelServiceStub(channel)
-    listed = {m.name: m for m in stub.ListModels(model_pb2.ListModelsRequest(), timeout=10).models}
+    listed = {m.name: m for m in stub.ListModels(model_pb2.ListModelsRequest(), timeout=WAIT).models}
     assert {"image_classifier", "covid_regressor"} <= listed.keys()
     assert listed["image_classifier"].lecture == "HW3"
     assert not listed["image_classifier"].versions[0].HasField("card")
-    model = stub.GetModel(model_pb2.GetModelRequest(model="image_classifier"), timeout=10).model
+    model = stub.GetModel(model_pb2.GetModelRequest(model="image_classifier"), timeout=WAIT).model
     card = json.loads((EXPORTED / "image_classifier" / "1" / "card.json").read_text())
     assert model.versions[-1].card["labels"] == card["labels"]
     for wrong in (model_pb2.GetModelRequest(model="x"), model_pb2.GetModelRequest(model="covid_regressor", version=9)):
         with pytest.raises(grpc.RpcError) as caught:
-            stub.GetModel(wrong, timeout=10)
+            stub.GetModel(wrong, timeout=WAIT)
         assert caught.value.code() is grpc.StatusCode.NOT_FOUND
 
 
@@ -102,10 +103,10 @@ def test_metrics_count_calls(tmp_path: Path, photos: np.ndarray) -> None:
             stub = ClassifyServiceStub(channel)
             for i in range(100):
                 request = classify_pb2.ClassifyImageRequest(images=[image] * (1 if i % 2 else 3))
-                stub.ClassifyImage(request, timeout=10)
+                stub.ClassifyImage(request, timeout=WAIT)
             for _ in range(7):
                 with pytest.raises(grpc.RpcError):
-                    stub.ClassifyImage(classify_pb2.ClassifyImageRequest(images=[b"x"]), timeout=10)
+                    stub.ClassifyImage(classify_pb2.ClassifyImageRequest(images=[b"x"]), timeout=WAIT)
         metrics = get(f"{server.metrics_url}/metrics")
     rpc = {"grpc_service": "lectern.v1.ClassifyService", "grpc_method": "ClassifyImage", "grpc_type": "unary"}
     graph = {"model": "image_classifier", "version": "1"}
@@ -132,7 +133,7 @@ def test_answers_do_not_depend_on_how_requests_were_batched(tmp_path: Path, phot
 
             def ask(i: int) -> list[float]:
                 request = classify_pb2.ClassifyImageRequest(images=[images[i % 64]])
-                classes = stub.ClassifyImage(request, timeout=60).results[0].classes
+                classes = stub.ClassifyImage(request, timeout=WAIT).results[0].classes
                 return [c.probability for c in sorted(classes, key=lambda c: c.index)]
 
             alone = [ask(i) for i in range(64)]
@@ -156,7 +157,7 @@ def test_a_full_queue_refuses_with_retry_info(tmp_path: Path, repository: Path, 
         with grpc.insecure_channel(server.target) as channel:
             stub = ClassifyServiceStub(channel)
             calls = [
-                stub.ClassifyImage.future(classify_pb2.ClassifyImageRequest(images=images), timeout=60)
+                stub.ClassifyImage.future(classify_pb2.ClassifyImageRequest(images=images), timeout=WAIT)
                 for _ in range(40)
             ]
             codes = [call.code() for call in calls]
@@ -219,10 +220,10 @@ def test_a_graph_that_is_no_onnx_is_out_of_service(tmp_path: Path, repository: P
 
 def test_serves_only_the_capabilities_asked_for(tmp_path: Path) -> None:
     with serving(tmp_path, "predict") as server, grpc.insecure_channel(server.target) as channel:
-        listed = ModelServiceStub(channel).ListModels(model_pb2.ListModelsRequest(), timeout=10).models
+        listed = ModelServiceStub(channel).ListModels(model_pb2.ListModelsRequest(), timeout=WAIT).models
         assert [m.name for m in listed] == ["covid_regressor"]
         with pytest.raises(grpc.RpcError) as caught:
-            ClassifyServiceStub(channel).ClassifyImage(classify_pb2.ClassifyImageRequest(), timeout=10)
+            ClassifyServiceStub(channel).ClassifyImage(classify_pb2.ClassifyImageRequest(), timeout=WAIT)
         assert caught.value.code() is grpc.StatusCode.UNIMPLEMENTED
 
 
@@ -234,30 +235,34 @@ def test_sigterm_under_load_loses_no_accepted_request(tmp_path: Path, photos: np
 
         def ask(stub: ClassifyServiceStub) -> None:
             while not codes or codes[-1] is grpc.StatusCode.OK:
-                call = stub.ClassifyImage.future(classify_pb2.ClassifyImageRequest(images=images), timeout=30)
+                call = stub.ClassifyImage.future(classify_pb2.ClassifyImageRequest(images=images), timeout=WAIT)
                 codes.append(call.code())
 
         with grpc.insecure_channel(server.target) as channel:
             threads = [threading.Thread(target=ask, args=(ClassifyServiceStub(channel),)) for _ in range(8)]
             for thread in threads:
                 thread.start()
-            time.sleep(1)
+            wait_until(lambda: len(codes) >= 8)
             os.kill(server.pid, signal.SIGTERM)
             for thread in threads:
                 thread.join()
-        assert server.process.wait(30) == 0
+        assert server.process.wait(WAIT) == 0
     assert codes.count(grpc.StatusCode.OK) >= 8
     assert set(codes) <= {grpc.StatusCode.OK, grpc.StatusCode.UNAVAILABLE}, codes
     assert server.log_records()[-1]["message"] == "stopped"
 
 
-def test_it_stops_cleanly_in_the_middle_of_a_run(tmp_path: Path, photos: np.ndarray) -> None:
-    images = [encode(photos[i % 100]) for i in range(256)]
-    with serving(tmp_path, "classify") as server:
-        with pytest.raises(grpc.RpcError):
-            classify(server.target, images, timeout=0.2)
+def test_it_stops_cleanly_in_the_middle_of_a_run(tmp_path: Path) -> None:
+    repository = tmp_path / "burning"
+    add_graph(repository, "burner", burn(), burn_config(1))
+    with serving(tmp_path, "predict", repository=repository) as server:
+        with grpc.insecure_channel(server.target) as channel:
+            rows = [predict_pb2.FeatureRow(values=[99_999])]  # some minutes
+            PredictServiceStub(channel).Predict.future(predict_pb2.PredictRequest(model="burner", rows=rows))
+            labels = {"model": "burner", "version": "1"}
+            wait_until(lambda: sample(get(f"{server.metrics_url}/metrics"), "lectern_batch_size_count", **labels) == 1)
         server.process.send_signal(signal.SIGTERM)
-        assert server.process.wait(30) == 0, server.log.read_text()
+        assert server.process.wait(WAIT) == 0, server.log.read_text()
 
 
 def test_a_second_sigterm_ends_at_once(tmp_path: Path) -> None:
@@ -265,14 +270,7 @@ def test_a_second_sigterm_ends_at_once(tmp_path: Path) -> None:
         server.process.terminate()
         wait_for_log(server, "draining")
         server.process.terminate()
-        assert server.process.wait(20) == 1
-
-
-def wait_until(condition: Callable[[], bool], seconds: float = 20) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
+        assert server.process.wait(WAIT) == 1
 
 
 def wait_for_log(server: Server, text: str) -> None:
@@ -291,7 +289,7 @@ def test_workers_share_the_port_and_a_killed_one_is_replaced(tmp_path: Path, pho
         metrics = get(f"{server.metrics_url}/metrics")
         assert sample(metrics, "grpc_server_handled_total", grpc_method="ClassifyImage", grpc_code="OK") == 20
         os.kill(min(workers), signal.SIGKILL)
-        wait_until(lambda: len(worker_pids(server) - workers) == 1, seconds=30)
+        wait_until(lambda: len(worker_pids(server) - workers) == 1)
         assert len(classify(server.target, [image]).results) == 1
 
 
@@ -310,7 +308,7 @@ def worker_pids(server: Server) -> set[int]:
 )
 def test_start_errors_say_what_to_do(tmp_path: Path, arguments: list[str], says: str) -> None:
     command = [sys.executable, "-m", "lectern", "serve", "--port", "0", "--metrics-port", "0", *arguments]
-    result = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, timeout=60)
+    result = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, timeout=WAIT)
     assert result.returncode in (1, 2)
     assert says in " ".join(result.stderr.split())
     assert "Traceback" not in result.stderr
@@ -322,7 +320,7 @@ def test_a_taken_port_is_named(server: Server) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         command = [sys.executable, "-m", "lectern", "serve", "--port", str(port), "--metrics-port", "0"]
-        result = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, timeout=60)
+        result = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, timeout=WAIT)
     assert result.returncode == 1
     assert f"cannot listen on 127.0.0.1:{port}" in " ".join(result.stderr.split())
 

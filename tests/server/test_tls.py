@@ -17,7 +17,8 @@ import lectern.aio
 from tests.conftest import Server, serving
 from tests.lectern.test_cli import invoke
 from tests.server.pki import Pki
-from tests.server.test_server import wait_for_log, wait_until
+from tests.server.test_server import wait_for_log
+from tests.waiting import WAIT, wait_until
 
 
 @pytest.fixture(scope="module")
@@ -40,12 +41,12 @@ def mutual_server(pki: Pki, tmp_path_factory: pytest.TempPathFactory) -> Iterato
 
 
 def names(target: str, tls: lectern.TLS | None) -> list[str]:
-    with lectern.Client(target, tls=tls, timeout=10) as client:
+    with lectern.Client(target, tls=tls, timeout=WAIT) as client:
         return [model.name for model in client.list_models().models]
 
 
 async def names_in_asyncio(target: str, tls: lectern.TLS | None) -> list[str]:
-    async with lectern.aio.Client(target, tls=tls, timeout=10) as client:
+    async with lectern.aio.Client(target, tls=tls, timeout=WAIT) as client:
         return [model.name for model in (await client.list_models()).models]
 
 
@@ -139,7 +140,7 @@ def start_error(directory: Path, settings: dict[str, str]) -> str:
         capture_output=True,
         text=True,
         cwd=directory,
-        timeout=60,
+        timeout=WAIT,
         env=os.environ | settings | {"COLUMNS": "400"},
     )
     assert done.returncode == 1

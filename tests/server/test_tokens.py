@@ -25,8 +25,9 @@ from services.rpc import Call
 from tests.conftest import Server, serving
 from tests.lectern.test_cli import invoke, refused
 from tests.server.pki import Pki, make_token
-from tests.server.test_server import SERVING, wait_for_log, wait_until
+from tests.server.test_server import SERVING, wait_for_log
 from tests.server.test_tls import start_error
+from tests.waiting import WAIT, wait_until
 
 MODEL = "covid_regressor"
 UNAUTHENTICATED, DENIED = grpc.StatusCode.UNAUTHENTICATED, grpc.StatusCode.PERMISSION_DENIED
@@ -65,7 +66,7 @@ def guarded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Guarded]:
 
 def list_models(target: str, token: str | None) -> lectern.LecternError | None:
     """How a call ends; None = well."""
-    with lectern.Client(target, token=token, timeout=10) as client:
+    with lectern.Client(target, token=token, timeout=WAIT) as client:
         try:
             client.list_models()
         except lectern.LecternError as error:
@@ -74,7 +75,7 @@ def list_models(target: str, token: str | None) -> lectern.LecternError | None:
 
 
 async def list_models_in_asyncio(target: str, token: str | None) -> lectern.LecternError | None:
-    async with lectern.aio.Client(target, token=token, timeout=10) as client:
+    async with lectern.aio.Client(target, token=token, timeout=WAIT) as client:
         try:
             await client.list_models()
         except lectern.LecternError as error:
@@ -107,10 +108,10 @@ def test_whatever_is_wrong_with_a_token_the_answer_is_the_same(guarded: Guarded)
     assert code(asyncio.run(list_models_in_asyncio(guarded.target, "wrong"))) is UNAUTHENTICATED
     with grpc.insecure_channel(guarded.target) as channel:
         call = channel.unary_unary("/lectern.v1.ModelService/ListModels")
-        call(b"", timeout=10, metadata=[("authorization", f"bearer {guarded.models}")])
+        call(b"", timeout=WAIT, metadata=[("authorization", f"bearer {guarded.models}")])
         for value in (f"Basic {guarded.models}", guarded.models, f"Bearer  {guarded.models}"):
             with pytest.raises(grpc.RpcError) as caught:
-                call(b"", timeout=10, metadata=[("authorization", value)])
+                call(b"", timeout=WAIT, metadata=[("authorization", value)])
             assert caught.value.code() is UNAUTHENTICATED
 
 
@@ -147,14 +148,14 @@ def test_health_is_open_and_reflection_needs_any_valid_token(guarded: Guarded) -
         health = health_pb2_grpc.HealthStub(channel)
         for service in ("", "lectern.v1.PredictService"):
             check = health_pb2.HealthCheckRequest(service=service)
-            wait_until(lambda c=check: health.Check(c, timeout=10).status == SERVING)  # type: ignore[misc]
+            wait_until(lambda c=check: health.Check(c, timeout=WAIT).status == SERVING)  # type: ignore[misc]
         stub = reflection_pb2_grpc.ServerReflectionStub(channel)
         request = reflection_pb2.ServerReflectionRequest(list_services="")
         with pytest.raises(grpc.RpcError) as caught:
-            list(stub.ServerReflectionInfo(iter([request]), timeout=10))
+            list(stub.ServerReflectionInfo(iter([request]), timeout=WAIT))
         assert caught.value.code() is UNAUTHENTICATED
         metadata = [("authorization", f"Bearer {guarded.models}")]
-        (answer,) = stub.ServerReflectionInfo(iter([request]), timeout=10, metadata=metadata)
+        (answer,) = stub.ServerReflectionInfo(iter([request]), timeout=WAIT, metadata=metadata)
         names = {service.name for service in answer.list_services_response.service}
         assert {"lectern.v1.PredictService", "grpc.health.v1.Health", "grpc.reflection.v1.ServerReflection"} <= names
 
@@ -166,7 +167,7 @@ def test_reflection_can_be_switched_off(tmp_path: Path) -> None:
     ):
         request = reflection_pb2.ServerReflectionRequest(list_services="")
         with pytest.raises(grpc.RpcError) as caught:
-            list(reflection_pb2_grpc.ServerReflectionStub(channel).ServerReflectionInfo(iter([request]), timeout=10))
+            list(reflection_pb2_grpc.ServerReflectionStub(channel).ServerReflectionInfo(iter([request]), timeout=WAIT))
     assert caught.value.code() is grpc.StatusCode.UNIMPLEMENTED
 
 
@@ -195,7 +196,7 @@ def test_no_token_is_ever_written_down(guarded: Guarded) -> None:
     for token in (guarded.everything, guarded.inference, guarded.expired, unknown):
         list_models(guarded.target, token)
     hashes = [entry["sha256"] for entry in json.loads(guarded.file.read_text())["tokens"]]
-    with urllib.request.urlopen(f"{guarded.server.metrics_url}/metrics", timeout=10) as response:
+    with urllib.request.urlopen(f"{guarded.server.metrics_url}/metrics", timeout=WAIT) as response:
         written = guarded.server.log.read_text() + response.read().decode()
     assert "UNAUTHENTICATED" in written
     assert "PERMISSION_DENIED" in written
@@ -221,7 +222,7 @@ def test_tokens_over_mutual_tls_need_both(tmp_path: Path) -> None:
             (pki.client(mutual=True), None, UNAUTHENTICATED),
             (pki.client(), token, grpc.StatusCode.UNAVAILABLE),
         ):
-            with lectern.Client(server.target, tls=tls, token=given, timeout=10) as client:
+            with lectern.Client(server.target, tls=tls, token=given, timeout=WAIT) as client:
                 try:
                     client.list_models()
                     found = grpc.StatusCode.OK

@@ -30,9 +30,11 @@ from services.rpc import Call
 from services.server.pipeline import Endpoint, Gate
 from services.server.registry import Method
 from tests.conftest import EXPORTED, ROOT, encode, serving
-from tests.server.test_server import wait_until
+from tests.graphs import add_graph, burn, burn_config
+from tests.waiting import WAIT, wait_until
 
 CLASSIFY = "lectern.v1.ClassifyService/ClassifyImage"
+PREDICT = "lectern.v1.PredictService/Predict"
 STREAM = "lectern.v1.ClassifyService/StreamClassifyImage"
 TRACE, PARENT = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"
 CLOSED = "http://127.0.0.1:1"
@@ -105,7 +107,7 @@ def test_an_rpc_is_a_tree_of_spans_below_its_callers(tmp_path: Path, collector: 
             ("x-request-id", "tree-1"),
         )
         request = classify_pb2.ClassifyImageRequest(images=[encode(photos[0]), encode(photos[1])])
-        ClassifyServiceStub(channel).ClassifyImage(request, timeout=30, metadata=metadata)
+        ClassifyServiceStub(channel).ClassifyImage(request, timeout=WAIT, metadata=metadata)
         assert not collector.spans
     rpc = collector.one(CLASSIFY)
     assert rpc.kind == Exported.SPAN_KIND_SERVER
@@ -147,17 +149,17 @@ def test_both_clients_pass_their_callers_span_on(tmp_path: Path, collector: Coll
     image = encode(photos[0])
 
     async def ask(target: str) -> None:
-        async with lectern.aio.Client(target) as client:
+        async with lectern.aio.Client(target, timeout=WAIT) as client:
             await client.classify_image(image)
             assert len([r async for r in client.stream_classify_image([image])]) == 1
 
     with serving(tmp_path, "classify", **exporting(collector)) as server:
         with tracer.start_as_current_span("caller") as caller:
-            with Client(server.target) as client:
+            with Client(server.target, timeout=WAIT) as client:
                 client.classify_image(image)
                 assert len(list(client.stream_classify_image([image]))) == 1
             asyncio.run(ask(server.target))
-        with Client(server.target) as client:
+        with Client(server.target, timeout=WAIT) as client:
             client.classify_image(image)
     rpcs = collector.named(CLASSIFY) + collector.named(STREAM)
     below = [s for s in rpcs if s.parent_span_id == caller.get_span_context().span_id.to_bytes(8, "big")]
@@ -170,7 +172,7 @@ def test_requests_of_one_batch_are_found_by_its_id(tmp_path: Path, collector: Co
     images = [encode(photo) for photo in photos[:64]]
     with (
         serving(tmp_path, "classify", **exporting(collector)) as server,
-        Client(server.target) as client,
+        Client(server.target, timeout=WAIT) as client,
         concurrent.futures.ThreadPoolExecutor(16) as pool,
     ):
         client.classify_image(images)
@@ -186,7 +188,7 @@ def test_requests_of_one_batch_are_found_by_its_id(tmp_path: Path, collector: Co
 
 
 def test_each_message_of_a_stream_is_a_span(tmp_path: Path, collector: Collector, photos: np.ndarray) -> None:
-    with serving(tmp_path, "classify", **exporting(collector)) as server, Client(server.target) as client:
+    with serving(tmp_path, "classify", **exporting(collector)) as server, Client(server.target, timeout=WAIT) as client:
         assert len(list(client.stream_classify_image(encode(p) for p in photos[:5]))) == 5
     messages = collector.children(collector.one(STREAM))
     assert [m.name for m in messages] == ["message"] * 5
@@ -228,7 +230,7 @@ def test_failures_have_their_code_and_servers_faults_the_error_status(
         stub = ClassifyServiceStub(channel)
         for model in ("image_classifier", "lifelong_classifier"):
             with pytest.raises(grpc.RpcError):
-                stub.ClassifyImage(classify_pb2.ClassifyImageRequest(images=[b"x"], model=model), timeout=10)
+                stub.ClassifyImage(classify_pb2.ClassifyImageRequest(images=[b"x"], model=model), timeout=WAIT)
     found = {attributes(span)["rpc.grpc.status_code"]: span.status for span in collector.named(CLASSIFY)}
     # The caller's mistake is no fault of the server: so OpenTelemetry's conventions.
     invalid, unavailable = grpc.StatusCode.INVALID_ARGUMENT.value[0], grpc.StatusCode.UNAVAILABLE.value[0]
@@ -238,14 +240,18 @@ def test_failures_have_their_code_and_servers_faults_the_error_status(
     assert "does not answer" in found[unavailable].message
 
 
-def test_a_deadline_that_passes_ends_every_span(tmp_path: Path, collector: Collector, photos: np.ndarray) -> None:
-    images = [encode(photos[i % 100]) for i in range(256)]
-    with serving(tmp_path, "classify", **exporting(collector)) as server, Client(server.target) as client:
-        client.classify_image(images[0])  # connected: the deadline passes in the server
+def test_a_deadline_that_passes_ends_every_span(tmp_path: Path, collector: Collector) -> None:
+    repository = tmp_path / "burning"
+    add_graph(repository, "burner", burn(), burn_config(1))
+    with (
+        serving(tmp_path, "predict", repository=repository, **exporting(collector)) as server,
+        Client(server.target, timeout=WAIT) as client,
+    ):
+        client.predict([[1.0]], "burner")  # connected: the deadline passes in the server
         with pytest.raises(LecternError):
-            client.classify_image(images, timeout=0.2)
-        client.classify_image(images[0])  # after it, the run that was ended is over
-    (rpc,) = (s for s in collector.named(CLASSIFY) if s.status.code)
+            client.predict([[99_999.0]], "burner", timeout=2)  # of some minutes
+        client.predict([[1.0]], "burner")  # after it, the run that was ended is over
+    (rpc,) = (s for s in collector.named(PREDICT) if s.status.code)
     assert attributes(rpc)["rpc.grpc.status_code"] == grpc.StatusCode.DEADLINE_EXCEEDED.value[0]
     assert rpc.status.code == Status.STATUS_CODE_ERROR
     assert collector.children(rpc)
@@ -262,7 +268,7 @@ def test_the_trace_goes_on_into_the_server_that_computes(
         options = ("--engine", "triton", "--triton-url", computes.target)
         with (
             serving(tmp_path, "classify", *options, LECTERN_LOG_LEVEL="debug", **exporting(collector)) as server,
-            Client(server.target) as client,
+            Client(server.target, timeout=WAIT) as client,
         ):
             client.classify_image(encode(photos[0]))
     near = collector.one(CLASSIFY)
@@ -286,12 +292,12 @@ def test_every_worker_exports(tmp_path: Path, collector: Collector, photos: np.n
         nonlocal asked
         # Connections of one process are shared unless it asks for its own.
         with grpc.insecure_channel(server.target, [("grpc.use_local_subchannel_pool", 1)]) as channel:
-            ClassifyServiceStub(channel).ClassifyImage(request, timeout=30)
+            ClassifyServiceStub(channel).ClassifyImage(request, timeout=WAIT)
         asked += 1
         return len({r["service.instance.id"] for r in collector.resources}) == 2
 
     with serving(tmp_path, "classify", "--workers", "2", **environment) as server:
-        wait_until(both_answered, seconds=30)
+        wait_until(both_answered)
     assert len(collector.named(CLASSIFY)) == asked
 
 
@@ -306,7 +312,7 @@ def test_the_standard_variables_choose_what_is_sampled(
         request = classify_pb2.ClassifyImageRequest(images=[encode(photos[0])])
         for flag in ("00", "01"):
             metadata = (("traceparent", f"00-{TRACE}-{PARENT}-{flag}"),)
-            ClassifyServiceStub(channel).ClassifyImage(request, timeout=30, metadata=metadata)
+            ClassifyServiceStub(channel).ClassifyImage(request, timeout=WAIT, metadata=metadata)
         list(ClassifyServiceStub(channel).StreamClassifyImage(iter([]), metadata=(("traceparent", "nonsense"),)))
     assert len(collector.named(CLASSIFY)) == 1
     assert not collector.one(STREAM).parent_span_id
@@ -331,7 +337,7 @@ def test_opentelemetry_is_imported_only_if_spans_are_asked_for(
     tmp_path: Path, environment: dict[str, str], imported: bool
 ) -> None:
     profiling = {"PYTHONPROFILEIMPORTTIME": "1", **environment}
-    with serving(tmp_path, "predict", **profiling) as server, Client(server.target) as client:
+    with serving(tmp_path, "predict", **profiling) as server, Client(server.target, timeout=WAIT) as client:
         client.health("lectern.v1.PredictService")  # not traced: nothing is left to send to the closed port
     log = server.log.read_text()
     assert "services.tracing" in log
@@ -341,7 +347,7 @@ def test_opentelemetry_is_imported_only_if_spans_are_asked_for(
 def test_a_collector_that_is_away_costs_no_request(tmp_path: Path, photos: np.ndarray) -> None:
     with (
         serving(tmp_path, "classify", OTEL_EXPORTER_OTLP_ENDPOINT=CLOSED, OTEL_BSP_SCHEDULE_DELAY="100") as server,
-        Client(server.target) as client,
+        Client(server.target, timeout=WAIT) as client,
     ):
         for _ in range(20):
             client.classify_image(encode(photos[0]))
@@ -367,7 +373,7 @@ def test_tracing_that_cannot_be_is_a_start_error(tmp_path: Path, environment: di
         [*command, "--repository", str(EXPORTED)],
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=WAIT,
         env=os.environ | {"LECTERN_TRACING": "true", **environment},
     )
     assert result.returncode == 1

@@ -22,7 +22,8 @@ from lectern.card import Card, ObservationPreprocessing
 from lectern.v1 import act_pb2 as pb
 from lectern.v1.act_pb2_grpc import ActServiceStub
 from tests.conftest import EXPORTED, serving
-from tests.services.test_classify import DEADLINE, failure
+from tests.services.test_classify import failure
+from tests.waiting import WAIT
 
 VERSION = max((EXPORTED / "lunar_lander").glob("[0-9]*"), key=lambda path: int(path.name))
 WIDTH, ACTIONS = 8, 4
@@ -54,7 +55,7 @@ def run(graph: onnxruntime.InferenceSession, matrix: np.ndarray) -> list[np.ndar
 def counted(stub: ActServiceStub, seed: int, count: int = 4000) -> tuple[np.ndarray, np.ndarray]:
     """How often each action is drawn for one observation, and how often it should be."""
     request = pb.ActRequest(observations=observations(np.repeat(some(1), count, 0)), sample=True, seed=seed)
-    results = stub.Act(request, timeout=DEADLINE).results
+    results = stub.Act(request, timeout=WAIT).results
     drawn = np.bincount([r.index for r in results], minlength=ACTIONS) / count
     return drawn, np.array(results[0].probabilities)
 
@@ -62,7 +63,7 @@ def counted(stub: ActServiceStub, seed: int, count: int = 4000) -> tuple[np.ndar
 class TestAct:
     def test_does_what_the_graph_says(self, stub: ActServiceStub, graph: onnxruntime.InferenceSession) -> None:
         matrix = some(600)
-        response = stub.Act(pb.ActRequest(observations=observations(matrix)), timeout=DEADLINE)
+        response = stub.Act(pb.ActRequest(observations=observations(matrix)), timeout=WAIT)
         action, probabilities, value = run(graph, matrix)
         labels = Card.read(VERSION / "card.json").labels
         assert (response.model, response.version) == ("lunar_lander", int(VERSION.name))
@@ -72,7 +73,7 @@ class TestAct:
         np.testing.assert_allclose([r.value for r in response.results], value[:, 0], rtol=1e-4, atol=1e-4)
 
     def test_takes_the_most_probable_action_unless_asked_to_draw(self, stub: ActServiceStub) -> None:
-        for result in stub.Act(pb.ActRequest(observations=observations(some(50))), timeout=DEADLINE).results:
+        for result in stub.Act(pb.ActRequest(observations=observations(some(50))), timeout=WAIT).results:
             assert result.index == int(np.argmax(result.probabilities))
             assert sum(result.probabilities) == pytest.approx(1, abs=1e-5)
 
@@ -83,7 +84,7 @@ class TestAct:
     def test_the_seed_decides_what_is_drawn(self, stub: ActServiceStub) -> None:
         matrix = observations(np.zeros((200, WIDTH)))
         requests = [pb.ActRequest(observations=matrix, sample=True, seed=seed) for seed in (5, 5, 6)]
-        first, again, other = ([r.index for r in stub.Act(q, timeout=DEADLINE).results] for q in requests)
+        first, again, other = ([r.index for r in stub.Act(q, timeout=WAIT).results] for q in requests)
         assert first == again
         assert first != other
 
@@ -99,10 +100,10 @@ class TestAct:
         ]
         for given, field, says in cases:
             request = pb.ActRequest(observations=given)
-            code, message, fields = failure(lambda request=request: stub.Act(request, timeout=DEADLINE))  # type: ignore[misc]
+            code, message, fields = failure(lambda request=request: stub.Act(request, timeout=WAIT))  # type: ignore[misc]
             assert (code, fields) == (grpc.StatusCode.INVALID_ARGUMENT, [field])
             assert says in message
-        assert len(stub.Act(pb.ActRequest(observations=observations(some(3))), timeout=DEADLINE).results) == 3
+        assert len(stub.Act(pb.ActRequest(observations=observations(some(3))), timeout=WAIT).results) == 3
 
 
 @pytest.mark.parametrize(
@@ -119,14 +120,14 @@ def test_wrong_models_are_named(
 ) -> None:
     act = pb.ActRequest(model=model, version=version, observations=observations(some(1)))
     episode = pb.RunEpisodeRequest(model=model, version=version)
-    for call in (lambda: stub.Act(act, timeout=DEADLINE), lambda: list(stub.RunEpisode(episode, timeout=DEADLINE))):
+    for call in (lambda: stub.Act(act, timeout=WAIT), lambda: list(stub.RunEpisode(episode, timeout=WAIT))):
         found, message, fields = failure(call)
         assert (found, fields) == (code, [field]), message
 
 
 class TestRunEpisode:
     def play(self, stub: ActServiceStub, **fields: object) -> list[pb.RunEpisodeResponse]:
-        return list(stub.RunEpisode(pb.RunEpisodeRequest(**fields), timeout=DEADLINE))  # type: ignore[arg-type]
+        return list(stub.RunEpisode(pb.RunEpisodeRequest(**fields), timeout=WAIT))  # type: ignore[arg-type]
 
     def test_plays_the_real_environment(self, stub: ActServiceStub, graph: onnxruntime.InferenceSession) -> None:
         card = Card.read(VERSION / "card.json")
@@ -201,7 +202,7 @@ def one_at_a_time(tmp_path: Path) -> Iterator[ActServiceStub]:
 
 def eventually(attempt: Callable[[], object]) -> None:
     """Repeat until it does not fail."""
-    end = time.monotonic() + DEADLINE
+    end = time.monotonic() + WAIT
     while True:
         try:
             attempt()
@@ -214,20 +215,20 @@ def eventually(attempt: Callable[[], object]) -> None:
 
 def test_more_episodes_than_allowed_are_told_when_to_try_again(one_at_a_time: ActServiceStub) -> None:
     # Large pictures that are not read: the server waits for the reader, and the episode goes on.
-    playing = one_at_a_time.RunEpisode(pb.RunEpisodeRequest(frame_every=1), timeout=DEADLINE)
+    playing = one_at_a_time.RunEpisode(pb.RunEpisodeRequest(frame_every=1), timeout=WAIT)
     assert next(playing).step == 1
     short = pb.RunEpisodeRequest(max_steps=1)
     with pytest.raises(grpc.RpcError) as caught:
-        list(one_at_a_time.RunEpisode(short, timeout=DEADLINE))
+        list(one_at_a_time.RunEpisode(short, timeout=WAIT))
     assert caught.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
     (detail,) = rpc_status.from_call(caught.value).details
     retry = error_details_pb2.RetryInfo()
     assert detail.Unpack(retry)
     assert retry.retry_delay.ToTimedelta().total_seconds() > 0
     playing.cancel()  # frees the place
-    eventually(lambda: list(one_at_a_time.RunEpisode(short, timeout=DEADLINE)))
-    list(one_at_a_time.RunEpisode(pb.RunEpisodeRequest(), timeout=DEADLINE))  # so does its end
-    assert len(list(one_at_a_time.RunEpisode(short, timeout=DEADLINE))) == 1
+    eventually(lambda: list(one_at_a_time.RunEpisode(short, timeout=WAIT)))
+    list(one_at_a_time.RunEpisode(pb.RunEpisodeRequest(), timeout=WAIT))  # so does its end
+    assert len(list(one_at_a_time.RunEpisode(short, timeout=WAIT))) == 1
 
 
 @pytest.mark.parametrize("package", ["gymnasium", "Box2D", "pygame"])
@@ -238,7 +239,7 @@ def test_a_server_without_environments_says_how_to_install_them(tmp_path: Path, 
     path = os.pathsep.join([str(hidden), os.environ.get("PYTHONPATH", "")])
     with serving(tmp_path, "act", PYTHONPATH=path) as server, grpc.insecure_channel(server.target) as channel:
         stub = ActServiceStub(channel)
-        code, message, _ = failure(lambda: list(stub.RunEpisode(pb.RunEpisodeRequest(), timeout=DEADLINE)))
+        code, message, _ = failure(lambda: list(stub.RunEpisode(pb.RunEpisodeRequest(), timeout=WAIT)))
         assert code is grpc.StatusCode.UNIMPLEMENTED
         assert "pip install -e '.[episodes]'" in message
-        assert len(stub.Act(pb.ActRequest(observations=observations(some(2))), timeout=DEADLINE).results) == 2
+        assert len(stub.Act(pb.ActRequest(observations=observations(some(2))), timeout=WAIT).results) == 2

@@ -15,7 +15,8 @@ from lectern import Client
 from lectern.v1 import answer_pb2 as pb
 from lectern.v1.answer_pb2_grpc import AnswerServiceStub
 from tests.conftest import Server, serving
-from tests.services.test_classify import DEADLINE, failure
+from tests.services.test_classify import failure
+from tests.waiting import WAIT
 
 CONTEXT = "In 1907 Ada moved to Oslo. The library there opened a year later."
 QUESTION = "Where did Ada move?"
@@ -35,7 +36,7 @@ SCRIPTS = {
 
 @pytest.fixture
 def client(reader: Server) -> Iterator[Client]:
-    with Client(reader.target) as client:
+    with Client(reader.target, timeout=WAIT) as client:
         yield client
 
 
@@ -103,7 +104,7 @@ def test_a_long_context_is_read_to_its_end(client: Client) -> None:
 
 def test_a_context_at_the_edge_of_a_window_is_one_window(reader: Server) -> None:
     """What the windows make of a context does not depend on how many tokens are left for the last."""
-    with Client(reader.target) as client:
+    with Client(reader.target, timeout=WAIT) as client:
         for words in range(236, 260):
             (result,) = client.answer("?", "a " * words, top_k=1).results
             assert result.answers[0].end <= 2 * words
@@ -160,10 +161,10 @@ BAD = [
 
 @pytest.mark.parametrize(("request_", "field", "says"), BAD, ids=[says for _, _, says in BAD])
 def test_what_is_wrong_is_named(stub: AnswerServiceStub, request_: pb.AnswerRequest, field: str, says: str) -> None:
-    code, message, fields = failure(lambda: stub.Answer(request_, timeout=DEADLINE))
+    code, message, fields = failure(lambda: stub.Answer(request_, timeout=WAIT))
     assert (code, fields) == (grpc.StatusCode.INVALID_ARGUMENT, [field]), message
     assert says in message
-    assert stub.Answer(pb.AnswerRequest(context=CONTEXT, questions=[QUESTION]), timeout=DEADLINE).results
+    assert stub.Answer(pb.AnswerRequest(context=CONTEXT, questions=[QUESTION]), timeout=WAIT).results
 
 
 def test_bytes_that_are_not_utf_8_are_refused(reader: Server) -> None:
@@ -171,7 +172,7 @@ def test_bytes_that_are_not_utf_8_are_refused(reader: Server) -> None:
     with grpc.insecure_channel(reader.target) as channel:
         call = channel.unary_unary("/lectern.v1.AnswerService/Answer")
         with pytest.raises(grpc.RpcError) as caught:
-            call(broken, timeout=DEADLINE)
+            call(broken, timeout=WAIT)
     assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT
 
 
@@ -187,7 +188,7 @@ def test_the_graph_answers_the_open_inference_protocol(reader: Server) -> None:
 
 
 async def test_both_clients_answer_alike(reader: Server, client: Client) -> None:
-    async with lectern.aio.Client(reader.target) as other:
+    async with lectern.aio.Client(reader.target, timeout=WAIT) as other:
         found = await other.answer(QUESTION, CONTEXT, top_k=3, no_answer_threshold=0.5)
     assert found == client.answer(QUESTION, CONTEXT, top_k=3, no_answer_threshold=0.5)
 
@@ -197,7 +198,7 @@ def test_a_limit_is_a_setting(reader: Server, tmp_path_factory: pytest.TempPathF
     repository = trained("sentiment_classifier")  # type: ignore[operator]
     with (
         serving(directory, "answer", repository=repository, LECTERN_LIMITS__TEXT_BYTES="20") as server,
-        Client(server.target) as limited,
+        Client(server.target, timeout=WAIT) as limited,
     ):
         assert limited.answer("Who?", "Ada moved to Oslo.").results
         with pytest.raises(lectern.LecternError, match="the most is 20"):

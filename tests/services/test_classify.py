@@ -17,8 +17,7 @@ from PIL import Image
 from lectern.v1 import classify_pb2 as pb
 from lectern.v1.classify_pb2_grpc import ClassifyServiceStub
 from tests.conftest import ROOT, encode
-
-DEADLINE = 30
+from tests.waiting import WAIT
 
 
 @pytest.fixture
@@ -61,7 +60,7 @@ def png_header(width: int, height: int) -> bytes:
 
 def test_answers_with_classes_best_first(stub: ClassifyServiceStub, photos: np.ndarray) -> None:
     images = [encode(photo) for photo in photos[:5]]
-    response = stub.ClassifyImage(pb.ClassifyImageRequest(images=images, top_k=3), timeout=DEADLINE)
+    response = stub.ClassifyImage(pb.ClassifyImageRequest(images=images, top_k=3), timeout=WAIT)
     assert response.model == "image_classifier"
     assert response.version >= 1
     assert len(response.results) == 5
@@ -69,7 +68,7 @@ def test_answers_with_classes_best_first(stub: ClassifyServiceStub, photos: np.n
         values = [c.probability for c in result.classes]
         assert len(values) == 3
         assert values == sorted(values, reverse=True)
-    everything = stub.ClassifyImage(pb.ClassifyImageRequest(images=images), timeout=DEADLINE)
+    everything = stub.ClassifyImage(pb.ClassifyImageRequest(images=images), timeout=WAIT)
     assert probabilities(everything.results[0]).sum() == pytest.approx(1, abs=1e-5)
     assert len(everything.results[0].classes) == 10
 
@@ -78,7 +77,7 @@ def test_is_accurate_on_official_test_photos(stub: ClassifyServiceStub) -> None:
     with np.load(ROOT / "tests" / "data" / "image_classifier_test.npz") as file:
         images, labels = file["images"], file["labels"]
     request = pb.ClassifyImageRequest(images=[encode(i) for i in images], top_k=1)
-    found = [r.classes[0].index for r in stub.ClassifyImage(request, timeout=DEADLINE).results]
+    found = [r.classes[0].index for r in stub.ClassifyImage(request, timeout=WAIT).results]
     assert np.mean(np.array(found) == labels) >= 0.88  # 0.93 on all 10,000; three standard errors of 200
 
 
@@ -88,15 +87,15 @@ def test_digits_are_read_at_every_rotation_learned(stub: ClassifyServiceStub, an
         images, labels = file["images"][:200], file["labels"][:200]
     turned = [encode(np.asarray(Image.fromarray(i).rotate(angle, Image.Resampling.BILINEAR))) for i in images]
     request = pb.ClassifyImageRequest(model="lifelong_classifier", images=turned, top_k=1)
-    found = [int(r.classes[0].label) for r in stub.ClassifyImage(request, timeout=DEADLINE).results]
+    found = [int(r.classes[0].label) for r in stub.ClassifyImage(request, timeout=WAIT).results]
     assert np.mean(np.array(found) == labels) >= 0.75  # far above the 0.2 to 0.4 of what has been forgotten
 
 
 def test_larger_requests_than_a_batch_keep_their_order(stub: ClassifyServiceStub, photos: np.ndarray) -> None:
     images = [encode(photos[i % 50]) for i in range(200)]
-    many = stub.ClassifyImage(pb.ClassifyImageRequest(images=images), timeout=DEADLINE).results
+    many = stub.ClassifyImage(pb.ClassifyImageRequest(images=images), timeout=WAIT).results
     for i in (0, 63, 64, 127, 199):
-        alone = stub.ClassifyImage(pb.ClassifyImageRequest(images=[images[i]]), timeout=DEADLINE).results[0]
+        alone = stub.ClassifyImage(pb.ClassifyImageRequest(images=[images[i]]), timeout=WAIT).results[0]
         np.testing.assert_allclose(probabilities(many[i]), probabilities(alone), atol=1e-5)
 
 
@@ -105,15 +104,15 @@ def test_stream_answers_in_order(stub: ClassifyServiceStub, photos: np.ndarray) 
         for photo in photos[:40]:
             yield pb.StreamClassifyImageRequest(images=[encode(photo)], top_k=1)
 
-    streamed = [r.results[0].classes[0].index for r in stub.StreamClassifyImage(requests(), timeout=DEADLINE)]
+    streamed = [r.results[0].classes[0].index for r in stub.StreamClassifyImage(requests(), timeout=WAIT)]
     request = pb.ClassifyImageRequest(images=[encode(p) for p in photos[:40]], top_k=1)
-    assert streamed == [r.classes[0].index for r in stub.ClassifyImage(request, timeout=DEADLINE).results]
+    assert streamed == [r.classes[0].index for r in stub.ClassifyImage(request, timeout=WAIT).results]
 
 
 def test_stream_ends_with_the_error_of_a_bad_request(stub: ClassifyServiceStub, photos: np.ndarray) -> None:
     good, bad = ([encode(photos[0])], [b"no image"])
     answers = stub.StreamClassifyImage(
-        iter(pb.StreamClassifyImageRequest(images=i) for i in (good, bad, good)), timeout=DEADLINE
+        iter(pb.StreamClassifyImageRequest(images=i) for i in (good, bad, good)), timeout=WAIT
     )
     assert len(next(answers).results) == 1
     code, _, fields = failure(lambda: list(answers))
@@ -129,7 +128,7 @@ class TestFormats:
         return photos[3]
 
     def classify(self, stub: ClassifyServiceStub, image: bytes) -> np.ndarray:
-        return probabilities(stub.ClassifyImage(pb.ClassifyImageRequest(images=[image]), timeout=DEADLINE).results[0])
+        return probabilities(stub.ClassifyImage(pb.ClassifyImageRequest(images=[image]), timeout=WAIT).results[0])
 
     def test_lossless_webp(self, stub: ClassifyServiceStub, photo: np.ndarray) -> None:
         expected = self.classify(stub, encode(photo))
@@ -195,19 +194,17 @@ def encode_image(image: Image.Image) -> bytes:
 def test_bad_images_are_named(
     stub: ClassifyServiceStub, photos: np.ndarray, images: list[bytes], field: str, says: str
 ) -> None:
-    code, message, fields = failure(
-        lambda: stub.ClassifyImage(pb.ClassifyImageRequest(images=images), timeout=DEADLINE)
-    )
+    code, message, fields = failure(lambda: stub.ClassifyImage(pb.ClassifyImageRequest(images=images), timeout=WAIT))
     assert code is grpc.StatusCode.INVALID_ARGUMENT
     assert fields == [field]
     assert says in message
     good = pb.ClassifyImageRequest(images=[encode(photos[0])])
-    assert len(stub.ClassifyImage(good, timeout=DEADLINE).results) == 1
+    assert len(stub.ClassifyImage(good, timeout=WAIT).results) == 1
 
 
 def test_a_truncated_png_is_named_by_its_position(stub: ClassifyServiceStub, photos: np.ndarray) -> None:
     images = [encode(photos[0]), encode(photos[1])[:-200], encode(photos[2])]
-    code, _, fields = failure(lambda: stub.ClassifyImage(pb.ClassifyImageRequest(images=images), timeout=DEADLINE))
+    code, _, fields = failure(lambda: stub.ClassifyImage(pb.ClassifyImageRequest(images=images), timeout=WAIT))
     assert (code, fields) == (grpc.StatusCode.INVALID_ARGUMENT, ["images[1]"])
 
 
@@ -224,13 +221,13 @@ def test_a_truncated_png_is_named_by_its_position(stub: ClassifyServiceStub, pho
 def test_wrong_models_are_named(
     stub: ClassifyServiceStub, request_: pb.ClassifyImageRequest, code: grpc.StatusCode, field: str
 ) -> None:
-    found, message, fields = failure(lambda: stub.ClassifyImage(request_, timeout=DEADLINE))
+    found, message, fields = failure(lambda: stub.ClassifyImage(request_, timeout=WAIT))
     assert (found, fields) == (code, [field]), message
 
 
 def test_bytes_that_are_no_message_are_the_callers_fault(channel: grpc.Channel) -> None:
     raw = channel.unary_unary("/lectern.v1.ClassifyService/ClassifyImage")
-    code, message, _ = failure(lambda: raw(b"\xff\xff\xff\xff", timeout=DEADLINE))
+    code, message, _ = failure(lambda: raw(b"\xff\xff\xff\xff", timeout=WAIT))
     assert code is grpc.StatusCode.INVALID_ARGUMENT
     assert "lectern.v1.ClassifyImageRequest" in message
 
@@ -238,7 +235,7 @@ def test_bytes_that_are_no_message_are_the_callers_fault(channel: grpc.Channel) 
 def test_request_id_comes_back_and_names_the_log_line(server: object, stub: ClassifyServiceStub) -> None:
     request = pb.ClassifyImageRequest(images=[b"bad"])
     with pytest.raises(grpc.RpcError) as caught:
-        stub.ClassifyImage(request, timeout=DEADLINE, metadata=[("x-request-id", "my-id-1")])
+        stub.ClassifyImage(request, timeout=WAIT, metadata=[("x-request-id", "my-id-1")])
     assert dict(caught.value.trailing_metadata())["x-request-id"] == "my-id-1"
     lines = [json.loads(line) for line in server.log.read_text().splitlines() if "my-id-1" in line]  # type: ignore[attr-defined]
     assert [line["code"] for line in lines] == ["INVALID_ARGUMENT"]

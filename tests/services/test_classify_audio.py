@@ -19,7 +19,8 @@ from lectern import Client
 from lectern.v1 import classify_pb2 as pb
 from lectern.v1.classify_pb2_grpc import ClassifyServiceStub
 from tests.conftest import ROOT, Server, record
-from tests.services.test_classify import DEADLINE, failure
+from tests.services.test_classify import failure
+from tests.waiting import WAIT
 from training.data.audio import RATE, read, unpack
 
 FRAME = 0.01
@@ -29,7 +30,7 @@ MEGABYTE = 1e6
 
 @pytest.fixture
 def client(speech: Server) -> Iterator[Client]:
-    with Client(speech.target) as client:
+    with Client(speech.target, timeout=WAIT) as client:
         yield client
 
 
@@ -244,7 +245,7 @@ class TestStreams:
 
         def pieces() -> Iterator[np.ndarray]:
             yield sentences[: 4 * RATE]
-            assert answered.wait(DEADLINE)
+            assert answered.wait(WAIT)
             yield sentences[4 * RATE : 5 * RATE]
 
         for response in client.stream_classify_audio(pieces(), RATE):
@@ -268,7 +269,7 @@ class TestStreams:
             for i in range(0, len(sentence), 8_000):
                 yield sentence[i : i + 8_000]
 
-        async with lectern.aio.Client(speech.target) as client:
+        async with lectern.aio.Client(speech.target, timeout=WAIT) as client:
             streamed = [s async for r in client.stream_classify_audio(pieces(), RATE) for s in r.segments]
             whole, same = await asyncio.gather(
                 client.classify_audio((sentence, RATE)), client.verify_speaker((sentence, RATE), (sentence, RATE))
@@ -293,7 +294,7 @@ class TestStreams:
         self, stub: ClassifyServiceStub, messages: list[dict[str, object]], field: str
     ) -> None:
         requests = iter([pb.StreamClassifyAudioRequest(**message) for message in messages])
-        code, message, fields = failure(lambda: list(stub.StreamClassifyAudio(requests, timeout=DEADLINE)))
+        code, message, fields = failure(lambda: list(stub.StreamClassifyAudio(requests, timeout=WAIT)))
         assert (code, fields) == (grpc.StatusCode.INVALID_ARGUMENT, [field]), message
 
 
@@ -336,11 +337,11 @@ def pcm(samples: bytes, rate: int) -> pb.AudioClip:
 def test_bad_clips_are_named(
     stub: ClassifyServiceStub, sentence: np.ndarray, clips: list[pb.AudioClip], field: str, says: str
 ) -> None:
-    code, message, fields = failure(lambda: stub.ClassifyAudio(pb.ClassifyAudioRequest(clips=clips), timeout=DEADLINE))
+    code, message, fields = failure(lambda: stub.ClassifyAudio(pb.ClassifyAudioRequest(clips=clips), timeout=WAIT))
     assert (code, fields) == (grpc.StatusCode.INVALID_ARGUMENT, [field]), message
     assert says in message
     good = pb.ClassifyAudioRequest(clips=[pcm(sentence.tobytes(), RATE)])
-    assert len(stub.ClassifyAudio(good, timeout=DEADLINE).results) == 1
+    assert len(stub.ClassifyAudio(good, timeout=WAIT).results) == 1
 
 
 @pytest.mark.parametrize(
@@ -360,13 +361,13 @@ def test_bad_verifications_are_named(
     stub: ClassifyServiceStub, fields: dict[str, object], code: grpc.StatusCode, field: str
 ) -> None:
     request = pb.VerifySpeakerRequest(first=pcm(bytes(3200), RATE), **fields)
-    found, message, named = failure(lambda: stub.VerifySpeaker(request, timeout=DEADLINE))
+    found, message, named = failure(lambda: stub.VerifySpeaker(request, timeout=WAIT))
     assert (found, named) == (code, [field]), message
 
 
 def test_an_image_model_takes_no_audio(channel: grpc.Channel) -> None:
     request = pb.ClassifyAudioRequest(model="image_classifier", clips=[pcm(bytes(3200), RATE)])
-    code, message, fields = failure(lambda: ClassifyServiceStub(channel).ClassifyAudio(request, timeout=DEADLINE))
+    code, message, fields = failure(lambda: ClassifyServiceStub(channel).ClassifyAudio(request, timeout=WAIT))
     assert (code, fields) == (grpc.StatusCode.INVALID_ARGUMENT, ["model"])
     assert "does not take audio" in message
 
@@ -387,7 +388,7 @@ def test_five_minutes_of_stereo_take_little_more_memory_than_five_seconds(
         status = Path(f"/proc/{speech.pid}/status").read_text()
         return int(status.partition("VmHWM:")[2].split()[0]) * 1024 / MEGABYTE
 
-    with Client(speech.target, timeout=120) as client:
+    with Client(speech.target, timeout=WAIT) as client:
         client.classify_audio(record(stereo[: 5 * rate], rate=rate))
         before = peak()
         result = client.classify_audio(record(stereo, rate=rate)).results[0]

@@ -15,14 +15,15 @@ from lectern.v1 import classify_pb2 as pb
 from lectern.v1.classify_pb2_grpc import ClassifyServiceStub
 from tests.conftest import Server
 from tests.services.test_answer import SCRIPTS
-from tests.services.test_classify import DEADLINE, failure, probabilities
+from tests.services.test_classify import failure, probabilities
+from tests.waiting import WAIT
 
 TEXTS = ("What a lovely film!", "The battery died after a week, a waste of money.", "It opens on Monday.")
 
 
 @pytest.fixture
 def client(reader: Server) -> Iterator[Client]:
-    with Client(reader.target) as client:
+    with Client(reader.target, timeout=WAIT) as client:
         yield client
 
 
@@ -77,27 +78,27 @@ BAD = [
 def test_what_is_wrong_is_named(
     stub: ClassifyServiceStub, request_: pb.ClassifyTextRequest, field: str, says: str
 ) -> None:
-    code, message, fields = failure(lambda: stub.ClassifyText(request_, timeout=DEADLINE))
+    code, message, fields = failure(lambda: stub.ClassifyText(request_, timeout=WAIT))
     assert (code, fields) == (grpc.StatusCode.INVALID_ARGUMENT, [field]), message
     assert says in message
 
 
 def test_a_model_of_texts_takes_no_images(stub: ClassifyServiceStub) -> None:
     request = pb.ClassifyImageRequest(model="sentiment_classifier", images=[b"x"])
-    code, message, fields = failure(lambda: stub.ClassifyImage(request, timeout=DEADLINE))
+    code, message, fields = failure(lambda: stub.ClassifyImage(request, timeout=WAIT))
     assert (code, fields) == (grpc.StatusCode.INVALID_ARGUMENT, ["model"])
     assert "does not take images" in message
 
 
 def test_a_model_of_images_takes_no_texts(channel: grpc.Channel) -> None:
     request = pb.ClassifyTextRequest(model="image_classifier", texts=["x"])
-    code, message, fields = failure(lambda: ClassifyServiceStub(channel).ClassifyText(request, timeout=DEADLINE))
+    code, message, fields = failure(lambda: ClassifyServiceStub(channel).ClassifyText(request, timeout=WAIT))
     assert (code, fields) == (grpc.StatusCode.INVALID_ARGUMENT, ["model"])
     assert "does not take texts" in message
 
 
 async def test_both_clients_answer_alike(reader: Server, client: Client) -> None:
-    async with lectern.aio.Client(reader.target) as other:
+    async with lectern.aio.Client(reader.target, timeout=WAIT) as other:
         assert await other.classify_text(TEXTS, top_k=1) == client.classify_text(TEXTS, top_k=1)
 
 

@@ -20,8 +20,8 @@ from lectern.requests import attack_method, defence, evaluated_attack
 from lectern.v1 import defend_pb2 as pb
 from lectern.v1.defend_pb2_grpc import DefendServiceStub
 from tests.conftest import EXPORTED, ROOT, Server, encode, serving
+from tests.waiting import WAIT
 
-TIMEOUT = 120
 LABELS = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 COUNT = 12
 FEW = {name: {"steps": 4, "step_size": 4 / 255} for name in ("i_fgsm", "mi_fgsm", "di_mi_fgsm", "pgd")}
@@ -38,7 +38,7 @@ def defending(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 
 @pytest.fixture
 def client(defending: Server) -> Iterator[lectern.Client]:
-    with lectern.Client(defending.target, timeout=TIMEOUT) as client:
+    with lectern.Client(defending.target, timeout=WAIT) as client:
         yield client
 
 
@@ -120,7 +120,7 @@ def test_an_attack_that_asks_only_for_answers_needs_no_gradients(client: lectern
 
 
 async def test_callers_share_batches_and_get_what_they_get_alone(defending: Server, files: list[bytes]) -> None:
-    async with lectern.aio.Client(defending.target, timeout=TIMEOUT) as client:
+    async with lectern.aio.Client(defending.target, timeout=WAIT) as client:
         asked = [client.attack(file, "i_fgsm", seed=i, steps=3, include_values=True) for i, file in enumerate(files)]
         together = await asyncio.gather(*asked)
         alone = await client.attack(files, "i_fgsm", steps=3, include_values=True)
@@ -218,7 +218,7 @@ def test_models_that_defend_are_found_by_name(trained, tmp_path: Path, files: li
         shutil.copytree(graph, repository / graph.name, dirs_exist_ok=True)
     with (
         serving(tmp_path, "defend", repository=repository, LECTERN_ALLOW_ATTACKS="true") as server,
-        lectern.Client(server.target, timeout=TIMEOUT) as client,
+        lectern.Client(server.target, timeout=WAIT) as client,
     ):
         response = client.defend(files, ["autoencoder", "robust_model"])
         assert {r.before.label for r in response.results} <= set(LABELS)
@@ -359,7 +359,7 @@ def test_bad_evaluations_are_refused_by_name(
 
 
 def test_attacks_are_off_unless_an_operator_turns_them_on(server: Server, files: list[bytes]) -> None:
-    with lectern.Client(server.target, timeout=TIMEOUT) as client:
+    with lectern.Client(server.target, timeout=WAIT) as client:
         with pytest.raises(lectern.LecternError, match="LECTERN_ALLOW_ATTACKS=true") as raised:
             client.attack(files[0])
         assert raised.value.code() == grpc.StatusCode.PERMISSION_DENIED
@@ -371,6 +371,6 @@ def refused(server: Server, rpc: str, request: object, code: str, field: str) ->
     with grpc.insecure_channel(server.target) as channel:
         call = getattr(DefendServiceStub(channel), rpc)
         with pytest.raises(grpc.RpcError) as raised:
-            next(answer) if isinstance(answer := call(request, timeout=TIMEOUT), Iterator) else answer
+            next(answer) if isinstance(answer := call(request, timeout=WAIT), Iterator) else answer
     error = lectern.LecternError.of(raised.value)
     assert (error.code().name, [f for f, _ in error.violations]) == (code, [field])

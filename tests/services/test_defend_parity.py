@@ -20,11 +20,11 @@ from torch import nn
 
 import lectern
 from tests.conftest import EXPORTED, encode, serving
+from tests.waiting import WAIT
 from training.data.fetch import PyPI
 from training.image_classifier import ImageClassifier, restore
 
 PHOTOS, ALIKE = 60, 50
-TIMEOUT = 120
 EPSILON, STEP, STEPS = 8 / 255, 1.9 / 255, 5
 TORCHATTACKS = PyPI(
     name="torchattacks",
@@ -73,7 +73,7 @@ def classes(net: ChannelsFirst, inputs: torch.Tensor) -> torch.Tensor:
 def client(tmp_path_factory: pytest.TempPathFactory) -> Iterator[lectern.Client]:
     with (
         serving(tmp_path_factory.mktemp("parity"), "defend", LECTERN_ALLOW_ATTACKS="true") as server,
-        lectern.Client(server.target, timeout=TIMEOUT) as client,
+        lectern.Client(server.target, timeout=WAIT) as client,
     ):
         yield client
 

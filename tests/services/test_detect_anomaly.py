@@ -15,7 +15,8 @@ from PIL import Image
 from lectern.v1 import detect_anomaly_pb2 as pb
 from lectern.v1.detect_anomaly_pb2_grpc import DetectAnomalyServiceStub
 from tests.conftest import EXPORTED, ROOT, encode
-from tests.services.test_classify import DEADLINE, failure
+from tests.services.test_classify import failure
+from tests.waiting import WAIT
 
 Pictures = dict[str, np.ndarray]
 
@@ -36,7 +37,7 @@ def detect(
     stub: DetectAnomalyServiceStub, pictures: np.ndarray, rate: float = 0, **include: bool
 ) -> list[pb.AnomalyDetection]:
     request = pb.DetectAnomalyRequest(images=[encode(p) for p in pictures], false_positive_rate=rate, **include)
-    return list(stub.DetectAnomaly(request, timeout=DEADLINE).results)
+    return list(stub.DetectAnomaly(request, timeout=WAIT).results)
 
 
 def opened(png: bytes) -> Image.Image:
@@ -47,7 +48,7 @@ def opened(png: bytes) -> Image.Image:
 
 def test_answers_what_the_graph_says(stub: DetectAnomalyServiceStub, pictures: Pictures) -> None:
     clothes = pictures["images"][:5]
-    response = stub.DetectAnomaly(pb.DetectAnomalyRequest(images=[encode(p) for p in clothes]), timeout=DEADLINE)
+    response = stub.DetectAnomaly(pb.DetectAnomalyRequest(images=[encode(p) for p in clothes]), timeout=WAIT)
     graph = EXPORTED / "anomaly_detector" / str(response.version) / "model.onnx"
     session = onnxruntime.InferenceSession(graph)
     score, probability = session.run(["score", "probability"], {"images": clothes[..., None]})
@@ -117,7 +118,7 @@ def test_stream_answers_in_order(stub: DetectAnomalyServiceStub, pictures: Pictu
         for picture in chosen:
             yield pb.StreamDetectAnomalyRequest(images=[encode(picture)], false_positive_rate=0.01)
 
-    streamed = [r.results[0].score for r in stub.StreamDetectAnomaly(requests(), timeout=DEADLINE)]
+    streamed = [r.results[0].score for r in stub.StreamDetectAnomaly(requests(), timeout=WAIT)]
     np.testing.assert_allclose(streamed, [r.score for r in detect(stub, np.stack(chosen), 0.01)], rtol=1e-4)
 
 
@@ -144,14 +145,14 @@ def test_a_wrong_false_positive_rate_is_named(stub: DetectAnomalyServiceStub, pi
 def test_bad_requests_are_refused_by_name(
     stub: DetectAnomalyServiceStub, request_: pb.DetectAnomalyRequest, code: grpc.StatusCode, field: str
 ) -> None:
-    found, _, fields = failure(lambda: stub.DetectAnomaly(request_, timeout=DEADLINE))
+    found, _, fields = failure(lambda: stub.DetectAnomaly(request_, timeout=WAIT))
     assert (found, fields) == (code, [field])
 
 
 def test_a_bad_request_ends_its_stream(stub: DetectAnomalyServiceStub, pictures: Pictures) -> None:
     good = pb.StreamDetectAnomalyRequest(images=[encode(pictures["images"][0])])
     bad = pb.StreamDetectAnomalyRequest(images=good.images, false_positive_rate=0.9)
-    answers = stub.StreamDetectAnomaly(iter([good, bad, good]), timeout=DEADLINE)
+    answers = stub.StreamDetectAnomaly(iter([good, bad, good]), timeout=WAIT)
     assert len(next(answers).results) == 1
     code, _, fields = failure(lambda: list(answers))
     assert (code, fields) == (grpc.StatusCode.INVALID_ARGUMENT, ["false_positive_rate"])

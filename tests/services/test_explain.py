@@ -19,8 +19,8 @@ from lectern.requests import explanation_method
 from lectern.v1 import explain_pb2 as pb
 from lectern.v1.explain_pb2_grpc import ExplainServiceStub
 from tests.conftest import ROOT, Server, encode, serving
+from tests.waiting import WAIT
 
-DEADLINE = 120
 METHODS = tuple(name for name in pb.ExplanationMethod.DESCRIPTOR.fields_by_name if name != "attention")  # is for texts
 FEW = {"smooth_grad": {"samples": 4}, "integrated_gradients": {"steps": 8}, "occlusion": {"stride": 8}}
 FEW |= {name: {"samples": 80} for name in ("lime", "rise", "kernel_shap")}
@@ -35,7 +35,7 @@ def explaining(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 
 @pytest.fixture
 def client(explaining: Server) -> Iterator[lectern.Client]:
-    with lectern.Client(explaining.target, timeout=DEADLINE) as client:
+    with lectern.Client(explaining.target, timeout=WAIT) as client:
         yield client
 
 
@@ -192,7 +192,7 @@ def test_a_generator_is_a_prior_of_what_a_class_looks_like(client: lectern.Clien
 
 
 async def test_callers_share_batches(explaining: Server, photos: np.ndarray) -> None:
-    async with lectern.aio.Client(explaining.target, timeout=DEADLINE) as client:
+    async with lectern.aio.Client(explaining.target, timeout=WAIT) as client:
         alone = [await client.explain(encode(photo), "saliency") for photo in photos[:24]]
         together = await asyncio.gather(*(client.explain(encode(photo), "saliency") for photo in photos[:24]))
     for one, other in zip(alone, together, strict=True):
@@ -307,7 +307,7 @@ def test_a_model_without_a_gradient_graph_says_what_adds_one(repository: Path, t
 def refused(server: Server, rpc: str, request: object, code: str, field: str) -> str:
     """The message of the error that a call ends with."""
     with grpc.insecure_channel(server.target) as channel, pytest.raises(grpc.RpcError) as raised:
-        getattr(ExplainServiceStub(channel), rpc)(request, timeout=DEADLINE)
+        getattr(ExplainServiceStub(channel), rpc)(request, timeout=WAIT)
     error = lectern.LecternError.of(raised.value)
     assert (error.code().name, [f for f, _ in error.violations]) == (code, [field])
     return error.details()

@@ -14,7 +14,8 @@ import lectern
 from lectern.requests import explanation_method
 from lectern.v1 import classify_pb2, explain_pb2
 from tests.conftest import ROOT, Server, serving
-from tests.services.test_explain import DEADLINE, client, method, refused, values
+from tests.services.test_explain import client, method, refused, values
+from tests.waiting import WAIT
 
 __all__ = ["client"]
 
@@ -48,7 +49,7 @@ def clip() -> tuple[np.ndarray, int]:
 @pytest.fixture(scope="module")
 def vowel(explaining: Server, clip: tuple[np.ndarray, int]) -> classify_pb2.AudioSegment:
     """The longest segment of it that is no pause."""
-    with lectern.Client(explaining.target, timeout=DEADLINE) as client:
+    with lectern.Client(explaining.target, timeout=WAIT) as client:
         segments = client.classify_audio(clip).results[0].segments
     return max((s for s in segments if s.label != "pau"), key=lambda s: s.end_seconds - s.start_seconds)
 

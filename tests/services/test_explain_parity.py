@@ -17,10 +17,10 @@ import lectern
 from lectern.noise import noise
 from lectern.v1 import explain_pb2 as pb
 from tests.conftest import EXPORTED, Server, encode
+from tests.waiting import WAIT
 from training.image_classifier import ImageClassifier, restore
 
 PHOTOS, ALIKE = 54, 50
-TIMEOUT = 120
 
 
 @pytest.fixture(scope="module")
@@ -40,7 +40,7 @@ def targets(net: ImageClassifier, inputs: torch.Tensor) -> torch.Tensor:
 
 @pytest.fixture
 def client(server: Server) -> Iterator[lectern.Client]:
-    with lectern.Client(server.target, timeout=TIMEOUT) as client:
+    with lectern.Client(server.target, timeout=WAIT) as client:
         yield client
 
 

@@ -12,8 +12,8 @@ from PIL import Image
 import lectern
 from lectern.v1 import explain_pb2 as pb
 from tests.conftest import ROOT, Server, serving
-from tests.services.test_classify import DEADLINE
 from tests.services.test_explain import IMAGE, client, method, refused, values
+from tests.waiting import WAIT
 
 __all__ = ["client"]
 
@@ -80,7 +80,7 @@ def test_methods_are_compared_with_a_random_order(client: lectern.Client) -> Non
 
 
 def test_attention_is_shared_by_the_words(reader: Server) -> None:
-    with lectern.Client(reader.target, timeout=DEADLINE) as client:
+    with lectern.Client(reader.target, timeout=WAIT) as client:
         of_class = client.explain(text=PRAISE, method="attention", model="sentiment_classifier")
         of_answer = client.explain(text=STORY[:400], question=QUESTION, method="attention")
     for response in (of_class, of_answer):

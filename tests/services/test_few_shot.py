@@ -16,7 +16,8 @@ from lectern.requests import FewShotMethod
 from lectern.v1 import classify_pb2 as pb
 from lectern.v1.classify_pb2_grpc import ClassifyServiceStub
 from tests.conftest import ROOT, Server, encode
-from tests.services.test_classify import DEADLINE, failure, probabilities
+from tests.services.test_classify import failure, probabilities
+from tests.waiting import WAIT
 
 METHODS = tuple(method for method in get_args(FewShotMethod) if method)
 
@@ -32,7 +33,7 @@ def drawings() -> list[list[bytes]]:
 
 @pytest.fixture
 def client(server: Server) -> Iterator[Client]:
-    with Client(server.target) as client:
+    with Client(server.target, timeout=WAIT) as client:
         yield client
 
 
@@ -154,11 +155,11 @@ def test_a_bad_request_names_the_field(
     stub: ClassifyServiceStub, fields: dict[str, object], field: str, says: str
 ) -> None:
     request = pb.ClassifyFewShotRequest(**{"support": TWO, "queries": [QUERY], **fields})  # type: ignore[arg-type]
-    code, message, named = failure(lambda: stub.ClassifyFewShot(request, timeout=DEADLINE))
+    code, message, named = failure(lambda: stub.ClassifyFewShot(request, timeout=WAIT))
     assert (code, named) == (grpc.StatusCode.INVALID_ARGUMENT, [field])
     assert says in message
     good = pb.ClassifyFewShotRequest(support=TWO, queries=[QUERY])
-    assert len(stub.ClassifyFewShot(good, timeout=DEADLINE).results) == 1
+    assert len(stub.ClassifyFewShot(good, timeout=WAIT).results) == 1
 
 
 def test_images_need_a_model_with_classes_of_its_own(client: Client) -> None:
@@ -202,8 +203,8 @@ def test_the_raw_graph_refuses_what_does_not_fit_and_always_ends(
     with triton.InferenceServerClient(server.target) as client:
         if says:
             with pytest.raises(InferenceServerException, match=says) as caught:
-                client.infer("few_shot_classifier_maml", inputs, client_timeout=DEADLINE)
+                client.infer("few_shot_classifier_maml", inputs, client_timeout=WAIT)
             assert caught.value.status() == "StatusCode.INVALID_ARGUMENT"
         else:
-            answer = client.infer("few_shot_classifier_maml", inputs, client_timeout=DEADLINE)
+            answer = client.infer("few_shot_classifier_maml", inputs, client_timeout=WAIT)
             assert answer.as_numpy("logits").shape == (queries, 2)

@@ -16,7 +16,8 @@ from lectern.v1 import generate_pb2 as pb
 from lectern.v1.generate_pb2_grpc import GenerateServiceStub
 from lectern.versions import served_versions
 from tests.conftest import EXPORTED, ROOT, encode
-from tests.services.test_classify import DEADLINE, failure
+from tests.services.test_classify import failure
+from tests.waiting import WAIT
 
 Generate = Callable[..., list[pb.GenerateImagesResponse]]
 GARMENTS = ("T-shirt", "trousers", "pullover", "dress", "coat", "sandal", "shirt", "sneaker", "bag", "ankle boot")
@@ -29,7 +30,7 @@ def stub(channel: grpc.Channel) -> GenerateServiceStub:
 
 @pytest.fixture
 def generate(stub: GenerateServiceStub) -> Generate:
-    return lambda **fields: list(stub.GenerateImages(pb.GenerateImagesRequest(**fields), timeout=DEADLINE))
+    return lambda **fields: list(stub.GenerateImages(pb.GenerateImagesRequest(**fields), timeout=WAIT))
 
 
 @pytest.fixture(scope="module")
@@ -131,10 +132,10 @@ def test_a_conditional_model_draws_each_label_in_turn_or_the_one_asked_for(gener
 
 
 def test_a_caller_that_has_seen_enough_ends_the_stream(stub: GenerateServiceStub) -> None:
-    call = stub.GenerateImages(pb.GenerateImagesRequest(seed=1, count=64), timeout=DEADLINE)
+    call = stub.GenerateImages(pb.GenerateImagesRequest(seed=1, count=64), timeout=WAIT)
     assert next(call).index == 0
     call.cancel()
-    assert len(list(stub.GenerateImages(pb.GenerateImagesRequest(count=2), timeout=DEADLINE))) == 2
+    assert len(list(stub.GenerateImages(pb.GenerateImagesRequest(count=2), timeout=WAIT))) == 2
 
 
 @pytest.mark.parametrize(
@@ -164,7 +165,7 @@ def test_bad_requests_name_the_field(
     stub: GenerateServiceStub, generate: Generate, fields: dict[str, object], field: str, says: str
 ) -> None:
     request = pb.GenerateImagesRequest(**fields)  # type: ignore[arg-type]
-    code, message, violated = failure(lambda: list(stub.GenerateImages(request, timeout=DEADLINE)))
+    code, message, violated = failure(lambda: list(stub.GenerateImages(request, timeout=WAIT)))
     assert (code, violated) == (grpc.StatusCode.INVALID_ARGUMENT, [field])
     assert says in message
     assert len(generate(count=2)) == 2
@@ -172,7 +173,7 @@ def test_bad_requests_name_the_field(
 
 def test_models_of_other_capabilities_are_not_found(stub: GenerateServiceStub) -> None:
     request = pb.GenerateImagesRequest(model="image_classifier")
-    code, _, _ = failure(lambda: list(stub.GenerateImages(request, timeout=DEADLINE)))
+    code, _, _ = failure(lambda: list(stub.GenerateImages(request, timeout=WAIT)))
     assert code in (grpc.StatusCode.NOT_FOUND, grpc.StatusCode.INVALID_ARGUMENT)
 
 
@@ -182,7 +183,7 @@ def test_redraws_an_image_as_the_graph_of_that_style_does(
 ) -> None:
     name = {"printed": "style_translator", "handwritten": "style_translator_to_handwritten"}[style]
     for digit in digits[:3]:
-        response = stub.TransformImage(pb.TransformImageRequest(image=encode(digit), style=style), timeout=DEADLINE)
+        response = stub.TransformImage(pb.TransformImageRequest(image=encode(digit), style=style), timeout=WAIT)
         expected = graph(name).run(None, {"images": digit[None, :, :, None]})[0][0, :, :, 0]
         assert (response.model, response.style) == ("style_translator", style)
         np.testing.assert_array_equal(pixels(response.image), expected)
@@ -191,7 +192,7 @@ def test_redraws_an_image_as_the_graph_of_that_style_does(
 def test_dark_ink_on_paper_stays_dark_ink_on_paper(stub: GenerateServiceStub, digits: np.ndarray) -> None:
     def redraw(image: np.ndarray) -> np.ndarray:
         request = pb.TransformImageRequest(image=encode(image), style="printed")
-        return pixels(stub.TransformImage(request, timeout=DEADLINE).image).astype(int)
+        return pixels(stub.TransformImage(request, timeout=WAIT).image).astype(int)
 
     np.testing.assert_allclose(redraw(255 - digits[0]), 255 - redraw(digits[0]), atol=1)
 
@@ -210,6 +211,6 @@ def test_bad_images_and_styles_are_named(
     stub: GenerateServiceStub, fields: dict[str, object], field: str, says: str
 ) -> None:
     request = pb.TransformImageRequest(**fields)  # type: ignore[arg-type]
-    code, message, violated = failure(lambda: stub.TransformImage(request, timeout=DEADLINE))
+    code, message, violated = failure(lambda: stub.TransformImage(request, timeout=WAIT))
     assert (code, violated) == (grpc.StatusCode.INVALID_ARGUMENT, [field])
     assert says in message

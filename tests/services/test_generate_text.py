@@ -17,7 +17,8 @@ import lectern.aio
 from lectern.v1 import generate_pb2 as pb
 from lectern.v1.generate_pb2_grpc import GenerateServiceStub
 from tests.conftest import Server, serving
-from tests.services.test_classify import DEADLINE, failure
+from tests.services.test_classify import failure
+from tests.waiting import WAIT
 
 
 @pytest.fixture(scope="module")
@@ -33,7 +34,7 @@ def writing(repository: Path, tmp_path_factory: pytest.TempPathFactory) -> Itera
 
 @pytest.fixture(scope="module")
 def client(writing: Server) -> Iterator[lectern.Client]:
-    with lectern.Client(writing.target, timeout=DEADLINE) as client:
+    with lectern.Client(writing.target, timeout=WAIT) as client:
         yield client
 
 
@@ -63,7 +64,7 @@ def test_the_likeliest_text_is_what_the_graph_gives_without_a_cache(client: lect
 
 
 async def test_a_seed_writes_the_same_whoever_else_writes(writing: Server) -> None:
-    async with lectern.aio.Client(writing.target, timeout=DEADLINE) as client:
+    async with lectern.aio.Client(writing.target, timeout=WAIT) as client:
 
         async def poem(seed: int) -> str:
             return "".join([r.text async for r in client.generate_text("春", seed=seed, max_tokens=8 + seed)])
@@ -117,5 +118,5 @@ def test_prompts_may_hold_examples_and_names_of_marks(client: lectern.Client) ->
 def test_bad_requests_name_the_field(writing: Server, request_: pb.GenerateTextRequest, field: str) -> None:
     with grpc.insecure_channel(writing.target) as channel:
         stub = GenerateServiceStub(channel)
-        code, _, fields = failure(lambda: list(stub.GenerateText(request_, timeout=DEADLINE)))
+        code, _, fields = failure(lambda: list(stub.GenerateText(request_, timeout=WAIT)))
     assert (code, fields) == (grpc.StatusCode.INVALID_ARGUMENT, [field])

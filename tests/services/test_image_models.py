@@ -11,7 +11,8 @@ from lectern.v1 import model_pb2
 from lectern.v1.classify_pb2_grpc import ClassifyServiceStub
 from lectern.v1.model_pb2_grpc import ModelServiceStub
 from tests.conftest import ROOT, encode
-from tests.services.test_classify import DEADLINE, failure, probabilities
+from tests.services.test_classify import failure, probabilities
+from tests.waiting import WAIT
 
 COMPACT = "compact_classifier"
 
@@ -25,7 +26,7 @@ def stub(channel: grpc.Channel) -> ClassifyServiceStub:
 def pair(channel: grpc.Channel) -> tuple[int, int]:
     """Numbers of the float32 and the int8 version."""
     request = model_pb2.GetModelRequest(model=COMPACT)
-    versions = ModelServiceStub(channel).GetModel(request, timeout=DEADLINE).model.versions
+    versions = ModelServiceStub(channel).GetModel(request, timeout=WAIT).model.versions
     assert [v.state for v in versions] == [model_pb2.MODEL_STATE_READY] * 2
     int8, float32 = (v.version for v in versions)
     return float32, int8
@@ -40,14 +41,14 @@ def sliver(name: str) -> tuple[list[bytes], np.ndarray]:
 def found(stub: ClassifyServiceStub, images: list[bytes], model: str, version: int = 0) -> np.ndarray:
     """The likeliest class of each image."""
     request = pb.ClassifyImageRequest(images=images, model=model, version=version, top_k=1)
-    return np.array([r.classes[0].index for r in stub.ClassifyImage(request, timeout=DEADLINE).results])
+    return np.array([r.classes[0].index for r in stub.ClassifyImage(request, timeout=WAIT).results])
 
 
 def test_a_caller_chooses_the_version(stub: ClassifyServiceStub, pair: tuple[int, int], photos: np.ndarray) -> None:
     answers = {}
     for version in (*pair, 0):
         request = pb.ClassifyImageRequest(images=[encode(photos[0])], model=COMPACT, version=version)
-        answers[version] = stub.ClassifyImage(request, timeout=DEADLINE)
+        answers[version] = stub.ClassifyImage(request, timeout=WAIT)
     float32, int8 = pair
     assert float32 < int8
     assert [answers[version].version for version in (float32, int8, 0)] == [float32, int8, int8]
@@ -69,7 +70,7 @@ def test_a_version_that_is_not_served_is_named(
     stub: ClassifyServiceStub, pair: tuple[int, int], photos: np.ndarray, version: int, code: grpc.StatusCode
 ) -> None:
     request = pb.ClassifyImageRequest(images=[encode(photos[0])], model=COMPACT, version=version)
-    found_code, message, fields = failure(lambda: stub.ClassifyImage(request, timeout=DEADLINE))
+    found_code, message, fields = failure(lambda: stub.ClassifyImage(request, timeout=WAIT))
     assert (found_code, fields) == (code, ["version"])
     assert f"no version {version}; it has: {list(pair)}" in message
 

@@ -16,6 +16,7 @@ from tritonclient.grpc import service_pb2, service_pb2_grpc
 from tritonclient.utils import InferenceServerException
 
 from tests.conftest import EXPORTED, ROOT, Server, serving
+from tests.waiting import WAIT
 
 MODEL = "image_classifier"
 
@@ -56,7 +57,7 @@ def test_raw_and_typed_contents_agree(
     request = service_pb2.ModelInferRequest(model_name=MODEL)
     tensor = request.inputs.add(name="images", datatype="UINT8", shape=[2, 32, 32, 3])
     tensor.contents.uint_contents.extend(photos[:2].ravel().tolist())
-    typed = service_pb2_grpc.GRPCInferenceServiceStub(channel).ModelInfer(request, timeout=30)
+    typed = service_pb2_grpc.GRPCInferenceServiceStub(channel).ModelInfer(request, timeout=WAIT)
     np.testing.assert_array_equal(
         np.frombuffer(typed.raw_output_contents[0], np.float32).reshape(2, 10), raw.as_numpy("logits")
     )
@@ -143,7 +144,7 @@ def test_bad_requests(
     import re
 
     with pytest.raises(grpc.RpcError) as caught:
-        service_pb2_grpc.GRPCInferenceServiceStub(channel).ModelInfer(request_, timeout=30)
+        service_pb2_grpc.GRPCInferenceServiceStub(channel).ModelInfer(request_, timeout=WAIT)
     assert caught.value.code() is code
     assert re.search(says, caught.value.details() or ""), caught.value.details()
 
@@ -153,7 +154,7 @@ def test_stream_reports_a_bad_request_and_goes_on(server: Server, photos: np.nda
         good = tensor([1, 32, 32, 3], "UINT8")
         bad = tensor([1], "UINT8")
         answers = list(
-            service_pb2_grpc.GRPCInferenceServiceStub(channel).ModelStreamInfer(iter([good, bad, good]), timeout=30)
+            service_pb2_grpc.GRPCInferenceServiceStub(channel).ModelStreamInfer(iter([good, bad, good]), timeout=WAIT)
         )
     assert [bool(a.error_message) for a in answers] == [False, True, False]
     assert answers[0].infer_response.raw_output_contents == answers[2].infer_response.raw_output_contents

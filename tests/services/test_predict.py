@@ -11,7 +11,8 @@ from lectern.card import Card, TabularPreprocessing
 from lectern.v1 import predict_pb2 as pb
 from lectern.v1.predict_pb2_grpc import PredictServiceStub
 from tests.conftest import EXPORTED
-from tests.services.test_classify import DEADLINE, failure
+from tests.services.test_classify import failure
+from tests.waiting import WAIT
 
 VERSION = EXPORTED / "covid_regressor" / "1"
 
@@ -34,7 +35,7 @@ def rows(matrix: np.ndarray) -> list[pb.FeatureRow]:
 
 def test_predicts_what_the_graph_predicts(stub: PredictServiceStub, width: int) -> None:
     features = np.random.default_rng(0).uniform(0, 20, (600, width)).astype(np.float32)
-    response = stub.Predict(pb.PredictRequest(rows=rows(features)), timeout=DEADLINE)
+    response = stub.Predict(pb.PredictRequest(rows=rows(features)), timeout=WAIT)
     expected = onnxruntime.InferenceSession(VERSION / "model.onnx").run(None, {"features": features})[0]
     found = np.array([r.values for r in response.results])
     assert response.model == "covid_regressor"
@@ -56,7 +57,7 @@ def test_bad_rows_are_named(stub: PredictServiceStub, width: int) -> None:
     ]
     for given, field, says in cases:
         request = pb.PredictRequest(rows=given)
-        code, message, fields = failure(lambda request=request: stub.Predict(request, timeout=DEADLINE))  # type: ignore[misc]
+        code, message, fields = failure(lambda request=request: stub.Predict(request, timeout=WAIT))  # type: ignore[misc]
         assert (code, fields) == (grpc.StatusCode.INVALID_ARGUMENT, [field])
         assert says in message
-    assert len(stub.Predict(pb.PredictRequest(rows=rows(good)), timeout=DEADLINE).results) == 3
+    assert len(stub.Predict(pb.PredictRequest(rows=rows(good)), timeout=WAIT).results) == 3

@@ -24,7 +24,8 @@ from lectern.v1 import translate_pb2 as pb
 from lectern.v1.translate_pb2_grpc import TranslateServiceStub
 from tests.conftest import ROOT, Server, serving
 from tests.runtime.test_triton import free_ports, triton
-from tests.services.test_classify import DEADLINE, failure
+from tests.services.test_classify import failure
+from tests.waiting import WAIT, wait_until
 from training import translator_en_zh as recipe
 from training.export.version import write_version
 from training.recipe import Trained
@@ -99,7 +100,7 @@ def translating(reference: Reference, tmp_path_factory: pytest.TempPathFactory) 
 
 @pytest.fixture(scope="module")
 def client(translating: Server) -> Iterator[lectern.Client]:
-    with lectern.Client(translating.target, timeout=DEADLINE) as client:
+    with lectern.Client(translating.target, timeout=WAIT) as client:
         yield client
 
 
@@ -108,6 +109,13 @@ def tokens_chosen(server: Server) -> int:
     with urllib.request.urlopen(f"{server.metrics_url}/metrics") as response:
         lines = response.read().decode().splitlines()
     return round(sum(float(line.split()[-1]) for line in lines if line.startswith("lectern_decode_tokens_total{")))
+
+
+def rests(server: Server) -> bool:
+    """Whether it takes no decode steps: one takes some milliseconds."""
+    before = tokens_chosen(server)
+    time.sleep(0.5)
+    return tokens_chosen(server) == before
 
 
 def test_greedy_translations_are_those_of_torch(client: lectern.Client, reference: Reference) -> None:
@@ -132,7 +140,7 @@ def test_beams_find_what_torch_finds_with_its_scores(client: lectern.Client, ref
 
 async def test_answers_do_not_depend_on_who_shares_their_steps(translating: Server, reference: Reference) -> None:
     asked = [(sentence, i % 8 + 1) for i, sentence in enumerate(reference.sentences[:24])]
-    async with lectern.aio.Client(translating.target, timeout=DEADLINE) as client:
+    async with lectern.aio.Client(translating.target, timeout=WAIT) as client:
         together = await asyncio.gather(*(client.translate(text, beam_size=size) for text, size in asked))
         for (text, size), response in zip(asked, together, strict=True):
             (alone,) = (await client.translate(text, beam_size=size)).results
@@ -142,7 +150,7 @@ async def test_answers_do_not_depend_on_who_shares_their_steps(translating: Serv
 async def test_a_long_text_comes_and_goes_beside_short_ones(translating: Server, reference: Reference) -> None:
     """Its end leaves them with less room for their keys and values, and with what these hold."""
     asked = reference.sentences[:12]
-    async with lectern.aio.Client(translating.target, timeout=DEADLINE) as client:
+    async with lectern.aio.Client(translating.target, timeout=WAIT) as client:
 
         async def translated(text: str) -> str:
             return (await client.translate(text, beam_size=1)).results[0].translations[0].text
@@ -164,7 +172,7 @@ async def test_a_long_text_comes_and_goes_beside_short_ones(translating: Server,
 
 
 async def test_a_late_short_request_does_not_wait_for_a_long_one(translating: Server) -> None:
-    async with lectern.aio.Client(translating.target, timeout=DEADLINE) as client:
+    async with lectern.aio.Client(translating.target, timeout=WAIT) as client:
         long = asyncio.create_task(client.translate([LONG] * 4, beam_size=8))
         await asyncio.sleep(0.05)
         await client.translate("I can cook.", beam_size=1)
@@ -191,23 +199,17 @@ def test_a_stream_that_is_cancelled_frees_its_rows(translating: Server) -> None:
         stream = TranslateServiceStub(channel).StreamTranslate(pb.StreamTranslateRequest(text=LONG, beam_size=8))
         next(stream)
         stream.cancel()
-    time.sleep(0.2)
-    before = tokens_chosen(translating)
-    time.sleep(0.2)
-    assert tokens_chosen(translating) == before
-    with lectern.Client(translating.target) as client:
+    wait_until(lambda: rests(translating))
+    with lectern.Client(translating.target, timeout=WAIT) as client:
         client.translate("I can cook.", beam_size=1)
 
 
 def test_a_deadline_ends_the_search(translating: Server) -> None:
-    with lectern.Client(translating.target) as client:
+    with lectern.Client(translating.target, timeout=WAIT) as client:
         with pytest.raises(lectern.LecternError) as caught:
             client.translate([LONG] * 8, beam_size=8, timeout=0.05)
         assert caught.value.code() is grpc.StatusCode.DEADLINE_EXCEEDED
-    time.sleep(0.2)
-    before = tokens_chosen(translating)
-    time.sleep(0.2)
-    assert tokens_chosen(translating) == before
+    wait_until(lambda: rests(translating))
 
 
 def test_a_text_is_translated_sentence_by_sentence(client: lectern.Client) -> None:
@@ -257,7 +259,7 @@ def test_any_text_has_an_answer(client: lectern.Client, text: str) -> None:
 def test_bad_requests_name_the_field(translating: Server, request_: pb.TranslateRequest, field: str) -> None:
     with grpc.insecure_channel(translating.target) as channel:
         stub = TranslateServiceStub(channel)
-        code, _, fields = failure(lambda: stub.Translate(request_, timeout=DEADLINE))
+        code, _, fields = failure(lambda: stub.Translate(request_, timeout=WAIT))
     expected = grpc.StatusCode.NOT_FOUND if field == "model" else grpc.StatusCode.INVALID_ARGUMENT
     assert (code, fields) == (expected, [field])
 
@@ -270,7 +272,7 @@ def test_triton_finds_the_same(
     with (
         triton(free_ports(3), directory / "triton.log", reference.repository) as url,
         serving(directory, *arguments, url, repository=reference.repository) as beside,
-        lectern.Client(beside.target, timeout=DEADLINE) as remote,
+        lectern.Client(beside.target, timeout=WAIT) as remote,
     ):
         for size in (1, 4):
             sentences = reference.sentences[:12]
