@@ -257,7 +257,7 @@ def test_it_stops_cleanly_in_the_middle_of_a_run(tmp_path: Path) -> None:
     add_graph(repository, "burner", burn(), burn_config(1))
     with serving(tmp_path, "predict", repository=repository) as server:
         with grpc.insecure_channel(server.target) as channel:
-            rows = [predict_pb2.FeatureRow(values=[99_999])]  # some minutes
+            rows = [predict_pb2.FeatureRow(features=[99_999])]  # some minutes
             PredictServiceStub(channel).Predict.future(predict_pb2.PredictRequest(model="burner", rows=rows))
             labels = {"model": "burner", "version": "1"}
             wait_until(lambda: sample(get(f"{server.metrics_url}/metrics"), "lectern_batch_size_count", **labels) == 1)
