@@ -251,10 +251,12 @@ def test_a_deadline_that_passes_ends_every_span(tmp_path: Path, collector: Colle
         with pytest.raises(LecternError):
             client.predict([[99_999.0]], "burner", timeout=2)  # of some minutes
         client.predict([[1.0]], "burner")  # after it, the run that was ended is over
-    (rpc,) = (s for s in collector.named(PREDICT) if s.status.code)
-    assert attributes(rpc)["rpc.grpc.status_code"] == grpc.StatusCode.DEADLINE_EXCEEDED.value[0]
-    assert rpc.status.code == Status.STATUS_CODE_ERROR
-    assert collector.children(rpc)
+    _, rpc, _ = collector.named(PREDICT)
+    # Whichever end sees first that its time is over: the caller, who then cancels, or the server.
+    assert attributes(rpc)["rpc.grpc.status_code"] in {
+        code.value[0] for code in (grpc.StatusCode.DEADLINE_EXCEEDED, grpc.StatusCode.CANCELLED)
+    }
+    assert [child.name for child in collector.children(rpc)] == ["queue", "inference"]
     for part in collector.children(rpc):
         assert part.start_time_unix_nano <= part.end_time_unix_nano <= rpc.end_time_unix_nano
 
