@@ -9,6 +9,8 @@ import pytest
 
 from tests.conftest import ROOT
 
+pytestmark = pytest.mark.unit
+
 # Package -> packages of this project that it may import.
 ALLOWED = {
     "lectern": {"lectern"},

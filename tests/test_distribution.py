@@ -50,6 +50,7 @@ def sources() -> list[str]:
     return [name for name in listing.stdout.split("\0") if name and (ROOT / name).is_file()]
 
 
+@pytest.mark.unit
 def test_no_text_installs_the_other_project() -> None:
     texts = [
         name for name in sources() if Path(name).suffix in TEXTS and not name.startswith(("exported/", "tests/data/"))

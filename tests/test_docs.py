@@ -17,6 +17,7 @@ from tests.waiting import WAIT
 
 
 @pytest.mark.parametrize(("name", "function"), [("settings", "table"), ("models", "gallery")])
+@pytest.mark.unit
 def test_generated_pages_are_current(name: str, function: str) -> None:
     script = runpy.run_path(str(ROOT / "docs" / f"make_{name}.py"))
     assert (ROOT / "docs" / f"{name}.md").read_text() == script[function](), "run `make docs`"
@@ -45,6 +46,7 @@ def runnable_blocks() -> list[tuple[str, str]]:
     return blocks("README.md", "run")
 
 
+@pytest.mark.unit
 def test_readme_has_blocks_to_run() -> None:
     assert len(runnable_blocks()) >= 4
 

@@ -107,6 +107,7 @@ def test_secure_component_is_accepted_and_names_what_it_mounts(monkeypatch: pyte
             assert volumes[mount["name"]]["secret"]["defaultMode"] == 0o440
 
 
+@pytest.mark.unit
 def test_every_fixture_is_expected() -> None:
     assert {p.name for p in FIXTURES.iterdir() if p.is_dir()} == set(REFUSED)
 

@@ -48,6 +48,7 @@ def test_promtool_refuses_the_broken_fixture(what: tuple[str, str], name: str, m
     assert message in result.stdout + result.stderr
 
 
+@pytest.mark.unit
 def test_rules_use_metrics_that_the_server_has() -> None:
     used = set(re.findall(r"(?<![:\w])(?:grpc_server|lectern)_\w+(?=[{\[)])", (PROMETHEUS / "rules.yml").read_text()))
     known = {sample for names in REGISTRY._collector_to_names.values() for sample in names}

@@ -146,6 +146,7 @@ async def test_asyncio_client_acts_and_plays(server: Any) -> None:
     assert caught.value.violations[0][0] == "frame_width"
 
 
+@pytest.mark.unit
 def test_rows_must_be_a_table() -> None:
     assert not requests.predict([], "", 0).rows
     with pytest.raises(ValueError, match="3 dimensions"):
@@ -154,6 +155,7 @@ def test_rows_must_be_a_table() -> None:
         requests.predict([[1.0], [1.0, 2.0]], "", 0)
 
 
+@pytest.mark.unit
 def test_clips_are_files_or_samples_with_a_rate() -> None:
     request = requests.classify_audio([b"RIFF", (np.array([1, -2], np.int16), 16000)])
     assert request.clips[0].encoded == b"RIFF"
@@ -163,6 +165,7 @@ def test_clips_are_files_or_samples_with_a_rate() -> None:
         requests.classify_audio((np.zeros(4), 16000))
 
 
+@pytest.mark.unit
 def test_support_is_examples_by_label() -> None:
     request = requests.classify_few_shot({"cat": [b"1", b"2"], "dog": b"3"}, b"4", "", 0, 0, "maml", 3)
     assert [(example.label, example.image) for example in request.support] == [
@@ -238,12 +241,14 @@ def silent() -> Iterator[str]:
         yield f"127.0.0.1:{listening.getsockname()[1]}"
 
 
+@pytest.mark.unit
 def test_a_deadline_ends_a_call(silent: str) -> None:
     with lectern.Client(silent, timeout=WAIT) as client, pytest.raises(lectern.LecternError) as caught:
         client.health(timeout=0.2)
     assert caught.value.code() is grpc.StatusCode.DEADLINE_EXCEEDED
 
 
+@pytest.mark.unit
 async def test_a_deadline_ends_a_call_in_asyncio(silent: str) -> None:
     async with lectern.aio.Client(silent, timeout=0.2) as client:
         with pytest.raises(lectern.LecternError) as caught:
@@ -251,12 +256,14 @@ async def test_a_deadline_ends_a_call_in_asyncio(silent: str) -> None:
     assert caught.value.code() is grpc.StatusCode.DEADLINE_EXCEEDED
 
 
+@pytest.mark.unit
 def test_unavailable_is_retried() -> None:
     servicer = Faulty(2, grpc.StatusCode.UNAVAILABLE)
     with running(servicer) as target, lectern.Client(target, timeout=WAIT) as client:
         assert client.classify_image(bytes(1 << 20)).version == 3  # larger than what gRPC retries by default
 
 
+@pytest.mark.unit
 async def test_unavailable_is_retried_in_asyncio() -> None:
     servicer = Faulty(2, grpc.StatusCode.UNAVAILABLE)
     with running(servicer) as target:
@@ -264,6 +271,7 @@ async def test_unavailable_is_retried_in_asyncio() -> None:
             assert (await client.classify_image(b"")).version == 3
 
 
+@pytest.mark.unit
 def test_other_codes_are_not_retried_and_say_when_to_come_back() -> None:
     retry = error_details_pb2.RetryInfo(retry_delay=Duration(nanos=500_000_000))
     servicer = Faulty(1, grpc.StatusCode.RESOURCE_EXHAUSTED, (retry,))
@@ -294,22 +302,26 @@ def late() -> Iterator[str]:
         thread.join()
 
 
+@pytest.mark.unit
 def test_a_client_can_wait_for_a_server_that_starts_late(late: str) -> None:
     with lectern.Client(late, wait_for_ready=True, timeout=WAIT) as client:
         assert client.classify_image(b"").model == "faulty"
 
 
+@pytest.mark.unit
 async def test_an_asyncio_client_can_wait_for_a_server_that_starts_late(late: str) -> None:
     async with lectern.aio.Client(late, wait_for_ready=True, timeout=WAIT) as client:
         assert (await client.classify_image(b"")).model == "faulty"
 
 
+@pytest.mark.unit
 def test_no_server_is_unavailable_soon() -> None:
     with lectern.Client(CLOSED_TARGET, timeout=WAIT) as client, pytest.raises(lectern.LecternError) as caught:
         client.health()
     assert caught.value.code() is grpc.StatusCode.UNAVAILABLE, "not after its deadline, but soon"
 
 
+@pytest.mark.unit
 def test_a_token_travels_as_bearer() -> None:
     servicer = Faulty(0, grpc.StatusCode.OK)
     with running(servicer) as target, lectern.Client(target, token="t0ken") as client:  # noqa: S106
@@ -317,6 +329,7 @@ def test_a_token_travels_as_bearer() -> None:
     assert servicer.calls[0]["authorization"] == "Bearer t0ken"
 
 
+@pytest.mark.unit
 def test_a_certificate_needs_its_key() -> None:
     with pytest.raises(ValueError, match="go together"):
         lectern.TLS(certificate=b"pem")

@@ -91,6 +91,7 @@ def test_wherever_the_tensor_is(path: str) -> None:
         refuse_external_data(model.SerializeToString())
 
 
+@pytest.mark.unit
 def test_committed_graphs_hold_their_tensors() -> None:
     graphs = list(EXPORTED.glob("*/*/model.onnx"))
     assert graphs

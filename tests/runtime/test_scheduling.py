@@ -19,6 +19,8 @@ from services.runtime.scheduler import CAUTION, Scheduler
 from tests.graphs import burn_config
 from tests.waiting import WAIT, wait_until
 
+pytestmark = pytest.mark.unit
+
 SECONDS_PER_ROW = 2.0
 ROW = np.zeros((1, 1), np.float32)
 

@@ -127,6 +127,7 @@ def test_a_certificate_is_a_client(tmp_path: Path) -> None:
             assert f"CN={name}" in failure.details()
 
 
+@pytest.mark.unit
 def test_clients_that_are_quiet_are_forgotten_and_busy_ones_are_not() -> None:
     quota, allowance = Quota(clients=3), Allowance(rate=0.001, burst=2, concurrency=1)
     busy = quota.admit("busy", allowance)
@@ -142,6 +143,7 @@ def test_clients_that_are_quiet_are_forgotten_and_busy_ones_are_not() -> None:
     quota.admit("busy", allowance)
 
 
+@pytest.mark.unit
 def test_whoever_waits_as_told_is_let_in(monkeypatch: pytest.MonkeyPatch) -> None:
     now = 1e6
     monkeypatch.setattr("services.server.quota.time.monotonic", lambda: now)
@@ -153,6 +155,7 @@ def test_whoever_waits_as_told_is_let_in(monkeypatch: pytest.MonkeyPatch) -> Non
         now += caught.value.retry_after or 0
 
 
+@pytest.mark.unit
 def test_without_limits_nothing_is_kept() -> None:
     quota = Quota(clients=1)
     assert quota.admit("a", Allowance()) is None

@@ -96,6 +96,7 @@ def mutate(file: bytes, random: np.random.Generator) -> bytes:
     return bytes(content)
 
 
+@pytest.mark.unit
 def test_mutated_images_are_decoded_or_refused_quickly() -> None:
     random = np.random.default_rng(1)
     preprocessing = ImagePreprocessing(height=32, width=32, channels=3, resample="box")
@@ -120,6 +121,7 @@ def test_mutated_images_are_decoded_or_refused_quickly() -> None:
     assert slowest < LONGEST_SECONDS
 
 
+@pytest.mark.unit
 def test_mutated_recordings_are_decoded_or_refused_quickly() -> None:
     random = np.random.default_rng(3)
     limits = Limits(audio_seconds=10)

@@ -30,6 +30,7 @@ def outcome(target: str, image: bytes) -> lectern.LecternError:
     return caught.value
 
 
+@pytest.mark.unit
 def test_defaults_agree() -> None:
     assert Limits().message_bytes == MAX_MESSAGE_BYTES
     assert BYTES_PER_REQUEST < MAX_MESSAGE_BYTES

@@ -206,6 +206,7 @@ def test_no_token_is_ever_written_down(guarded: Guarded) -> None:
     assert "Bearer" not in written
 
 
+@pytest.mark.unit
 def test_no_token_is_in_a_repr() -> None:
     call = Call("service", "method", 0, "id", metadata={"authorization": "Bearer s3cret"})
     for holder in (call, Connection(token="s3cret"), lectern.Client("127.0.0.1:1", token="s3cret")):  # noqa: S106
@@ -278,6 +279,7 @@ def test_a_file_that_is_not_right_is_a_start_error(tmp_path: Path, content: str 
     assert says in start_error(tmp_path, {"LECTERN_TOKENS": "tokens.json"})
 
 
+@pytest.mark.unit
 def test_a_file_that_all_may_read_is_warned_of(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     from services.limits import ClientLimits
     from services.server.auth import Tokens

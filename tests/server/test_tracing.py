@@ -196,6 +196,7 @@ def test_each_message_of_a_stream_is_a_span(tmp_path: Path, collector: Collector
         assert [s.name for s in collector.children(message)] == ["decode image", "queue", "inference"]
 
 
+@pytest.mark.unit
 async def test_each_message_that_a_server_streams_is_a_span(
     collector: Collector, monkeypatch: pytest.MonkeyPatch
 ) -> None:

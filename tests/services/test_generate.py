@@ -58,6 +58,7 @@ def test_an_image_is_its_seed_s_by_the_recipe_of_the_contract(generate: Generate
     assert expected.shape == (64, 64, 3)
 
 
+@pytest.mark.unit
 def test_noise_never_changes() -> None:
     np.testing.assert_array_equal(noise(7, 4), np.array([1.5219693, -1.1441058, 1.1501616, -1.7846532], np.float32))
 
@@ -89,6 +90,7 @@ def test_interpolation_leads_from_one_image_to_the_other(generate: Generate) -> 
     assert steps.max() < np.abs(frames[-1] - frames[0]).mean()
 
 
+@pytest.mark.unit
 def test_the_path_keeps_its_length_and_turns_by_equal_angles() -> None:
     start, end = noise(1, 128), noise(2, 128)
     walk = path(start, end * np.linalg.norm(start) / np.linalg.norm(end), 6)

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 
 from tests.conftest import ROOT
 from training.data import covid
+
+pytestmark = pytest.mark.unit
 
 
 def test_columns_and_fixed_split() -> None:

@@ -69,6 +69,7 @@ def test_a_card_holds_tables_and_figures(tmp_path: Path, trained: Trained) -> No
         Card.model_validate(found.model_dump() | {"files": {}})
 
 
+@pytest.mark.unit
 def test_a_figure_is_kept_in_256_colours_that_look_the_same() -> None:
     reduced = with_palette(picture("RGB"))
     assert len(reduced) < len(picture("RGB"))
@@ -78,6 +79,7 @@ def test_a_figure_is_kept_in_256_colours_that_look_the_same() -> None:
 
 
 @pytest.mark.parametrize(("at_most", "met"), [(False, [True, True, False]), (True, [False, True, True])])
+@pytest.mark.unit
 def test_a_target_is_a_floor_or_a_ceiling(at_most: bool, met: list[bool]) -> None:
     metrics = [Metric(name="m", value=v, split="test", n=1, target=2, at_most=at_most) for v in (3, 2, 1)]
     assert [m.met for m in metrics] == met
@@ -85,12 +87,14 @@ def test_a_target_is_a_floor_or_a_ceiling(at_most: bool, met: list[bool]) -> Non
     assert Metric(name="m", value=1, split="test", n=1).met
 
 
+@pytest.mark.unit
 def test_a_table_with_a_short_row_is_refused() -> None:
     with pytest.raises(ValidationError, match="2 cells"):
         Table(title="sizes", columns=("network", "bytes"), rows=(("linear",),))
 
 
 @pytest.mark.parametrize("file", ["../evil.png", "sub/curve.png", "curve.svg", ".png"])
+@pytest.mark.unit
 def test_a_figure_lies_beside_its_card(file: str) -> None:
     with pytest.raises(ValidationError):
         card.Figure(title="A curve", file=file)

@@ -16,6 +16,8 @@ import pytest
 
 from training.data.fetch import Debian, FetchError, GitHub, Npm, PyPI, unpack_archive
 
+pytestmark = pytest.mark.unit
+
 CONTENT = b"id,value\n1,2\n"
 FILE = "owner/repo/data/table.csv"
 

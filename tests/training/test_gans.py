@@ -17,6 +17,7 @@ from training.data.fetch import FetchError
 from training.data.printed_digits import place
 
 
+@pytest.mark.unit
 def test_the_frechet_distance_of_normal_distributions_is_the_formulas() -> None:
     samples = np.random.default_rng(0).normal(size=(500, 3))
     # Whitened, so that mean and covariance are known exactly.
@@ -27,6 +28,7 @@ def test_the_frechet_distance_of_normal_distributions_is_the_formulas() -> None:
     assert fid.frechet_distance(a, b) == pytest.approx((1 + 4) + (1 + 0 + 4))
 
 
+@pytest.mark.unit
 def test_distances_grow_with_damage() -> None:
     with np.load(ROOT / "tests" / "data" / "image_classifier_test.npz") as file:
         photos = file["images"]
@@ -41,6 +43,7 @@ def test_distances_grow_with_damage() -> None:
     assert fid.features(np.zeros((2, 64, 48, 3), np.uint8)).shape == (2, 256)
 
 
+@pytest.mark.unit
 def test_another_feature_network_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     altered = tmp_path / "model.onnx"
     altered.write_bytes(fid.FEATURE_NET.read_bytes() + b"\0")
@@ -68,6 +71,7 @@ def test_faces_are_told_by_name_and_tones_are_one_drawing(name: str, base: str |
     assert face(name) == base
 
 
+@pytest.mark.unit
 def test_a_printed_digit_lies_with_its_centre_of_mass_in_the_middle() -> None:
     ink = np.zeros((60, 30), np.uint8)
     ink[:40, 10:] = 255
@@ -78,6 +82,7 @@ def test_a_printed_digit_lies_with_its_centre_of_mass_in_the_middle() -> None:
     assert (placed.sum(1) > 0).sum() == 20
 
 
+@pytest.mark.unit
 def test_augmentation_differs_between_images_and_lets_gradients_through() -> None:
     torch.manual_seed(0)
     images = torch.rand(1, 3, 32, 32).repeat(6, 1, 1, 1).requires_grad_()
@@ -89,6 +94,7 @@ def test_augmentation_differs_between_images_and_lets_gradients_through() -> Non
     assert all(gradient.abs().sum() > 0 for gradient in images.grad)
 
 
+@pytest.mark.unit
 def test_folding_the_norms_changes_nothing() -> None:
     torch.manual_seed(0)
     generator = gans.Generator((16, 12, 8), channels=1, classes=3)

@@ -38,12 +38,14 @@ def test_a_broken_drawing_is_refused() -> None:
         render(drawing('<path d="'), 32)
 
 
+@pytest.mark.unit
 def test_folds_are_of_about_equal_size_and_fixed() -> None:
     folds = [drawing(SQUARE, name=str(i)).fold(10) for i in range(1000)]
     assert min(np.bincount(folds)) > 70
     assert drawing(SQUARE).fold(1000) == 253
 
 
+@pytest.mark.unit
 def test_only_permissive_sets_are_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     package = tmp_path / "package"
     (package / "json").mkdir(parents=True)

@@ -10,6 +10,8 @@ import pytest
 
 from training.data.idx import read_idx, read_split
 
+pytestmark = pytest.mark.unit
+
 PIXELS = np.arange(2 * 28 * 28, dtype=np.uint32).astype(np.uint8).reshape(2, 28, 28)
 
 

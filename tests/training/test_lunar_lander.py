@@ -16,18 +16,21 @@ from training.run import Run, threads
 SETTINGS = replace(FAST, validation_seeds=FAST.validation_seeds[:1])
 
 
+@pytest.mark.unit
 def test_no_seed_is_in_two_splits() -> None:
     training = lander.training_seeds(np.random.default_rng(0), 10_000)
     assert not set(lander.TEST_SEEDS) & set(lander.VALIDATION_SEEDS)
     assert min(training) > max(*lander.TEST_SEEDS, *lander.VALIDATION_SEEDS)
 
 
+@pytest.mark.unit
 def test_the_controller_by_hand_lands() -> None:
     episodes = lander.play(lander.by_hand, lander.VALIDATION_SEEDS[:5])
     assert lander.total_rewards(episodes).mean() > 200
     assert all(len(e.observations) == len(e.actions) == len(e.rewards) for e in episodes)
 
 
+@pytest.mark.unit
 def test_a_fleet_begins_anew_after_each_end() -> None:
     fleet = lander.Fleet(3, np.random.default_rng(0))
     ends = 0

@@ -37,6 +37,7 @@ def net(request: pytest.FixtureRequest) -> PhonemeClassifier:
     return PhonemeClassifier(settings).eval()
 
 
+@pytest.mark.unit
 def test_energies_are_those_of_a_fourier_transform(sentence: np.ndarray) -> None:
     found = LogMel()(torch.from_numpy(sentence)[None])[0].numpy()
     padded = np.pad(sentence, (WINDOW - HOP) // 2) / 32768
@@ -51,6 +52,7 @@ def test_energies_are_those_of_a_fourier_transform(sentence: np.ndarray) -> None
 
 
 @torch.no_grad()
+@pytest.mark.unit
 def test_what_lies_behind_a_clip_changes_nothing(net: PhonemeClassifier, sentence: np.ndarray) -> None:
     short = torch.from_numpy(sentence[: 50 * STEP])[None]
     long = torch.cat([short, torch.zeros(1, 30 * STEP, dtype=torch.int16)], dim=1)
@@ -59,6 +61,7 @@ def test_what_lies_behind_a_clip_changes_nothing(net: PhonemeClassifier, sentenc
 
 
 @torch.no_grad()
+@pytest.mark.unit
 def test_an_answer_depends_on_its_context_only(net: PhonemeClassifier, sentence: np.ndarray) -> None:
     samples = torch.from_numpy(sentence[: 4 * RATE])[None]
     lengths = torch.tensor([[4 * RATE]])
@@ -80,12 +83,14 @@ def test_every_network_is_exported_as_it_is(net: PhonemeClassifier, sentence: np
     assert export_graph(graph, tmp_path / "model.onnx").max_abs_diff < 1e-3
 
 
+@pytest.mark.unit
 def test_clips_come_back_as_they_were_packed(sentence: np.ndarray) -> None:
     clips = [sentence[:100], sentence[100:5_000], sentence[5_000:5_001]]
     for found, wanted in zip(unpack(**pack(clips)), clips, strict=True):
         np.testing.assert_array_equal(found, wanted)
 
 
+@pytest.mark.unit
 def test_a_frame_has_the_phone_at_its_centre(tmp_path: Path, sentence: np.ndarray) -> None:
     for folder in ("wav", "lab"):
         (tmp_path / folder).mkdir()
@@ -105,6 +110,7 @@ def test_voices_are_split_by_position_and_small_ones_are_unknown() -> None:
     assert (data.unknown_test.names, data.unknown_validation.names) == (("b", "d"), ("c",))
 
 
+@pytest.mark.unit
 def test_equal_error_is_where_both_errors_meet() -> None:
     same, other = np.array([0.2, 0.6, 0.7, 0.9]), np.array([-0.5, 0.0, 0.1, 0.65])
     found = equal_error(same.astype(np.float32), other.astype(np.float32))
@@ -113,6 +119,7 @@ def test_equal_error_is_where_both_errors_meet() -> None:
     assert equal_error(np.array([0.9]), np.array([0.1])).rate == 0
 
 
+@pytest.mark.unit
 def test_a_clip_without_its_channel_sounds_alike_however_it_was_recorded(sentence: np.ndarray) -> None:
     dull = np.convolve(sentence, [0.25, 0.5, 0.25], "same").astype(np.int16) // 3
     energies = [

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import pytest
+
 from training.tokens import CHARACTERS, SPECIAL, byte_pair_encoding
+
+pytestmark = pytest.mark.unit
 
 
 def test_the_same_texts_give_the_same_vocabulary() -> None:
