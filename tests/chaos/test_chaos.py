@@ -6,9 +6,10 @@ Also `make chaos`, with every other test that is marked so.
 from __future__ import annotations
 
 import concurrent.futures
-import importlib.util
+import importlib.resources
 import json
 import os
+import platform
 import signal
 import subprocess
 import sys
@@ -63,10 +64,9 @@ def load(target: str, image: bytes) -> Iterator[Counter[str]]:
 
 def libfaketime() -> Path:
     """The library that fakes what clock a process sees, from the wheel, which is for Linux on x86-64."""
-    package = importlib.util.find_spec("libfaketime")
-    if package is None or package.origin is None:
+    if (sys.platform, platform.machine()) != ("linux", "x86_64"):
         pytest.skip("libfaketime's wheel is for Linux on x86-64")
-    return Path(package.origin).parent / "vendor" / "libfaketime" / "src" / "libfaketime.so.1"
+    return Path(str(importlib.resources.files("libfaketime") / "vendor/libfaketime/src/libfaketime.so.1"))
 
 
 def goes_on(ended: Counter[str], calls: int = 50) -> None:

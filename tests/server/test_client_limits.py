@@ -98,11 +98,11 @@ def test_each_token_has_its_own_limits(tmp_path: Path) -> None:
     tokens = {
         "usual": make_token(file, "usual", "--scope", "models"),
         "free": make_token(file, "free", "--scope", "models", "--requests-per-second", "0"),
-        "slow": make_token(file, "slow", "--scope", "models", "--requests-per-second", "0.1"),
+        "slow": make_token(file, "slow", "--scope", "models", "--requests-per-second", "0.01"),
     }
     settings = {
         "LECTERN_TOKENS": str(file),
-        "LECTERN_CLIENT_LIMITS__REQUESTS_PER_SECOND": "0.5",
+        "LECTERN_CLIENT_LIMITS__REQUESTS_PER_SECOND": "0.05",
         "LECTERN_CLIENT_LIMITS__BURST": "3",
     }
     with serving(tmp_path, "predict", **settings) as server:
@@ -113,7 +113,7 @@ def test_each_token_has_its_own_limits(tmp_path: Path) -> None:
         assert len(refusals["free"]) == 0
         assert 1 <= len(refusals["usual"]) <= 3
         assert len(refusals["slow"]) == 3
-        assert "client slow may send 0.1 requests per second" in refusals["slow"][0].details()
+        assert "client slow may send 0.01 requests per second" in refusals["slow"][0].details()
 
 
 def test_a_certificate_is_a_client(tmp_path: Path) -> None:
