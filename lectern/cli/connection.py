@@ -45,7 +45,14 @@ class Connection:
         typer.Option(envvar="LECTERN_TARGET", metavar="HOST:PORT", help="Where it listens.", rich_help_panel=_PANEL),
     ] = DEFAULT_TARGET
     timeout: Annotated[
-        float, typer.Option(min=0.001, metavar="SECONDS", help="Longest wait for an answer.", rich_help_panel=_PANEL)
+        float,
+        typer.Option(
+            envvar="LECTERN_TIMEOUT",
+            min=0.001,
+            metavar="SECONDS",
+            help="Longest wait for an answer.",
+            rich_help_panel=_PANEL,
+        ),
     ] = DEFAULT_TIMEOUT
     tls_ca: Annotated[_Pem, _pem_option("Use TLS, and trust servers that these certificates sign.")] = None
     tls_cert: Annotated[_Pem, _pem_option("Use TLS, with this certificate of your own.")] = None

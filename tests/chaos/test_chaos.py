@@ -183,7 +183,7 @@ def serving_to(log: str, environment: dict[str, str]) -> Iterator[Client]:
             command, stdout=file, stderr=file, env=os.environ | {"LECTERN_DRAIN_PAUSE_SECONDS": "0"} | environment
         )
     try:
-        with Client(f"127.0.0.1:{port}", wait_for_ready=True) as client:
+        with Client(f"127.0.0.1:{port}", wait_for_ready=True, timeout=WAIT) as client:
             wait_until(lambda: client.health(SERVICE).status == health_pb2.HealthCheckResponse.SERVING)
             yield client
         process.send_signal(signal.SIGTERM)

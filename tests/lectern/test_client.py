@@ -324,7 +324,7 @@ def test_no_server_is_unavailable_soon() -> None:
 @pytest.mark.unit
 def test_a_token_travels_as_bearer() -> None:
     servicer = Faulty(0, grpc.StatusCode.OK)
-    with running(servicer) as target, lectern.Client(target, token="t0ken") as client:  # noqa: S106
+    with running(servicer) as target, lectern.Client(target, token="t0ken", timeout=WAIT) as client:  # noqa: S106
         client.classify_image(b"")
     assert servicer.calls[0]["authorization"] == "Bearer t0ken"
 

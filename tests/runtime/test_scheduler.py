@@ -152,7 +152,7 @@ def test_a_client_has_a_priority(burning: Server, burner: Burner) -> None:
     ended: list[int] = []
 
     def predict(priority: int) -> None:
-        with Client(burning.target, priority=priority) as client:
+        with Client(burning.target, priority=priority, timeout=WAIT) as client:
             client.predict([[1.0]], model="prioritised", timeout=WAIT)
         ended.append(priority)
 

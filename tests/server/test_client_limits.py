@@ -108,7 +108,7 @@ def test_each_token_has_its_own_limits(tmp_path: Path) -> None:
     with serving(tmp_path, "predict", **settings) as server:
         refusals = {}
         for name, token in tokens.items():
-            with lectern.Client(server.target, token=token) as client:
+            with lectern.Client(server.target, token=token, timeout=WAIT) as client:
                 refusals[name] = ask(client, 6)
         assert len(refusals["free"]) == 0
         assert 1 <= len(refusals["usual"]) <= 3
@@ -122,7 +122,7 @@ def test_a_certificate_is_a_client(tmp_path: Path) -> None:
     with serving(tmp_path, "predict", **limits, **pki.settings(mutual=True)) as server:
         for name in ("alice", "bob"):
             pki.issue("client", f"{name}@example.org", common_name=name)
-            with lectern.Client(server.target, tls=pki.client(mutual=True)) as client:
+            with lectern.Client(server.target, tls=pki.client(mutual=True), timeout=WAIT) as client:
                 (failure,) = ask(client, 2)
             assert f"CN={name}" in failure.details()
 

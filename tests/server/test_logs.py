@@ -92,7 +92,7 @@ def test_people_read_lines(tmp_path: Path, photos: np.ndarray) -> None:
         command = [sys.executable, "-m", "lectern", "serve", "classify", *options]
         process = subprocess.Popen(command, stderr=file, env=os.environ | environment)
     try:
-        with Client(f"127.0.0.1:{port}", wait_for_ready=True) as client:
+        with Client(f"127.0.0.1:{port}", wait_for_ready=True, timeout=WAIT) as client:
             client.classify_image(encode(photos[0]))
             with pytest.raises(LecternError) as caught:
                 client.classify_image(b"x")

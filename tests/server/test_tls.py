@@ -96,7 +96,7 @@ def test_changed_certificates_are_taken_up_without_a_restart(tmp_path: Path) -> 
     before, after = Pki.make(tmp_path / "before"), Pki.make(tmp_path / "after")
     with serving(tmp_path, "predict", LECTERN_WATCH_SECONDS="0.1", **before.settings(mutual=True)) as server:
         assert names(server.target, before.client(mutual=True))
-        with lectern.Client(server.target, tls=before.client(mutual=True)) as connected:
+        with lectern.Client(server.target, tls=before.client(mutual=True), timeout=WAIT) as connected:
             connected.list_models()
             # Half of the change: the certificate does not fit the key, so the old pair stays in force.
             before.file("server.pem").write_bytes(after.file("server.pem").read_bytes())

@@ -116,11 +116,11 @@ def test_whatever_is_wrong_with_a_token_the_answer_is_the_same(guarded: Guarded)
 
 
 def test_a_scope_that_is_lacking_is_named(guarded: Guarded) -> None:
-    with lectern.Client(guarded.target, token=guarded.models) as client:
+    with lectern.Client(guarded.target, token=guarded.models, timeout=WAIT) as client:
         with pytest.raises(lectern.LecternError, match="lacks the scope 'predict'") as caught:
             client.predict([[0.0]])
         assert caught.value.code() is DENIED
-    with lectern.Client(guarded.target, token=guarded.inference) as client:
+    with lectern.Client(guarded.target, token=guarded.inference, timeout=WAIT) as client:
         with pytest.raises(lectern.LecternError, match="lacks the scope 'models'"):
             client.list_models()
         with pytest.raises(lectern.LecternError) as caught:
@@ -209,7 +209,7 @@ def test_no_token_is_ever_written_down(guarded: Guarded) -> None:
 @pytest.mark.unit
 def test_no_token_is_in_a_repr() -> None:
     call = Call("service", "method", 0, "id", metadata={"authorization": "Bearer s3cret"})
-    for holder in (call, Connection(token="s3cret"), lectern.Client("127.0.0.1:1", token="s3cret")):  # noqa: S106
+    for holder in (call, Connection(token="s3cret"), lectern.Client("127.0.0.1:1", token="s3cret", timeout=WAIT)):  # noqa: S106
         assert "s3cret" not in repr(holder)
 
 

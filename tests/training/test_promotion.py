@@ -15,6 +15,7 @@ from tests.conftest import serving
 from tests.lectern.test_cli import invoke
 from tests.server.test_server import wait_until
 from tests.training.test_recipes import QUICK, train
+from tests.waiting import WAIT
 
 OTHER_SEED = "1"
 
@@ -50,7 +51,7 @@ def test_a_worse_version_is_written_and_served_when_asked_for(repository: Path, 
         assert served_versions(repository / QUICK) == [1]
         config = repository / QUICK / "config.pbtxt"
         assert "count: 2  # two cores" in config.read_text()
-        with Client(server.target) as client:
+        with Client(server.target, timeout=WAIT) as client:
             assert next(client.generate_images(seed=0, model=QUICK)).version == 1
             result = invoke(*command.split()[1:])
             assert result.returncode == 0, result.stderr
