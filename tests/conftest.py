@@ -30,6 +30,7 @@ EXPORTED = ROOT / "exported"
 # torch here and in what tests train: tests run side by side, and threads that spin while they wait are slow then.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ["LECTERN_TIMEOUT"] = str(WAIT)  # of the command line
+os.environ.pop("PYTHONUNBUFFERED", None)  # which a shell does not set, and under which no output is left to the end
 # Tests send SIGINT to what they start, which must not ignore it where pytest itself was told to.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import logging
 import sys
 from datetime import UTC, datetime
@@ -41,6 +42,15 @@ def configure(settings: Settings) -> None:
     for name in OURS:
         logging.getLogger(name).setLevel(level)
     logging.getLogger("asyncio").setLevel(logging.WARNING)
+    atexit.register(_drop_what_cannot_be_written)
+
+
+def _drop_what_cannot_be_written() -> None:
+    """Python ends with code 120 if its last lines cannot be written; a full disk is no failure of a clean stop."""
+    try:
+        sys.stderr.flush()
+    except OSError:
+        sys.stderr = None  # type: ignore[assignment]
 
 
 class JsonLineFormatter(JsonFormatter):

@@ -28,6 +28,8 @@ from tests.conftest import EXPORTED, ROOT, Server, encode, serving
 from tests.programs import missing
 from tests.waiting import WAIT, wait_until
 
+STARTS = 3
+
 
 def free_ports(count: int) -> list[int]:
     sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
@@ -48,24 +50,40 @@ def triton(ports: list[int], log: Path, repository: Path = EXPORTED) -> Iterator
         missing("Triton", str(error).strip().splitlines()[-1])
     options = ["--port", str(ports[0]), "--http-port", str(ports[1]), "--metrics-port", str(ports[2])]
     command = [sys.executable, "-m", "lectern", "triton", "--repository", str(repository), *options]
-    with log.open("ab") as file:
-        process = subprocess.Popen(command, stdout=file, stderr=file)
     target = f"127.0.0.1:{ports[0]}"
+    process = start(command, target, log)
     try:
-        with InferenceServerClient(target) as client:
-
-            def ready() -> bool:
-                assert process.poll() is None, log.read_text()[-2000:]
-                try:
-                    return bool(client.is_server_ready())
-                except InferenceServerException:
-                    return False
-
-            wait_until(ready)
         yield target
     finally:
         process.send_signal(signal.SIGTERM)
         process.wait(WAIT)
+
+
+def start(command: list[str], target: str, log: Path) -> subprocess.Popen[bytes]:
+    """Triton, once it is ready. On a busy machine its Python backend may abort as it starts, for a lock that timed out;
+    then it is started again.
+    """
+    for _ in range(STARTS):
+        with log.open("ab") as file:
+            process = subprocess.Popen(command, stdout=file, stderr=file)
+        try:
+            with InferenceServerClient(target) as client:
+                wait_until(lambda client=client, process=process: process.poll() is not None or is_ready(client))  # type: ignore[misc]
+        except BaseException:
+            process.kill()
+            raise
+        if process.poll() is None:
+            return process
+        if process.returncode != -signal.SIGABRT:
+            break
+    raise AssertionError(f"Triton ended with code {process.returncode}:\n{log.read_text()[-2000:]}")
+
+
+def is_ready(client: InferenceServerClient) -> bool:
+    try:
+        return bool(client.is_server_ready())
+    except InferenceServerException:
+        return False
 
 
 @pytest.fixture(scope="module")
@@ -230,7 +248,8 @@ def test_the_launcher_names_what_is_wrong(tmp_path: Path) -> None:
         timeout=WAIT,
     )
     assert result.returncode == 1
-    assert "nvidia-pytriton" in result.stderr
+    assert "requirements/triton.txt" in result.stderr
+    assert "No matching distribution" in result.stderr
     assert "Traceback" not in result.stderr
 
 
