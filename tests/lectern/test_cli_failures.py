@@ -16,6 +16,7 @@ from lectern.channel import MAX_CONTENT_BYTES, check_target
 from lectern.errors import REQUEST_ID, LecternError
 from tests.conftest import ROOT, Server
 from tests.lectern.test_cli import invoke, refused
+from tests.waiting import WAIT
 
 EXAMPLES = ROOT / "docs" / "examples"
 CAT = EXAMPLES / "cat.png"
@@ -29,7 +30,7 @@ def run(
     command = ["bash", "-c", f'"$@" >{stdout}' if stdout else '"$@"', "bash"]
     environment = os.environ | {"LECTERN_TARGET": target, "COLUMNS": "200"} | variables
     command += [sys.executable, "-m", "lectern", *map(os.fsdecode, map(str, arguments))]
-    return subprocess.run(command, input=stdin, capture_output=True, env=environment, timeout=60)
+    return subprocess.run(command, input=stdin, capture_output=True, env=environment, timeout=WAIT)
 
 
 WRITING = [
@@ -54,7 +55,7 @@ def test_a_full_disk_is_said(server: Server, arguments: tuple[object, ...]) -> N
 def test_a_reader_that_has_enough_is_no_failure_to_tell(server: Server) -> None:
     command = f"{sys.executable} -m lectern models --json | head -c 10"
     environment = os.environ | {"LECTERN_TARGET": server.target}
-    done = subprocess.run(["bash", "-c", command], capture_output=True, env=environment, timeout=60)
+    done = subprocess.run(["bash", "-c", command], capture_output=True, env=environment, timeout=WAIT)
     assert (len(done.stdout), done.stderr) == (10, b"")
 
 
@@ -62,7 +63,7 @@ def test_closed_streams_are_no_fault(server: Server) -> None:
     done = run("models", target=server.target, stdout="&-")
     assert (done.returncode, done.stderr) == (0, b"")
     command = f"{sys.executable} -m lectern translate - <&-"
-    done = subprocess.run(["bash", "-c", command], capture_output=True, timeout=60)
+    done = subprocess.run(["bash", "-c", command], capture_output=True, timeout=WAIT)
     refused(done, 2, "standard input is closed")
 
 
@@ -113,7 +114,7 @@ def test_a_file_too_large_for_a_request_is_not_read(tmp_path: Path, size: int) -
 
 def test_more_than_a_request_holds_is_not_read_from_a_pipe() -> None:
     command = f"head -c {MAX_CONTENT_BYTES + 1} /dev/zero | {sys.executable} -m lectern classify -"
-    done = subprocess.run(["bash", "-c", command], capture_output=True, timeout=60)
+    done = subprocess.run(["bash", "-c", command], capture_output=True, timeout=WAIT)
     refused(done, 2, "has more than 66,060,288 bytes")
 
 
@@ -127,7 +128,7 @@ def test_devices_are_read_as_far_as_a_request_goes(path: str, says: str) -> None
 def test_a_pipe_is_as_good_as_a_file(server: Server) -> None:
     command = f"{sys.executable} -m lectern classify --json <(cat {CAT})"
     environment = os.environ | {"LECTERN_TARGET": server.target}
-    done = subprocess.run(["bash", "-c", command], capture_output=True, env=environment, timeout=60)
+    done = subprocess.run(["bash", "-c", command], capture_output=True, env=environment, timeout=WAIT)
     assert json.loads(done.stdout)["results"][0]["classes"][0]["label"] == "cat", done.stderr
 
 
@@ -270,7 +271,7 @@ def test_an_asyncio_client_is_made_before_its_loop(server: Server) -> None:
         "print(*asyncio.run(both()))\n"
         "try: asyncio.run(names())\nexcept RuntimeError as error: print(error)"
     )
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60)
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=WAIT)
     assert "image_classifier" in done.stdout, done.stderr
     assert done.stdout.splitlines()[0].endswith(" cat")
     assert "in another event loop: make one for each loop" in done.stdout
