@@ -99,7 +99,7 @@ def test_what_is_wrong_is_named(allowed: Run, run: Run, folders: Path, tmp_path:
     refused(invoke("robustness", tmp_path), 2, "no folder of PNG")
     refused(allowed("robustness", folders, "--attack", "pgd@nobody"), 1, "attacks[0].gradient_of", "nobody")
     refused(invoke("calibrate-detector", "covid_regressor"), 1, "image_classifier")
-    refused(invoke("calibrate-detector", "image_classifier", "--repository", tmp_path), 1, "no version")
+    refused(invoke("calibrate-detector", "image_classifier", "--repository", tmp_path), 1, "train it first")
 
 
 async def test_both_clients_answer_alike(attackable: Any) -> None:

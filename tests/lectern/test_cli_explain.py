@@ -75,7 +75,7 @@ def test_what_is_wrong_is_named(run: Run, tmp_path: Path) -> None:
     refused(run("explain-model", "image_classifier", "--generator", "face_generator"), 2, "--class")
     refused(invoke("compare-explanations", CAT, CAT, "--out", "sheet.png"), 2, "name one file")
     refused(invoke("make-explainable", "few_shot_classifier"), 1, "image_classifier")
-    refused(invoke("make-explainable", "covid_regressor", "--repository", tmp_path), 1, "no version")
+    refused(invoke("make-explainable", "covid_regressor", "--repository", tmp_path), 1, "train it first")
 
 
 async def test_both_clients_answer_alike(server: Any) -> None:
