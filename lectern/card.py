@@ -243,10 +243,24 @@ class Training(_Strict):
 
 
 class Parity(_Strict):
-    """The largest difference between the framework's outputs and ONNX Runtime's, over these batch sizes."""
+    """The largest difference between the framework's outputs and ONNX Runtime's, over these batch sizes.
+
+    Args:
+        max_relative_diff: as a share of the output's largest value; None = not measured.
+        tolerance, reason: what `max_relative_diff` may be at most, and why it is not 0.
+        agreement: share of the compared decisions (the class, the first and last token of an answer) that are equal.
+        decisions: how many were compared.
+        runs: how ONNX Runtime ran: with graph optimisation or without, and on how many threads.
+    """
 
     max_abs_diff: NonNegativeFloat
     batches: tuple[PositiveInt, ...]
+    max_relative_diff: NonNegativeFloat | None = None
+    tolerance: NonNegativeFloat | None = None
+    reason: str = ""
+    agreement: Annotated[float, Field(ge=0, le=1)] | None = None
+    decisions: NonNegativeInt = 0
+    runs: tuple[str, ...] = ()
 
 
 class Card(_Strict):

@@ -15,7 +15,7 @@ from lectern.card import Card
 from lectern.versions import VersionError, read_card
 from training.adversarial import detector_thresholds
 from training.data.fetch import FetchError
-from training.export.onnx import ExportError
+from training.export.parity import ExportError
 from training.main import RECIPES, REPOSITORY, TrainingError
 
 ABLE = tuple(name for name in RECIPES if name in ("image_classifier", "robust_classifier"))

@@ -149,9 +149,7 @@ def explain(detector: Detector, examples: Tensor) -> Explainable:
     """What ExplainService needs of it; `examples` are images uint8 [N, S, S, 1]."""
     roots = 255 * Detector.prepare(examples).permute(0, 2, 3, 1).contiguous()
     learned = [name for name, value in Score(detector).named_parameters() if "autoencoder" in name and value.dim() > 1]
-    return explainable(
-        Score(detector), {"images": roots}, "score", labelled=False, weights=learned, tolerance=1e-3, exponent=0.5
-    )
+    return explainable(Score(detector), {"images": roots}, "score", labelled=False, weights=learned, exponent=0.5)
 
 
 def restore(network: Autoencoder, content: bytes, size: int) -> Detector:

@@ -8,7 +8,7 @@ from pathlib import Path
 from lectern.card import Card
 from lectern.versions import VersionError, read_card
 from training.data.fetch import FetchError
-from training.export.onnx import ExportError, measure_parity
+from training.export.parity import ExportError, check_parity
 from training.export.version import add_graphs
 from training.main import RECIPES, REPOSITORY, TrainingError
 
@@ -31,8 +31,7 @@ def make_explainable(name: str, version: int = 0, repository: Path = REPOSITORY)
         path = repository / name / str(card.version) / "model.onnx"
         net, data = recipe.restore(path.read_bytes()), recipe.full_data()
         forward = recipe.forward(net, data)
-        if (difference := measure_parity(forward, path).max_abs_diff) > forward.tolerance:
-            raise TrainingError(f"the network read from {path} answers otherwise, by {difference:.2g}")
+        check_parity(forward, path)
         explained = recipe.explain(net, data)
         return add_graphs(card, explained.graphs, explained.explanation, repository)
     except (FetchError, ExportError, VersionError) as error:

@@ -26,7 +26,7 @@ from training.evaluate import Track
 from training.export.onnx import round_to_bytes
 from training.fid import features, fid, frechet_distance
 from training.gans import LATENT, Discriminator, Generator, Images, Settings
-from training.recipe import Figure, Graph, Trained
+from training.recipe import IMAGE, Figure, Graph, Trained
 from training.run import Run, device_name
 
 FULL = Settings(epochs=30, batch_size=16, widths=(256, 128, 64, 48, 24), discriminator_width=24)
@@ -96,7 +96,9 @@ def train(run: Run) -> Trained:
         task="image generation",
         description=DESCRIPTION.format(last=seeds[-1], test=len(data.test)),
         graphs={
-            "forward": Graph(generator, {"noise": torch.randn(8, LATENT)}, ("images",), max_batch_size=64, tolerance=1)
+            "forward": Graph(
+                generator, {"noise": torch.randn(8, LATENT)}, ("images",), max_batch_size=64, tolerance=IMAGE
+            )
         },
         preprocessing=NoisePreprocessing(size=LATENT),
         metrics=(

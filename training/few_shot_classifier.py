@@ -43,7 +43,6 @@ from training.run import Run, device_name
 TARGETS = {"accuracy": 0.95, "accuracy_omniglot": 0.85}
 WAYS, OMNIGLOT_WAYS = 5, 20
 EPISODES, MAML_EPISODES, FAST_EPISODES, VALIDATION_EPISODES, VALIDATION_RUNS = 1000, 300, 20, 50, 5
-TOLERANCE = 1e-3  # of logits, which are squared distances and reach hundreds
 MOST_STEPS = 100  # so that no input of the raw graph keeps a server busy for ever
 METHODS: tuple[FewShotMethod, ...] = ("prototypes", "maml", "first_order_maml")
 State = tuple[Tensor, ...]
@@ -482,7 +481,6 @@ def graphs_of(models: dict[FewShotMethod, nn.Module], glyphs: Glyphs, steps: int
             dynamic_axes={"support": (0,), "labels": (0, 1), "queries": (0,)},
             max_batch_size=0,
             further_inputs=tuple(inputs | inner for inputs in further),
-            tolerance=TOLERANCE,
         )
     return graphs
 

@@ -24,7 +24,7 @@ from training.evaluate import Track
 from training.export.onnx import round_to_half
 from training.fid import features, frechet_distance
 from training.gans import LATENT, Discriminator, Generator, Images, Settings
-from training.recipe import Figure, Graph, Trained
+from training.recipe import IMAGE, Figure, Graph, Trained
 from training.run import Run, device_name
 
 FULL = Settings(epochs=6, batch_size=32, widths=(128, 96, 48, 24), discriminator_width=24, augmented=False)
@@ -67,7 +67,7 @@ def train(run: Run) -> Trained:
                 {"noise": torch.randn(10, LATENT), "label": torch.arange(10)[:, None]},
                 ("images",),
                 max_batch_size=64,
-                tolerance=1,
+                tolerance=IMAGE,
             )
         },
         preprocessing=NoisePreprocessing(size=LATENT),

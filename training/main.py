@@ -14,7 +14,7 @@ from lectern.card import Card
 from lectern.versions import VersionError, present_versions, read_card
 from training.comparison import compare, comparison_table
 from training.data.fetch import FetchError
-from training.export.onnx import ExportError
+from training.export.parity import ExportError
 from training.export.version import write_versions
 from training.run import Run, keep_memory
 
@@ -62,6 +62,7 @@ def train(
     output: Path | None = None,
     restart: bool = False,
     promote: bool = False,
+    requantize: bool = False,
     console: Console | None = None,
 ) -> list[Card]:
     """Train model `name`, export it as the next version in `output`, or the next few, and return their cards.
@@ -71,6 +72,7 @@ def train(
     Args:
         fast: train on the committed sliver in seconds; exported to `build/exported` by default, never to `exported`.
         promote: have the new version served even if it is worse.
+        requantize: make the new version of the served one's weights, rounded anew, in place of training.
 
     Raises:
         TrainingError: unknown name, data that cannot be had, an export that does not match torch, or a served version
@@ -92,8 +94,12 @@ def train(
             console.print(f"{name} stands on {needed}, which {output} lacks: training that first")
             train(needed, fast=fast, seed=seed, device=device, output=output, restart=restart, console=console)
     command = f"lectern train {shlex.quote(name)} --seed {seed}" + (" --fast" if fast else "")
+    if requantize:
+        if not hasattr(recipe, "requantize"):
+            raise TrainingError(f"{name} does not compute in 8 bits; train it in the ordinary way")
+        command += " --requantize"
     try:
-        trained = recipe.train(run)
+        trained = recipe.requantize(run) if requantize else recipe.train(run)
         versions = trained if isinstance(trained, tuple) else (trained,)
         served = _served_card(output / name)
         comparisons = compare(served.metrics, versions[-1].metrics) if served else []

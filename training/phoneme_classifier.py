@@ -51,7 +51,6 @@ from training.speech import (
 
 TARGET = 0.85
 WINDOW_SECONDS = 8
-TOLERANCE = 1e-3  # logits are up to some tens
 IGNORED = -1  # label of a frame behind the end of a sentence
 EVALUATION_SECONDS = 600
 Features = list[tuple[Tensor, Tensor]]  # of each sentence: energies [T, 48], phones [T]
@@ -238,9 +237,7 @@ def train(run: Run) -> Trained:
         task="phoneme classification",
         description=f"A {best.settings.network} that says which of 51 Russian phones sounds in each 10 ms of speech.",
         graphs={
-            "forward": Graph(
-                net, examples(data), ("logits",), {"samples": (1,)}, max_batch_size=8, tolerance=TOLERANCE
-            ),
+            "forward": Graph(net, examples(data), ("logits",), {"samples": (1,)}, max_batch_size=8),
             **explained.graphs,
         },
         explanation=explained.explanation,
@@ -286,7 +283,6 @@ def explain(net: PhonemeClassifier, data: FestvoxRu) -> Explainable:
         labelled=True,
         constants={"frames": frames},
         dynamic_axes={"energies": (1,), "frames": (1,)},
-        tolerance=TOLERANCE,
     )
     energies_of = Graph(
         Energies(net.front_end), {"samples": samples}, ("energies",), {"samples": (1,)}, max_batch_size=8

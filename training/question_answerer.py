@@ -32,6 +32,7 @@ from torch.nn import functional as F
 
 from lectern.card import Baseline, DataSource, Metric, Table, TextPreprocessing
 from lectern.client import Client
+from lectern.versions import read_card
 from lectern.windows import best_spans, padded, question_windows
 from training import text_encoder
 from training.data import labelled_texts, mails, questions, sentiments, sword
@@ -39,7 +40,7 @@ from training.data.labelled_texts import LabelledTexts
 from training.data.questions import NAME, XQUAD, Question, Questions, unanswerable
 from training.evaluate import Track
 from training.export.int8 import to_int8
-from training.export.onnx import export_graph, round_to_half
+from training.export.onnx import export_graph, round_to_half, stored_weights
 from training.reading import (
     QUESTION,
     Batch,
@@ -49,12 +50,11 @@ from training.reading import (
     batches,
     span_loss,
 )
-from training.recipe import Graph, Trained
-from training.run import Run, device_name
+from training.recipe import FLOAT32, INT8, Graph, Tolerance, Trained
+from training.run import Run, cpu, device_name
 from training.text_encoder import TOKENIZER, WEIGHTS, Shape, TextEncoder
 
 TARGET_EXACT_MATCH, TARGET_XQUAD = 0.80, 0.50
-INT8_TOLERANCE = 0.5  # of a logit: where a rounding is a close call, torch and ONNX Runtime may decide differently
 MAX_TOKENS = 256
 MAIL_CHARACTERS = 4000  # of each mail, from its beginning, that training reads
 TEST_UNANSWERABLE = 2  # one test question in so many is asked of a context that does not answer it
@@ -172,10 +172,42 @@ def train(run: Run) -> Trained:
         else text_encoder.pretrained(texts, settings.most_frequent, settings.least, settings.dropout)
     )
     reader = fit(run, fabric, settings, data, Reader(encoder), tokenizer)
+    return described(run, data, round_to_half(reader), tokenizer, device_name(fabric))
+
+
+def requantize(run: Run) -> Trained:
+    """The served version's weights in 8 bits as training/export/int8.py makes them now, measured anew."""
+    card = read_card(run.repository / run.name)
+    directory = run.repository / run.name / str(card.version)
+    tokenizer = Tokenizer.from_file(str(directory / TOKENIZER))
+    run.seconds = card.training.seconds
+    data = load_sliver(run.sliver) if run.fast else load()
+    reader = restore((directory / "model.onnx").read_bytes(), FAST.shape if run.fast else Shape())
+    return described(run, data, reader, tokenizer, card.training.device)
+
+
+def restore(content: bytes, shape: Shape | None) -> Reader:
+    """The reader of an exported file of that shape, its weights as floats."""
+    stored = {name.removeprefix("reader."): value for name, value in stored_weights(content).items()}
+    weights = {}
+    for name in [name for name in stored if name.endswith((".weight", ".bias"))]:
+        scale = stored.get(name.removesuffix("weight") + "scale")
+        if scale is not None:
+            # Tables have a scale for each row; other weights are kept with the inputs first, a scale for each output.
+            weights[name] = stored[name] * scale if scale.ndim == 2 else (stored[name] * scale).T
+        else:
+            weights[name] = stored[name]
+    reader = Reader(TextEncoder(len(weights["encoder.tokens.weight"]), shape or Shape()))
+    reader.load_state_dict({name: torch.from_numpy(np.ascontiguousarray(value)) for name, value in weights.items()})
+    return reader.eval()
+
+
+def described(run: Run, data: Data, reader: Reader, tokenizer: Tokenizer, device: str) -> Trained:
+    """A trained reader in 8 bits, and what its card says."""
     parameters = sum(p.numel() for p in reader.parameters())
     example = example_inputs(tokenizer, data.bible.test[:4])
-    exact = graph_of(round_to_half(deepcopy(reader)), example)
-    graph = graph_of(to_int8(round_to_half(reader)), example, INT8_TOLERANCE)
+    exact = graph_of(deepcopy(reader), example)
+    graph = graph_of(to_int8(reader), example, INT8)
     answerers = {"float32": Answerer(exported(exact), tokenizer), "int8": Answerer(exported(graph), tokenizer)}
     threshold = no_answer_threshold(run, answerers["int8"], (*data.bible.validation, *data.xquad.validation))
     tests = (data.bible.test, data.xquad.test, unanswerable(data.bible.test, TEST_UNANSWERABLE))
@@ -202,7 +234,7 @@ def train(run: Run) -> Trained:
         baselines=baselines(data),
         tables=(comparison(answerers, scores),),
         data=sources(data),
-        device=device_name(fabric),
+        device=device,
         parameters=parameters,
     )
 
@@ -291,7 +323,7 @@ def triangle(progress: float, warm_up: float) -> float:
     return min(progress / warm_up, (1 - progress) / (1 - warm_up))
 
 
-def graph_of(reader: Reader, inputs: dict[str, Tensor], tolerance: float = 1e-3) -> Graph:
+def graph_of(reader: Reader, inputs: dict[str, Tensor], tolerance: Tolerance = FLOAT32) -> Graph:
     """A reader as it is exported."""
     axes: dict[str, tuple[int, ...]] = dict.fromkeys(inputs, (1,))
     outputs = ("starts", "ends", "mean_vector", "attention")
@@ -422,7 +454,7 @@ def comparison(answerers: dict[str, Answerer], scores: dict[str, list[Score]]) -
         figures = (bible.exact_match, bible.f1, xquad.exact_match, xquad.f1, refused.exact_match)
         rows.append((name, size, round(answerer.milliseconds(), 1), *(round(figure, 4) for figure in figures)))
     return Table(
-        title="32 and 8 bits on the test split",
+        title=f"32 and 8 bits on the test split, timed on {cpu()}",
         columns=(
             *("arithmetic", "MB", f"ms for {MAX_TOKENS} tokens, one thread"),
             *("exact match", "F1", "XQuAD exact match", "XQuAD F1", "unanswerable questions refused"),

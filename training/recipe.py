@@ -10,6 +10,30 @@ from lectern.card import Baseline, DataSource, Explanation, Metric, Preprocessin
 
 
 @dataclass(frozen=True)
+class Tolerance:
+    """How far a graph's outputs may be from torch's.
+
+    Args:
+        relative: as a share of an output's largest value.
+        reason: where differences come from, after "where".
+        levels: or in whole levels, of an output in integers.
+    """
+
+    relative: float
+    reason: str
+    levels: float = 0.0
+
+
+FLOAT32 = Tolerance(1e-4, "float32 sums are taken in another order")
+GRADIENT = Tolerance(
+    1e-3, "float32 sums are taken in another order, and a maximum at a tie sends its derivative elsewhere"
+)
+IMAGE = Tolerance(0.0, "a pixel between two of 256 levels is rounded either way", levels=1)
+INT8 = Tolerance(0.25, "a value between two of 256 levels is rounded either way, and layers that follow carry it on")
+QUANTISED = Tolerance(0.3, "it computes in 8 bits what torch computes in float32")
+
+
+@dataclass(frozen=True)
 class Graph:
     """One ONNX graph of a model.
 
@@ -21,7 +45,7 @@ class Graph:
         max_batch_size: most items the server runs at once; 0 = the graph has no batch, so the inputs differ in their
             first axes, and `dynamic_axes` names every axis that varies.
         further_inputs: examples of other sizes to compare with torch on, for a graph without a batch.
-        tolerance: largest difference from torch that is accepted, on any output.
+        tolerance: how far any output may be from torch's.
         onnx: the content of a finished ONNX file, e.g. a quantised one, to write instead of exporting `module`.
     """
 
@@ -31,7 +55,7 @@ class Graph:
     dynamic_axes: dict[str, tuple[int, ...]] = field(default_factory=dict)
     max_batch_size: int = 64
     further_inputs: tuple[dict[str, Tensor], ...] = ()
-    tolerance: float = 1e-4
+    tolerance: Tolerance = FLOAT32
     onnx: bytes | None = None
 
 

@@ -21,6 +21,7 @@ from training.data.fetch import cache_dir
 T = TypeVar("T")
 
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # from malloc.h
+CPU_FEATURES = ("avx2", "avx512f", "avx_vnni", "avx512_vnni", "avx512_bf16", "amx_int8", "asimddp", "i8mm")
 SLIVERS = Path(__file__).parents[1] / "tests" / "data"
 
 
@@ -133,4 +134,12 @@ def device_name(fabric: Fabric) -> str:
     """The device as a card names it."""
     if fabric.device.type == "cuda":
         return torch.cuda.get_device_name(fabric.device)
-    return f"CPU, {torch.get_num_threads()} threads"
+    return f"{cpu()}, {torch.get_num_threads()} threads"
+
+
+def cpu() -> str:
+    """This machine's CPU and those of its features that decide how fast integers and halves are computed."""
+    lines = dict(line.split(":", 1) for line in Path("/proc/cpuinfo").read_text().splitlines() if ":" in line)
+    fields = {name.strip(): value.strip() for name, value in lines.items()}
+    present = fields.get("flags", fields.get("Features", "")).split()
+    return f"{fields.get('model name', 'CPU')} ({', '.join(f for f in CPU_FEATURES if f in present)})"

@@ -29,7 +29,6 @@ from training.run import Run, device_name
 TARGET = 0.85
 COMPONENTS = 64
 SERVED_BATCH = 50
-TOLERANCE = 1e-3
 
 
 @dataclass(frozen=True)
@@ -83,7 +82,7 @@ def train(run: Run) -> Trained:
         task="anomaly detection",
         description="A denoising autoencoder of good monocrystalline solar cells in electroluminescence: finds "
         "defective ones. Probabilities are calibrated on cells that experts call defective.",
-        graphs={"forward": Graph(detector, examples, outputs, max_batch_size=32, tolerance=TOLERANCE)},
+        graphs={"forward": Graph(detector, examples, outputs, max_batch_size=32)},
         preprocessing=ImagePreprocessing(height=SIZE, width=SIZE, channels=1, resample="box"),
         metrics=(
             Metric(name="roc_auc", value=test, split="test", n=counts[0], target=TARGET),

@@ -57,7 +57,6 @@ LOUDNESS = 0.05  # root mean square of a channel-normalised clip, full scale 1
 NOISE_DECIBELS = -35.0  # below it
 FLATTENED_HERTZ = 400
 CLIPS_A_REQUEST = 8
-TOLERANCE = 1e-3  # logits are up to some tens
 
 
 @dataclass(frozen=True)
@@ -168,7 +167,6 @@ def train(run: Run) -> Trained:
                 ("embedding", "logits"),
                 {"samples": (1,)},
                 max_batch_size=8,
-                tolerance=TOLERANCE,
             )
         },
         preprocessing=AudioPreprocessing(sample_rate=RATE, window=WINDOW_SECONDS * RATE, step=STEP),

@@ -31,7 +31,7 @@ from training.data.printed_digits import PrintedDigits
 from training.evaluate import Track, png
 from training.export.onnx import round_to_half
 from training.gans import averaged, rows_to_png, step
-from training.recipe import Figure, Graph, Trained
+from training.recipe import IMAGE, Figure, Graph, Trained
 from training.run import Run, device_name
 
 STYLES = ("printed", "handwritten")
@@ -181,7 +181,9 @@ def train(run: Run) -> Trained:
         capability="generate",
         task="unpaired image translation",
         description=DESCRIPTION,
-        graphs={role: Graph(graph, {"images": example}, ("redrawn",), tolerance=1) for role, graph in graphs.items()},
+        graphs={
+            role: Graph(graph, {"images": example}, ("redrawn",), tolerance=IMAGE) for role, graph in graphs.items()
+        },
         preprocessing=ImagePreprocessing(height=28, width=28, channels=1, resample="box"),
         labels=STYLES,
         metrics=tuple(

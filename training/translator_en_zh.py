@@ -439,6 +439,5 @@ def graphs(net: Translator) -> dict[str, Graph]:
             ("scores", "ids", "attention", *(f"new_{name}" for name in names)),
             dynamic_axes=dict.fromkeys((*names, *memory_names), (2,)),
             max_batch_size=MAX_STEP_BATCH,
-            tolerance=2e-4,
         ),
     }

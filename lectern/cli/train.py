@@ -32,6 +32,10 @@ def train(
     promote: Annotated[
         bool, typer.Option("--promote", help="Have the new version served even if it is worse than the served one.")
     ] = False,
+    requantize: Annotated[
+        bool,
+        typer.Option("--requantize", help="In place of training, round the served weights to 8 bits anew."),
+    ] = False,
 ) -> None:
     """Train a model and export it to ONNX as its next version; running servers pick it up by themselves.
 
@@ -54,6 +58,15 @@ def train(
         fail_for_missing("training", error, "cpu", "train")
     try:
         for model in RECIPES if name is None else [name]:
-            run(model, fast=fast, seed=seed, device=device, output=output, restart=restart, promote=promote)
+            run(
+                model,
+                fast=fast,
+                seed=seed,
+                device=device,
+                output=output,
+                restart=restart,
+                promote=promote,
+                requantize=requantize,
+            )
     except TrainingError as error:
         fail(str(error))

@@ -142,7 +142,7 @@ def test_answers_do_not_depend_on_how_requests_were_batched(tmp_path: Path, phot
         batches = get(f"{server.metrics_url}/metrics")
     graph = {"model": "image_classifier", "version": "1"}
     assert sample(batches, "lectern_batch_size_count", **graph) < 700, "nothing was batched"
-    np.testing.assert_allclose(together, [alone[i % 64] for i in range(640)], atol=1e-5)
+    np.testing.assert_allclose(together, [alone[i % 64] for i in range(640)], atol=1e-4)
 
 
 def test_a_full_queue_refuses_with_retry_info(tmp_path: Path, repository: Path, photos: np.ndarray) -> None:

@@ -60,7 +60,7 @@ def test_answers_are_spans_of_the_context_best_first(client: Client) -> None:
 def test_every_span_and_no_answer_share_one_probability(client: Client) -> None:
     (result,) = client.answer(QUESTION, "Ada moved.", top_k=20).results
     assert len(result.answers) == 6  # of three words, the full stop being one
-    assert sum(a.probability for a in result.answers) + result.no_answer_probability == pytest.approx(1, abs=1e-5)
+    assert sum(a.probability for a in result.answers) + result.no_answer_probability == pytest.approx(1, abs=1e-4)
 
 
 def test_one_answer_unless_more_are_asked_for(client: Client) -> None:

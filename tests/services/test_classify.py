@@ -69,7 +69,7 @@ def test_answers_with_classes_best_first(stub: ClassifyServiceStub, photos: np.n
         assert len(values) == 3
         assert values == sorted(values, reverse=True)
     everything = stub.ClassifyImage(pb.ClassifyImageRequest(images=images), timeout=WAIT)
-    assert probabilities(everything.results[0]).sum() == pytest.approx(1, abs=1e-5)
+    assert probabilities(everything.results[0]).sum() == pytest.approx(1, abs=1e-4)
     assert len(everything.results[0].classes) == 10
 
 
@@ -96,7 +96,7 @@ def test_larger_requests_than_a_batch_keep_their_order(stub: ClassifyServiceStub
     many = stub.ClassifyImage(pb.ClassifyImageRequest(images=images), timeout=WAIT).results
     for i in (0, 63, 64, 127, 199):
         alone = stub.ClassifyImage(pb.ClassifyImageRequest(images=[images[i]]), timeout=WAIT).results[0]
-        np.testing.assert_allclose(probabilities(many[i]), probabilities(alone), atol=1e-5)
+        np.testing.assert_allclose(probabilities(many[i]), probabilities(alone), atol=1e-4)
 
 
 def test_stream_answers_in_order(stub: ClassifyServiceStub, photos: np.ndarray) -> None:
@@ -132,7 +132,7 @@ class TestFormats:
 
     def test_lossless_webp(self, stub: ClassifyServiceStub, photo: np.ndarray) -> None:
         expected = self.classify(stub, encode(photo))
-        np.testing.assert_allclose(self.classify(stub, encode(photo, "WEBP", lossless=True)), expected, atol=1e-6)
+        np.testing.assert_allclose(self.classify(stub, encode(photo, "WEBP", lossless=True)), expected, atol=1e-4)
 
     def test_jpeg_is_close(self, stub: ClassifyServiceStub, photo: np.ndarray) -> None:
         jpeg = self.classify(stub, encode(photo, "JPEG", quality=98, subsampling=0))
@@ -140,24 +140,24 @@ class TestFormats:
 
     def test_enlarged_png_is_reduced_to_the_same_pixels(self, stub: ClassifyServiceStub, photo: np.ndarray) -> None:
         large = photo.repeat(20, axis=0).repeat(20, axis=1)
-        np.testing.assert_allclose(self.classify(stub, encode(large)), self.classify(stub, encode(photo)), atol=1e-6)
+        np.testing.assert_allclose(self.classify(stub, encode(large)), self.classify(stub, encode(photo)), atol=1e-4)
 
     def test_exif_orientation_is_applied(self, stub: ClassifyServiceStub, photo: np.ndarray) -> None:
         exif = Image.Exif()
         exif[0x0112] = 6  # rotate 90 degrees clockwise to show
         turned = encode(np.rot90(photo).copy(), exif=exif)
-        np.testing.assert_allclose(self.classify(stub, turned), self.classify(stub, encode(photo)), atol=1e-6)
+        np.testing.assert_allclose(self.classify(stub, turned), self.classify(stub, encode(photo)), atol=1e-4)
 
     def test_palette(self, stub: ClassifyServiceStub, photo: np.ndarray) -> None:
         reduced = Image.fromarray(photo).quantize(256)
         expected = self.classify(stub, encode(np.asarray(reduced.convert("RGB"))))
         palette = encode_image(reduced)
-        np.testing.assert_allclose(self.classify(stub, palette), expected, atol=1e-6)
+        np.testing.assert_allclose(self.classify(stub, palette), expected, atol=1e-4)
 
     def test_sixteen_bit_grey_is_scaled(self, stub: ClassifyServiceStub, photo: np.ndarray) -> None:
         grey = photo[..., 1]
         expected = self.classify(stub, encode(np.stack([grey] * 3, axis=-1)))
-        np.testing.assert_allclose(self.classify(stub, encode(grey.astype(np.uint16) * 257)), expected, atol=1e-6)
+        np.testing.assert_allclose(self.classify(stub, encode(grey.astype(np.uint16) * 257)), expected, atol=1e-4)
 
     def test_transparency_is_laid_on_white(self, stub: ClassifyServiceStub, photo: np.ndarray) -> None:
         alpha = np.full((32, 32, 1), 255, np.uint8)
@@ -165,7 +165,7 @@ class TestFormats:
         expected = photo.copy()
         expected[:16] = 255
         rgba = encode(np.concatenate([photo, alpha], axis=-1))
-        np.testing.assert_allclose(self.classify(stub, rgba), self.classify(stub, encode(expected)), atol=1e-6)
+        np.testing.assert_allclose(self.classify(stub, rgba), self.classify(stub, encode(expected)), atol=1e-4)
 
 
 def encode_image(image: Image.Image) -> bytes:

@@ -121,7 +121,7 @@ class TestPhonemes:
         result = client.classify_audio((whole, RATE), include_frames=True).results[0]
         np.testing.assert_array_equal(result.frames, logits.argmax(1))
         means = [c.probability for c in sorted(result.classes, key=lambda c: c.index)]
-        np.testing.assert_allclose(means, probabilities.mean(0), atol=1e-5)
+        np.testing.assert_allclose(means, probabilities.mean(0), atol=1e-4)
 
     def test_a_clip_is_answered_alike_beside_others(self, client: Client, sentences: np.ndarray) -> None:
         clips = [sentences[a:b] for a, b in ((0, 40_000), (40_000, 47_777), (50_000, 50_100), (9_000, 220_000))]
@@ -208,7 +208,7 @@ class TestSpeakers:
         assert same.same_speaker
         assert same.threshold == pytest.approx(card["decision"]["same_speaker_threshold"])
         found = client.verify_speaker(one, another)
-        assert found.score == pytest.approx(client.verify_speaker(another, one).score, abs=1e-5)
+        assert found.score == pytest.approx(client.verify_speaker(another, one).score, abs=1e-4)
         assert client.verify_speaker(one, another, threshold=-1).same_speaker
         assert not client.verify_speaker(one, another, threshold=found.score + 0.01).same_speaker
 

@@ -46,7 +46,7 @@ def test_a_class_does_not_depend_on_its_company(client: Client) -> None:
     texts = [*TEXTS, "good " * 700]
     for text, together in zip(texts, client.classify_text(texts).results, strict=True):
         (alone,) = client.classify_text(text).results
-        np.testing.assert_allclose(probabilities(alone), probabilities(together), atol=1e-6)
+        np.testing.assert_allclose(probabilities(alone), probabilities(together), atol=1e-4)
 
 
 def test_a_long_text_is_read_to_its_end(client: Client) -> None:
@@ -59,7 +59,7 @@ def test_a_long_text_is_read_to_its_end(client: Client) -> None:
 def test_any_script_has_an_answer(client: Client, text: str) -> None:
     forms = [unicodedata.normalize(form, text) for form in ("NFC", "NFD")]
     composed, decomposed = client.classify_text(forms).results
-    np.testing.assert_allclose(probabilities(composed), probabilities(decomposed), atol=1e-6)
+    np.testing.assert_allclose(probabilities(composed), probabilities(decomposed), atol=1e-4)
 
 
 BAD = [

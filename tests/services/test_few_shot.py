@@ -61,7 +61,7 @@ def test_sorts_new_characters_by_few_examples(
         values = [c.probability for c in result.classes]
         assert len(values) == ways
         assert values == sorted(values, reverse=True)
-        assert sum(values) == pytest.approx(1, abs=1e-5)
+        assert sum(values) == pytest.approx(1, abs=1e-4)
 
 
 def test_the_default_method_is_the_prototypes(client: Client, drawings: list[list[bytes]]) -> None:
@@ -96,7 +96,7 @@ def test_dark_on_light_is_the_same_as_light_on_dark(client: Client, drawings: li
     for a, b in zip(
         client.classify_few_shot(support, same).results, client.classify_few_shot(support, inverse).results, strict=True
     ):
-        np.testing.assert_allclose(probabilities(a), probabilities(b), atol=1e-5)
+        np.testing.assert_allclose(probabilities(a), probabilities(b), atol=1e-4)
 
 
 def test_classes_may_have_different_numbers_of_examples(client: Client, drawings: list[list[bytes]]) -> None:

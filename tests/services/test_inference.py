@@ -71,7 +71,7 @@ def test_served_logits_are_torchs(client: triton.InferenceServerClient, photos: 
     with torch.no_grad():
         expected = net(torch.from_numpy(photos[:50])).numpy()
     found = client.infer(MODEL, [photo_input(photos[:50])]).as_numpy("logits")
-    np.testing.assert_allclose(found, expected, atol=1e-4)
+    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-4)
 
 
 def test_requested_outputs(client: triton.InferenceServerClient, photos: np.ndarray) -> None:

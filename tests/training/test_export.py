@@ -21,7 +21,8 @@ from lectern.card import Card, DataSource, Metric, Table, TabularPreprocessing
 from lectern.versions import present_versions, promote, read_config, served_versions
 from training.data.fetch import sha256_file
 from training.evaluate import png
-from training.export.onnx import ExportError, export_graph, load_weights, round_to_bytes
+from training.export.onnx import export_graph, load_weights, round_to_bytes
+from training.export.parity import ExportError, ParityError
 from training.export.quantize import quantize
 from training.export.version import with_palette, write_version, write_versions
 from training.recipe import Figure, Graph, Trained
@@ -162,6 +163,36 @@ def test_a_finished_graph_is_compared_with_the_module_too(tmp_path: Path, traine
     assert {"QuantizeLinear", "DequantizeLinear"} <= {
         node.op_type for node in onnx.load_from_string(quantised).graph.node
     }
+
+
+class Scaled(nn.Module):
+    """Its input times a factor, or something that is no number."""
+
+    def __init__(self, factor: float) -> None:
+        super().__init__()
+        self.factor = factor
+
+    def forward(self, features: torch.Tensor) -> torch.Tensor:
+        return features * self.factor
+
+
+@pytest.mark.parametrize("factor", [float("nan"), float("inf")])
+def test_what_is_no_finite_number_is_refused(tmp_path: Path, factor: float) -> None:
+    graph = Graph(Scaled(factor), {"features": torch.ones(2, 2)}, ("logits",))
+    with pytest.raises(ParityError, match="no finite numbers"):
+        export_graph(graph, tmp_path / "scaled.onnx")
+
+
+@pytest.mark.parametrize("scale", [1e-6, 1.0, 1e6])
+def test_parity_is_relative_to_the_outputs_size(tmp_path: Path, scale: float) -> None:
+    graph = Graph(Scaled(scale), {"features": torch.randn(4, 3)}, ("logits",))
+    parity = export_graph(graph, path := tmp_path / "scaled.onnx")
+    assert parity.agreement == 1
+    assert parity.decisions == 3 * (1 + 4 + 12)  # in each of three runs
+    almost = replace(graph, module=Scaled(scale * (1 + 1e-5)), onnx=path.read_bytes())
+    assert export_graph(almost, path).max_relative_diff == pytest.approx(1e-5, rel=0.1)
+    with pytest.raises(ParityError, match="of the output's largest value"):
+        export_graph(replace(almost, module=Scaled(scale * 1.001)), path)
 
 
 def test_kernels_rounded_to_bytes_are_stored_as_bytes(tmp_path: Path, trained: Trained) -> None:

@@ -21,6 +21,11 @@ from training.speech import FLOOR, HOP, STEP, WINDOW, LogMel, mel_filters
 SECOND = RATE // HOP
 
 
+def assert_alike(answer: torch.Tensor, expected: torch.Tensor) -> None:
+    """Equal but for the order of summation, which differs by CPU and by length: relative to the largest value."""
+    torch.testing.assert_close(answer, expected, atol=1e-4 * float(expected.abs().max()), rtol=0)
+
+
 @pytest.fixture(scope="module")
 def sentence() -> np.ndarray:
     return read(ROOT / "docs" / "examples" / "sentence.wav")
@@ -57,7 +62,7 @@ def test_what_lies_behind_a_clip_changes_nothing(net: PhonemeClassifier, sentenc
     short = torch.from_numpy(sentence[: 50 * STEP])[None]
     long = torch.cat([short, torch.zeros(1, 30 * STEP, dtype=torch.int16)], dim=1)
     lengths = torch.tensor([[short.shape[1]]])
-    torch.testing.assert_close(net(short, lengths), net(long, lengths)[:, : 50 * 2], atol=1e-5, rtol=0)
+    assert_alike(net(short, lengths), net(long, lengths)[:, : 50 * 2])
 
 
 @torch.no_grad()
@@ -71,15 +76,15 @@ def test_an_answer_depends_on_its_context_only(net: PhonemeClassifier, sentence:
     changed[:, : RATE // 10 * 2] = 0
     whole = net(samples, lengths)
     first = RATE // 10 * 2 // HOP + start // HOP  # the first frame whose context was left alone
-    torch.testing.assert_close(net(changed, lengths)[:, first:], whole[:, first:], atol=1e-5, rtol=0)
+    assert_alike(net(changed, lengths)[:, first:], whole[:, first:])
     cut = net(samples[:, STEP * 20 :], lengths - STEP * 20)
-    torch.testing.assert_close(cut[:, kept], whole[:, 40:][:, kept], atol=1e-5, rtol=0)
+    assert_alike(cut[:, kept], whole[:, 40:][:, kept])
 
 
 def test_every_network_is_exported_as_it_is(net: PhonemeClassifier, sentence: np.ndarray, tmp_path: Path) -> None:
     samples = torch.from_numpy(np.stack([sentence[: 40 * STEP], sentence[-40 * STEP :]]))
     inputs = {"samples": samples, "lengths": torch.tensor([[40 * STEP], [9_999]])}
-    graph = Graph(net, inputs, ("logits",), {"samples": (1,)}, tolerance=1e-3)
+    graph = Graph(net, inputs, ("logits",), {"samples": (1,)})
     assert export_graph(graph, tmp_path / "model.onnx").max_abs_diff < 1e-3
 
 

@@ -12,7 +12,7 @@ from torch.func import functional_call
 
 from lectern.card import Explanation, Layer, Probe
 from training.export.gradients import trace_gradients
-from training.recipe import Graph
+from training.recipe import GRADIENT, Graph, Tolerance
 
 MAX_BATCH_SIZE = 16  # no faster per item beyond, and others' requests get their turn sooner
 MODULUS = 2**31 - 1
@@ -38,7 +38,7 @@ def explainable(
     dynamic_axes: Mapping[str, tuple[int, ...]] | None = None,
     layers: Sequence[str] = (),
     weights: Collection[str] = (),
-    tolerance: float = 1e-4,
+    tolerance: Tolerance = GRADIENT,
     exponent: float = 1.0,
     probes: tuple[Probe, ...] = (),
     reference: tuple[float, ...] = (),

@@ -1,8 +1,10 @@
 """Linear layers and embeddings in 8 bits, exact in torch and in ONNX: what is measured here is what is served.
 
-Weights are int8 with a scale for each output. Activations are rounded to 8 bits with a scale for each token (Yao et
-al., "ZeroQuant", 2022), not for each batch as in ONNX Runtime's dynamic quantisation, so that an answer does not
-depend on what else is in its batch. The products are ONNX's MatMulInteger.
+Weights are int8 with a scale for each output, by which any two of an output add up to no more than 128: CPUs without
+VNNI add two products of uint8 and int8 in 16 bits, which 255 x 128 just fits. So a sum is exact on every CPU.
+Activations are rounded to 8 bits with a scale for each token (Yao et al., "ZeroQuant", 2022), not for each batch as in
+ONNX Runtime's dynamic quantisation, so that an answer does not depend on what else is in its batch. The products are
+ONNX's MatMulInteger.
 """
 
 from __future__ import annotations
@@ -52,7 +54,7 @@ class Int8Linear(nn.Module):
 
     def __init__(self, linear: nn.Linear) -> None:
         super().__init__()
-        weight, scale = rows_as_int8(linear.weight)
+        weight, scale = rows_as_int8(linear.weight, summands=2)
         self.register_buffer("weight", weight.T.contiguous())
         self.register_buffer("scale", scale[:, 0])
         self.bias = nn.Parameter(linear.bias.detach().clone(), requires_grad=False)
@@ -81,9 +83,10 @@ class Int8Embedding(nn.Module):
 
 
 @torch.no_grad()
-def rows_as_int8(values: Tensor) -> tuple[Tensor, Tensor]:
-    """Float `[N, M]` as int8 of the same shape and a scale for each row, float32 `[N, 1]`."""
-    scale = values.abs().amax(dim=1, keepdim=True).clamp(min=SMALLEST) / LEVELS
+def rows_as_int8(values: Tensor, summands: int = 1) -> tuple[Tensor, Tensor]:
+    """Float `[N, M]` as int8 of the same shape and a scale for each row, float32 `[N, 1]`; the sizes of any `summands`
+    of a row add up to 127, or by rounding to 128 if they are two."""
+    scale = values.abs().topk(summands, dim=1).values.sum(1, keepdim=True).clamp(min=SMALLEST) / LEVELS
     return (values / scale).round().to(torch.int8), scale
 
 

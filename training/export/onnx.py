@@ -5,73 +5,42 @@ from __future__ import annotations
 import inspect
 import logging
 import warnings
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
 import onnx
-import onnxruntime
 import torch
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 from onnxscript import optimizer
-from torch import Tensor
 
 from lectern.card import Parity
 from lectern.versions import read_card
 from training.export.int8 import TRANSLATIONS
+from training.export.parity import ExportError, check_parity
 from training.recipe import Graph
 
 OPSET = 20
 BYTE_LIMIT = 127
-LARGE_BATCH_FACTOR = 3
 LARGEST_FOLDED = 4096  # values of a constant that is stored; larger ones are computed when a graph is loaded
 
 
 Module = TypeVar("Module", bound=torch.nn.Module)
 
 
-class ExportError(RuntimeError):
-    """A graph could not be exported as promised."""
-
-
 def export_graph(graph: Graph, path: Path) -> Parity:
     """Write `graph` to `path` and return how far ONNX Runtime's outputs are from torch's.
 
     Raises:
-        ExportError: an output differs by more than the graph's tolerance, or an example's size is burned in.
+        ExportError: an example's size is burned in. ParityError: an output differs by more than the graph's tolerance.
     """
     if graph.onnx is None:
         onnx.save(_export(graph), path)
     else:
         path.write_bytes(graph.onnx)
-    parity = measure_parity(graph, path)
-    if not parity.max_abs_diff <= graph.tolerance:
-        raise ExportError(
-            f"{path.name}: differs from torch by {parity.max_abs_diff:.2g}, more than {graph.tolerance:.2g}"
-        )
-    return parity
-
-
-def measure_parity(graph: Graph, path: Path) -> Parity:
-    """Compare ONNX Runtime with torch on one item, on the example, on a larger batch, and on shorter dynamic axes."""
-    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
-    worst, batches = 0.0, []
-    for inputs in _variations(graph):
-        with torch.no_grad():
-            expected = graph.module(*inputs.values())
-        expected = expected if isinstance(expected, tuple) else (expected,)
-        found = session.run(list(graph.outputs), {name: value.numpy() for name, value in inputs.items()})
-        for name, wanted, got in zip(graph.outputs, expected, found, strict=True):
-            if tuple(wanted.shape) != got.shape:
-                raise ExportError(
-                    f"{path.name}: output {name} has shape {got.shape}, torch gives {tuple(wanted.shape)}"
-                )
-            difference = np.abs(wanted.numpy().astype(np.float64) - got.astype(np.float64))
-            worst = max(worst, float(difference.max()))
-        batches.append(len(next(iter(inputs.values()))))
-    return Parity(max_abs_diff=worst, batches=tuple(batches))
+    return check_parity(graph, path)
 
 
 def store_exact_halves(model: onnx.ModelProto) -> None:
@@ -220,21 +189,6 @@ def _varying_axes(graph: Graph) -> dict[str, tuple[int, ...]]:
     """By input, the axes whose length may vary, the batch's included."""
     batch = (0,) if graph.max_batch_size else ()
     return {name: (*batch, *graph.dynamic_axes.get(name, ())) for name in graph.inputs}
-
-
-def _variations(graph: Graph) -> Iterator[dict[str, Tensor]]:
-    if not graph.max_batch_size:
-        yield from (graph.inputs, *graph.further_inputs)
-        return
-    yield {name: value[:1] for name, value in graph.inputs.items()}
-    yield graph.inputs
-    yield {name: torch.cat([value.flip(0)] * LARGE_BATCH_FACTOR) for name, value in graph.inputs.items()}
-    if graph.dynamic_axes:
-        shorter = dict(graph.inputs)
-        for name, axes in graph.dynamic_axes.items():
-            for axis in axes:
-                shorter[name] = shorter[name].narrow(axis, 0, max(1, shorter[name].shape[axis] // 2))
-        yield shorter
 
 
 def _strip(model: onnx.ModelProto) -> None:

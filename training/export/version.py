@@ -28,7 +28,8 @@ from lectern.versions import (
     served_versions,
 )
 from training.data.fetch import sha256_file
-from training.export.onnx import ExportError, export_graph
+from training.export.onnx import export_graph
+from training.export.parity import ExportError, worst
 from training.recipe import Graph, Trained
 
 TRITON_TYPES: dict[int, int] = {
@@ -98,13 +99,12 @@ def add_graphs(card: Card, graphs: dict[str, Graph], explanation: Explanation, r
             _place(Path(staging, name), repository / name, card.version)
         if read_config(repository / card.name).version_policy.WhichOneof("policy_choice") == "specific":
             serve_only(repository, list(names.values()), served_versions(repository / card.name))
-        worst = max(p.max_abs_diff for p in parities)
         added = card.model_copy(
             update={
                 "graphs": card.graphs | names,
                 "explanation": explanation,
                 "files": files,
-                "parity": card.parity.model_copy(update={"max_abs_diff": worst}),
+                "parity": worst(parities),
             }
         )
         added.write(written := Path(staging, "card.json"))
@@ -156,7 +156,7 @@ def _stage(
         explanation=trained.explanation,
         data=trained.data,
         training=training.model_copy(update={"device": trained.device, "parameters": trained.parameters}),
-        parity=Parity(max_abs_diff=max(p.max_abs_diff for p in parities), batches=parities[0].batches),
+        parity=worst(parities),
         files=files,
     )
     card.write(directory / name / "card.json")
