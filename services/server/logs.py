@@ -50,7 +50,7 @@ def _drop_what_cannot_be_written() -> None:
     try:
         sys.stderr.flush()
     except OSError:
-        sys.stderr = None  # type: ignore[assignment]
+        sys.stderr = None
 
 
 class JsonLineFormatter(JsonFormatter):

@@ -26,7 +26,7 @@ from tests.conftest import EXPORTED, ROOT
 from training.export.int8 import Int8Linear
 
 MOST_OF_TWO = 128
-# Operators of float32 that ONNX Runtime computes in integers where it finds both inputs dequantised; and those of integers.
+# Operators of floats that ONNX Runtime computes in integers if both inputs are dequantised; and those of integers.
 FUSED, INTEGER = ("Conv", "Gemm", "MatMul"), ("ConvInteger", "MatMulInteger")
 GRAPHS = sorted(EXPORTED.glob("*/*/model.onnx"))
 
