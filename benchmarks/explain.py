@@ -17,7 +17,7 @@ import onnxruntime
 
 import lectern
 from benchmarks.servers import Contestant, running
-from services.runtime.config import read_config
+from services.runtime.config import parse_config
 from training.evaluate import png
 
 ROOT = Path(__file__).parents[1]
@@ -65,7 +65,7 @@ class Bare:
 
     def __init__(self, photo: np.ndarray, samples: int) -> None:
         version = max(int(path.name) for path in (EXPORTED / GRAPH).glob("[0-9]*"))
-        config = read_config(EXPORTED / GRAPH)
+        config = parse_config(GRAPH, (EXPORTED / GRAPH / "config.pbtxt").read_bytes())
         self.batch = config.max_batch_size
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = 1

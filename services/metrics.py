@@ -5,7 +5,13 @@ gRPC names follow go-grpc-prometheus, which existing dashboards know.
 
 from __future__ import annotations
 
-from prometheus_client import Counter, Gauge, Histogram
+import math
+import os
+from collections.abc import Iterator
+
+from prometheus_client import Counter, Gauge, Histogram, Metric
+from prometheus_client.multiprocess import MultiProcessCollector
+from prometheus_client.registry import Collector
 
 SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 BATCH_SIZES = (1, 2, 4, 8, 16, 32, 64, 128, 256)
@@ -32,3 +38,34 @@ MODEL_INFO = Gauge(
     "lectern_model_info", "1 for each loaded graph.", (*GRAPH, "engine", "provider"), multiprocess_mode="livemax"
 )
 MODEL_READY = Gauge("lectern_model_ready", "1 if the version answers, 0 if not.", GRAPH, multiprocess_mode="livemin")
+
+
+def end_version(model: str, version: str) -> None:
+    """Drop what is said of a version that is no longer wanted: it is not one that fails."""
+    _end(MODEL_READY, model, version)
+
+
+def end_graph(graph: str, version: str, engine: str, provider: str) -> None:
+    """Drop what is measured of a graph that is gone."""
+    for metric in (QUEUE_SECONDS, INFERENCE_SECONDS, BATCH_SIZE, QUEUE_DEPTH, DECODE_WAITING, DECODE_TOKENS):
+        _end(metric, graph, version)
+    _end(MODEL_INFO, graph, version, engine, provider)
+
+
+def _end(metric: Counter | Gauge | Histogram, *labels: str) -> None:
+    if "PROMETHEUS_MULTIPROC_DIR" not in os.environ:
+        metric.remove(*labels)
+    elif isinstance(metric, Gauge):
+        metric.labels(*labels).set(float("nan"))  # the files of several processes keep every series
+
+
+class WorkersCollector(Collector):
+    """What all workers measured, without the gauges that have ended."""
+
+    def __init__(self) -> None:
+        self._all = MultiProcessCollector(None)  # type: ignore[no-untyped-call]
+
+    def collect(self) -> Iterator[Metric]:
+        for metric in self._all.collect():  # type: ignore[no-untyped-call]
+            metric.samples = [sample for sample in metric.samples if not math.isnan(sample.value)]
+            yield metric

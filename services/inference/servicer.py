@@ -6,7 +6,6 @@ client agree to the byte.
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncIterator
 
 from tritonclient.grpc import service_pb2 as pb
@@ -18,7 +17,8 @@ from services.errors import Internal, InvalidArgument, PermissionDenied, Service
 from services.limits import Limits
 from services.rpc import Call
 from services.runtime.graph import Graph
-from services.runtime.repository import Repository, State
+from services.runtime.loader import State
+from services.runtime.repository import Repository
 from services.streams import pipelined
 
 EXTENSIONS = ("model_repository", "model_configuration", "schedule_policy")
@@ -106,14 +106,14 @@ class InferenceServicer:
         self._check_model_control()
         if request.parameters:
             raise InvalidArgument.field("parameters", "are not taken: a model is loaded as it is in the repository")
-        await asyncio.to_thread(self._repository.load_model, request.model_name)
+        await self._repository.load_model(request.model_name)
         return pb.RepositoryModelLoadResponse()
 
     async def RepositoryModelUnload(
         self, request: pb.RepositoryModelUnloadRequest, call: Call
     ) -> pb.RepositoryModelUnloadResponse:
         self._check_model_control()
-        await asyncio.to_thread(self._repository.unload_model, request.model_name)
+        self._repository.unload_model(request.model_name)
         return pb.RepositoryModelUnloadResponse()
 
     def _check_model_control(self) -> None:

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
+from google.protobuf import text_format
 from tritonclient.grpc import model_config_pb2
 
 from lectern import versions
 
 DEFAULT_QUEUE_SIZE = 512
+# What no graph needs; a slip of the keyboard must not take the machine's memory or threads.
+MOST_BATCH_ROWS = 4096
+MOST_INSTANCES = 64
+MOST_PRIORITIES = 64
 
 # Triton's names of data types, as in config.pbtxt (without TYPE_) and in the Open Inference Protocol.
 DTYPES: dict[str, type[np.generic]] = {
@@ -83,34 +87,43 @@ class GraphConfig:
         return versions.versions_to_serve(self.message, present)
 
 
-def read_config(directory: Path) -> GraphConfig:
-    """Read `directory/config.pbtxt`.
+def parse_config(name: str, content: bytes) -> GraphConfig:
+    """The `config.pbtxt` of the directory `name`.
 
     Raises:
         ConfigError: says what is wrong with it.
     """
+    message = model_config_pb2.ModelConfig()
     try:
-        message = versions.read_config(directory)
-    except versions.VersionError as error:
-        raise ConfigError(str(error)) from error
-    if message.name not in ("", directory.name):
-        raise ConfigError(f"config.pbtxt names the model {message.name!r}, its directory is {directory.name!r}")
+        text_format.Parse(content.decode(), message)
+    except (UnicodeDecodeError, text_format.ParseError) as error:
+        raise ConfigError(f"config.pbtxt cannot be read: {error}") from error
+    if message.name not in ("", name):
+        raise ConfigError(f"config.pbtxt names the model {message.name!r}, its directory is {name!r}")
     if message.backend != "onnxruntime":
         raise ConfigError(f'config.pbtxt asks for backend {message.backend!r}; only "onnxruntime" is served')
     if not message.input or not message.output:
         raise ConfigError("config.pbtxt must list the graph's inputs and outputs")
     batching = message.dynamic_batching
+    instances = max(1, sum(group.count or 1 for group in message.instance_group))
+    for key, value, most in (
+        ("max_batch_size", message.max_batch_size, MOST_BATCH_ROWS),
+        ("instance_group counts", instances, MOST_INSTANCES),
+        ("priority_levels", batching.priority_levels, MOST_PRIORITIES),
+    ):
+        if not 0 <= value <= most:
+            raise ConfigError(f"config.pbtxt: {key} must be from 0 to {most}, not {value}")
     if batching.priority_levels and not 1 <= batching.default_priority_level <= batching.priority_levels:
         raise ConfigError(f"default_priority_level must be from 1 to priority_levels, {batching.priority_levels}")
     return GraphConfig(
-        name=directory.name,
+        name=name,
         inputs=tuple(_tensor(t) for t in message.input),
         outputs=tuple(_tensor(t) for t in message.output),
         max_batch_size=message.max_batch_size,
         max_queue_delay=batching.max_queue_delay_microseconds / 1e6,
         queues=tuple(_queue_policy(batching, level + 1) for level in range(max(1, batching.priority_levels))),
         default_priority=max(1, batching.default_priority_level),
-        instances=max(1, sum(group.count or 1 for group in message.instance_group)),
+        instances=instances,
         message=message,
     )
 
@@ -127,7 +140,8 @@ def _queue_policy(batching: model_config_pb2.ModelDynamicBatching, priority: int
 
 
 def _tensor(tensor: model_config_pb2.ModelInput | model_config_pb2.ModelOutput) -> TensorSpec:
-    datatype = model_config_pb2.DataType.Name(tensor.data_type).removeprefix("TYPE_")
+    known = tensor.data_type in model_config_pb2.DataType.values()
+    datatype = model_config_pb2.DataType.Name(tensor.data_type).removeprefix("TYPE_") if known else ""
     if datatype not in DTYPES:
-        raise ConfigError(f"tensor {tensor.name!r} has data type {datatype}, which is not served")
+        raise ConfigError(f"tensor {tensor.name!r} has data type {datatype or tensor.data_type}, which is not served")
     return TensorSpec(tensor.name, datatype, tuple(tensor.dims))

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import math
+import threading
 import weakref
 from collections.abc import Collection, Mapping, Sequence
 from importlib import metadata as packages
@@ -19,6 +21,7 @@ from services.runtime.graph import Array, EngineError, Graph, InputError
 from services.runtime.scheduler import Options, Scheduler
 
 Device = Literal["auto", "cpu", "cuda"]
+WARM_UP_BYTES = 64 * 2**20  # most of the inputs of its largest batch
 CPU, CUDA = "CPUExecutionProvider", "CUDAExecutionProvider"
 
 log = logging.getLogger(__name__)
@@ -30,6 +33,7 @@ class OnnxEngine:
     Args:
         device: `cuda` makes a session that would run on the CPU an error; `auto` takes CUDA where a GPU answers.
         intra_op_threads: threads that one run uses on the CPU.
+        warm_up_seconds: longest time that the runs of a warm-up may take.
 
     Raises:
         EngineError: CUDA was asked for and is not there, or both ONNX Runtime packages are installed.
@@ -37,7 +41,7 @@ class OnnxEngine:
 
     name = "onnxruntime"
 
-    def __init__(self, device: Device = "auto", intra_op_threads: int = 1) -> None:
+    def __init__(self, device: Device = "auto", intra_op_threads: int = 1, warm_up_seconds: float = 60.0) -> None:
         installed = [p for p in ("onnxruntime", "onnxruntime-gpu") if _installed(p)]
         if len(installed) > 1:
             raise EngineError(
@@ -48,6 +52,7 @@ class OnnxEngine:
             raise EngineError(f"--device cuda needs onnxruntime-gpu: in a new environment, {how_to_install('gpu')}")
         self.device = device
         self.intra_op_threads = intra_op_threads
+        self.warm_up_seconds = warm_up_seconds
         self._providers: list[Any] = [(CPU, {})]
         if device != "cpu" and CUDA in onnxruntime.get_available_providers():
             self._providers.insert(0, (CUDA, {"arena_extend_strategy": "kSameAsRequested"}))
@@ -56,7 +61,11 @@ class OnnxEngine:
 
     def load(self, config: GraphConfig, version: int, content: bytes) -> Graph:
         """One session per instance from the bytes of a graph; nothing outside them is read."""
-        return OnnxGraph(config, version, [self._session(content) for _ in range(config.instances)])
+        runners = [self._session(content) for _ in range(config.instances)]
+        _check_tensors(config, runners[0].inputs, runners[0].outputs)
+        for runner in runners:
+            _warm_up(config, runner, self.warm_up_seconds)
+        return OnnxGraph(config, version, runners)
 
     def _session(self, content: bytes) -> OnnxRunner:
         options = onnxruntime.SessionOptions()
@@ -83,15 +92,12 @@ class OnnxEngine:
 
 
 class OnnxGraph:
-    """A graph with its scheduler, warmed up."""
+    """A warm graph with its scheduler."""
 
     def __init__(self, config: GraphConfig, version: int, runners: Sequence[OnnxRunner]) -> None:
         self.config = config
         self.version = version
         self.provider = runners[0].provider
-        _check_tensors(config, runners[0].inputs, runners[0].outputs)
-        for runner in runners:
-            _warm_up(config, runner)
         self._scheduler = Scheduler(config, version, runners)
         weakref.finalize(self, self._scheduler.close)
 
@@ -163,9 +169,26 @@ def _check_tensors(config: GraphConfig, inputs: Collection[str], outputs: Collec
         raise EngineError(f"config.pbtxt and the graph of {config.name} disagree on: {', '.join(sorted(wrong))}")
 
 
-def _warm_up(config: GraphConfig, runner: OnnxRunner) -> None:
-    """Run once at the smallest and the largest batch, so that the first caller does not pay for it."""
-    for rows in sorted({1, max(1, config.max_batch_size)}):
+def _warm_up(config: GraphConfig, runner: OnnxRunner, seconds: float) -> None:
+    """Run once at the smallest and the largest batch, so that the first caller does not pay for it.
+
+    Raises:
+        EngineError: a run fails, or does not end in time.
+    """
+    item = sum(math.prod(1 if d < 0 else d for d in t.shape) * t.dtype.itemsize for t in config.inputs)
+    most = min(config.max_batch_size, WARM_UP_BYTES // max(1, item))
+    for rows in sorted({1, max(1, most)}):
         shape = (rows,) if config.max_batch_size else ()
         inputs = {t.name: np.zeros((*shape, *(1 if d < 0 else d for d in t.shape)), t.dtype) for t in config.inputs}
-        runner.run([t.name for t in config.outputs], inputs, runner.options())
+        options = runner.options()
+        timer = threading.Timer(seconds, setattr, (options, "terminate", True))
+        timer.daemon = True
+        timer.start()
+        try:
+            runner.run([t.name for t in config.outputs], inputs, options)
+        except EngineError as error:
+            if options.terminate:
+                raise EngineError(f"the warm-up of {config.name} does not end within {seconds:g} s") from error
+            raise
+        finally:
+            timer.cancel()

@@ -2,60 +2,39 @@
 
 A directory of the layout that NVIDIA Triton reads, with a `card.json` beside each model's forward graph. A model whose
 card, config or graph is missing, corrupt or altered is taken out with a reason; the rest keep serving.
+
+One writer owns the state: every method of `Repository` runs on the event loop and none of them waits for a file. What
+may take long, listing the directory and loading a model, runs on threads of its own, and comes back as a call.
 """
 
 from __future__ import annotations
 
-import hashlib
+import asyncio
 import logging
-import re
+import os
+import threading
 import time
-from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from enum import Enum
-from pathlib import Path
-from weakref import WeakValueDictionary
-
-from pydantic import ValidationError
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Protocol, TypeVar
 
 from lectern.card import Card
 from services import metrics
 from services.errors import InvalidArgument, NotFound, Unavailable
-from services.runtime.config import ConfigError, read_config
-from services.runtime.external_data import refuse_external_data
-from services.runtime.graph import Engine, EngineError, EngineUnavailableError, Graph
+from services.runtime.files import Folder, Listing
+from services.runtime.graph import Graph
+from services.runtime.loader import CARD, Loader, State, Version
 
 log = logging.getLogger(__name__)
 
-CARD = "card.json"
-GRAPH_FILE = "model.onnx"
-ASSET_SUFFIX = ".json"
-_VERSION = re.compile(r"[1-9][0-9]{0,9}")
-Signature = tuple[bytes, tuple[int, ...]]
-
-
-class State(Enum):
-    """State of a version."""
-
-    READY = "READY"
-    UNAVAILABLE = "UNAVAILABLE"
-
-
-@dataclass
-class Version:
-    """One version of a model; READY with its card, graphs (by role) and assets (by file name), or UNAVAILABLE for a
-    reason.
-
-    A temporary reason is one that may go away by itself, so loading is tried again.
-    """
-
-    number: int
-    state: State
-    reason: str = ""
-    card: Card | None = None
-    graphs: dict[str, Graph] = field(default_factory=dict)
-    assets: dict[str, bytes] = field(default_factory=dict)
-    temporary: bool = False
+LOADERS = min(4, os.cpu_count() or 1)
+FIRST_RETRY_SECONDS, LONGEST_RETRY_SECONDS = 1.0, 60.0
+CHECK_SECONDS = 0.5
+Fingerprint = Mapping[str, Folder]
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -71,38 +50,149 @@ class Model:
     assets: Mapping[str, bytes]
 
 
-class Repository:
-    """Every model of `root` that belongs to one of `capabilities`.
+@dataclass(eq=False)
+class _Load:
+    """A load under way; `started` is None while it waits for a thread, in the clock's seconds."""
+
+    name: str
+    listing: Listing
+    started: float | None = None
+    hangs: bool = False
+    waiting: list[asyncio.Future[None]] = field(default_factory=list)
+
+
+@dataclass(eq=False)
+class _Entry:
+    """What the writer knows of a model beside its versions.
 
     Args:
-        root: the repository's directory.
-        capabilities: names as in cards.
+        seen: the files that its last load saw.
+        load: the load whose result counts; that of any other is dropped.
+        next_load: what waits for its turn after it.
     """
 
-    def __init__(self, root: Path, engine: Engine, capabilities: Collection[str]) -> None:
-        self.root = root
-        self._engine = engine
-        self._capabilities = frozenset(capabilities)
-        # Both are replaced, never changed, so that the event loop reads them while another thread loads a model.
+    seen: Fingerprint = field(default_factory=dict)
+    unloaded: bool = False
+    load: _Load | None = None
+    next_load: _Load | None = None
+    retry_at: float = float("inf")
+    retry_seconds: float = FIRST_RETRY_SECONDS
+
+
+class Spawn(Protocol):
+    """Runs `work` elsewhere, and calls `done` on the event loop with what it returned or raised."""
+
+    def __call__(self, work: Callable[[], T], done: Callable[[T | Exception], None]) -> None: ...
+
+
+def in_thread(work: Callable[[], T], done: Callable[[T | Exception], None]) -> None:
+    """Run `work` on a daemon thread, which a process that ends need not wait for, and call `done` on this event loop
+    with what it returned, or with the exception."""
+    loop = asyncio.get_running_loop()
+
+    def run() -> None:
+        result: T | Exception
+        try:
+            result = work()
+        except Exception as error:
+            result = error
+        try:
+            loop.call_soon_threadsafe(done, result)
+        except RuntimeError:  # the loop has ended: nobody waits any more
+            log.info("a load ended after the server did")
+
+    threading.Thread(target=run, name="loader", daemon=True).start()
+
+
+class Repository:
+    """Every model of a directory that belongs to one of the loader's capabilities.
+
+    Args:
+        load_seconds: a load that takes longer no longer holds up others; its result counts if it comes after all.
+    """
+
+    def __init__(
+        self,
+        loader: Loader,
+        load_seconds: float,
+        clock: Callable[[], float] = time.monotonic,
+        spawn: Spawn = in_thread,
+    ) -> None:
+        self._loader = loader
+        self._load_seconds = load_seconds
+        self._clock, self._spawn = clock, spawn
         self.models: Mapping[str, Mapping[int, Version]] = {}
         self._graphs: Mapping[str, Mapping[int, Graph]] = {}
-        self._seen: dict[str, Signature] = {}
-        # By path, checksum and config: what several models stand on is loaded once, and freed with the last of them.
-        self._shared: WeakValueDictionary[tuple[str, str, bytes], Graph] = WeakValueDictionary()
+        self._entries: dict[str, _Entry] = {}
+        self._queue: deque[_Load] = deque()
+        self._running: set[_Load] = set()
+        self._ignored: Mapping[str, str] = {}
+        self._listing_since: float | None = None
+        self._listing_problem = ""
+        self._refreshing: asyncio.Future[None] | None = None
+        self._idle = asyncio.Event()  # set when no load is under way
 
-    def load(self) -> None:
-        """Load everything, model by model; blocks for as long as that takes.
+    async def start(self) -> None:
+        """Load everything there is; a load that hangs is waited for no longer than `load_seconds`.
 
         Raises:
-            FileNotFoundError: there is no such directory.
+            FileNotFoundError: there is no such directory. OSError: it cannot be listed.
         """
-        if not self.root.is_dir():
+        try:
+            listing = await self._list()
+        except (FileNotFoundError, NotADirectoryError):
             raise FileNotFoundError(
-                f"there is no model repository at {self.root}: "
+                f"there is no model repository at {self._loader.files.root}: "
                 "name one with --repository, or make one with `make train-export`"
-            )
-        for name in sorted(self._directories()):
-            self._load(name)
+            ) from None
+        self.update(listing)
+        while self._loading:
+            self._idle.clear()
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._idle.wait(), CHECK_SECONDS)
+            self.check_time()
+
+    async def watch(self, seconds: float) -> None:
+        """Follow the directory for ever: load what is new or changed, drop what is gone, try again what failed."""
+        while True:
+            await asyncio.sleep(seconds)
+            self.check_time()
+            if self._listing_since is None:  # else the last one hangs, e.g. on a network
+                self._refreshing = asyncio.ensure_future(self._refresh())
+
+    async def _refresh(self) -> None:
+        try:
+            self.update(await self._list())
+        except Exception as error:
+            self._listing_failed(f"{type(error).__name__}: {error}")
+        else:
+            self._listing_failed("")
+
+    def _listing_failed(self, problem: str) -> None:
+        if problem and problem != self._listing_problem:
+            log.error("cannot look for new versions in %s: %s", self._loader.files.root, problem)
+        self._listing_problem = problem
+
+    async def _list(self) -> Listing:
+        self._listing_since = self._clock()
+        try:
+            return await self._elsewhere(self._loader.files.list)
+        finally:
+            self._listing_since = None
+
+    async def _elsewhere(self, work: Callable[[], T]) -> T:
+        done: asyncio.Future[T] = asyncio.get_running_loop().create_future()
+
+        def resolve(result: T | Exception) -> None:
+            if done.done():
+                return
+            if isinstance(result, Exception):
+                done.set_exception(result)
+            else:
+                done.set_result(result)
+
+        self._spawn(work, resolve)
+        return await done
 
     def find(self, name: str, version: int, *capabilities: str) -> Model:
         """The READY version of a model of one of the capabilities; 0 = latest.
@@ -143,55 +233,192 @@ class Repository:
             raise NotFound.field("model_version", f"model {name!r} has no version {version}; it has: {sorted(graphs)}")
         raise NotFound.field("model_name", f"there is no model {name!r}; there are: {', '.join(sorted(self._graphs))}")
 
-    def refresh(self) -> None:
-        """Load models and versions that are new on disk, and drop those that are gone; blocks while it loads."""
-        present = self._directories()
-        for name in present | self.models.keys():
-            if self._signature(name) != self._seen.get(name):
-                self._load(name)
-
-    def load_model(self, name: str) -> None:
-        """Load a model that was unloaded, or its new versions; those that serve now go on until the new ones answer.
-
-        Raises:
-            NotFound: the repository has no directory of that name.
-        """
-        # Only a name that is listed is joined to the path, so no name leads out of the repository.
-        if name not in self._directories():
-            raise NotFound.field("model_name", f"the repository has no model {name!r}")
-        self._load(name)
-
-    def unload_model(self, name: str) -> None:
-        """Stop answering for a model, finish what is queued, and free its sessions.
-
-        Raises:
-            NotFound: there is no such model.
-        """
-        if name not in self.models:
-            raise NotFound.field("model_name", f"there is no model {name!r}")
-        self._publish(
-            name, {n: Version(n, State.UNAVAILABLE, "unloaded", v.card) for n, v in self.models[name].items()}
-        )
-
-    def close(self, seconds: float) -> None:
-        """Let every graph finish what is queued, for so long each at most."""
-        for versions in self._graphs.values():
-            for graph in versions.values():
-                graph.close(seconds)
-
     def graphs(self) -> Iterator[tuple[str, int]]:
         """Name and version of every READY graph."""
         return ((name, version) for name, versions in sorted(self._graphs.items()) for version in sorted(versions))
 
     async def any_healthy(self, *capabilities: str) -> bool:
         """Whether any model, of one of the capabilities if any are named, answers now."""
-        for version in (v for versions in self.models.values() for v in versions.values()):
+        for version in [v for versions in self.models.values() for v in versions.values()]:
             if version.state is not State.READY or version.card is None:
                 continue
             serves = not capabilities or version.card.capability in capabilities
-            if serves and all([await graph.healthy() for graph in version.graphs.values()]):
+            if serves and all(await asyncio.gather(*(graph.healthy() for graph in version.graphs.values()))):
                 return True
         return False
+
+    async def load_model(self, name: str) -> None:
+        """Load a model that was unloaded, or its new versions; those that serve now go on until the new ones answer.
+
+        Raises:
+            NotFound: the repository has no directory of that name.
+            Unavailable: no version of it can be loaded, or it was unloaded meanwhile.
+        """
+        listing = await self._list()
+        # Only a name that is listed is joined to the path, so no name leads out of the repository.
+        if name not in _models(listing):
+            raise NotFound.field("model_name", f"the repository has no model {name!r}")
+        entry = self._entries.setdefault(name, _Entry())
+        entry.unloaded = False
+        load = self._request(name, entry, listing)
+        load.waiting.append(done := asyncio.get_running_loop().create_future())
+        await done
+
+    def unload_model(self, name: str) -> None:
+        """Stop answering for a model until it is loaded again, finish what is queued, and free its sessions.
+
+        Raises:
+            NotFound: there is no such model.
+        """
+        if name not in self.models:
+            raise NotFound.field("model_name", f"there is no model {name!r}")
+        entry = self._entries[name]
+        entry.unloaded = True
+        for load in (entry.load, entry.next_load):
+            self._give_up(load, f"model {name} was unloaded meanwhile")
+        entry.load = entry.next_load = None
+        self._publish(
+            name, {n: Version(n, State.UNAVAILABLE, "unloaded", v.card) for n, v in self.models[name].items()}
+        )
+
+    async def close(self, seconds: float) -> bool:
+        """Take no more work, and let every graph finish what is queued, for so long at most; whether all did, and no
+        load hangs."""
+        for entry in self._entries.values():
+            entry.unloaded, entry.load, entry.next_load = True, None, None
+        self._queue.clear()
+        graphs = [graph for versions in self._graphs.values() for graph in versions.values()]
+        closing = [asyncio.ensure_future(self._elsewhere(partial(graph.close, seconds))) for graph in graphs]
+        pending = (await asyncio.wait(closing, timeout=seconds))[1] if closing else ()
+        return not pending and not self._running and not any(e.load for e in self._entries.values())
+
+    @property
+    def _loading(self) -> bool:
+        return bool(self._queue or self._running)
+
+    def update(self, listing: Listing) -> None:
+        """Start what a listing asks for: loads of new and changed models, and the end of those that are gone."""
+        for name, reason in listing.ignored.items():
+            if self._ignored.get(name) != reason:
+                log.warning("%s in the repository is ignored: %s", name, reason)
+        self._ignored = listing.ignored
+        present = _models(listing)
+        for name in self._entries.keys() - present:
+            entry = self._entries.pop(name)
+            for load in (entry.load, entry.next_load):
+                self._give_up(load, f"model {name} is gone")
+            self._publish(name, {})
+        for name in sorted(present):
+            entry = self._entries.setdefault(name, _Entry())
+            if entry.unloaded or entry.next_load or (entry.load and not entry.load.hangs):
+                continue
+            changed = self._fingerprint(name, listing) != entry.seen
+            if changed:
+                entry.retry_seconds = FIRST_RETRY_SECONDS
+            if changed or (self._clock() >= entry.retry_at and not entry.load):
+                self._request(name, entry, listing)
+
+    def check_time(self) -> None:
+        """Let go of loads that take too long: their models say so, and others have their threads."""
+        for load in [load for load in self._running if self._clock() - (load.started or 0) > self._load_seconds]:
+            load.hangs = True
+            self._running.discard(load)
+            entry = self._entries.get(load.name)
+            if entry and entry.load is load:
+                reason = f"loading takes more than {self._load_seconds:g} s (LECTERN_LOAD_SECONDS)"
+                self._finish(load, entry, self._failed(load, reason), retry=False)
+                self._follow(entry)
+        self._start_next()
+
+    def _request(self, name: str, entry: _Entry, listing: Listing) -> _Load:
+        """The load that sees `listing`: the one under way, if its files are the same, or one that follows it."""
+        if entry.load and not entry.load.hangs:
+            if self._fingerprint(name, entry.load.listing) == self._fingerprint(name, listing):
+                return entry.load
+            if entry.next_load:
+                entry.next_load.listing = listing
+            else:
+                entry.next_load = _Load(name, listing)
+            return entry.next_load
+        entry.load = _Load(name, listing)
+        self._queue.append(entry.load)
+        self._start_next()
+        return entry.load
+
+    def _start_next(self) -> None:
+        while self._queue and len(self._running) < LOADERS:
+            load = self._queue.popleft()
+            entry = self._entries.get(load.name)
+            if entry is None or entry.load is not load:  # unloaded, or gone, while it waited
+                continue
+            load.started = self._clock()
+            self._running.add(load)
+            folder, ready = load.listing.folders[load.name], self._ready(load.name)
+            self._spawn(partial(self._loader.load, load.name, folder, ready), partial(self._loaded, load))
+        if not self._loading:
+            self._idle.set()
+
+    def _loaded(self, load: _Load, result: dict[int, Version] | Exception) -> None:
+        """What a loader's thread calls, on the event loop, with versions or an exception."""
+        self._running.discard(load)
+        entry = self._entries.get(load.name)
+        if entry is not None and entry.load is load:
+            if isinstance(result, Exception):
+                log.error("loading %s failed", load.name, exc_info=result)
+                result = self._failed(load, f"{type(result).__name__}: {result}")
+            entry.load = None
+            self._finish(load, entry, result, retry=True)
+            self._follow(entry)
+        self._start_next()
+
+    def _follow(self, entry: _Entry) -> None:
+        """Let the load that waits for its turn have it."""
+        if entry.next_load:
+            entry.load, entry.next_load = entry.next_load, None
+            self._queue.append(entry.load)
+
+    def _finish(self, load: _Load, entry: _Entry, versions: Mapping[int, Version], retry: bool) -> None:
+        name, known = load.name, self.models.get(load.name, {})
+        for number, version in versions.items():
+            if version.reason and (number not in known or known[number].reason != version.reason):
+                outcome = "is out of service" if version.state is State.UNAVAILABLE else "is"
+                log.error("model %s version %d %s: %s", name, number, outcome, version.reason)
+        self._publish(name, versions)
+        entry.seen = self._fingerprint(name, load.listing)
+        entry.retry_at = float("inf")
+        failed = [v for v in versions.values() if v.reason]
+        if retry and failed:
+            temporary = any(version.temporary for version in failed)
+            entry.retry_at = self._clock() + (0 if temporary else entry.retry_seconds)
+            entry.retry_seconds = min(2 * entry.retry_seconds, LONGEST_RETRY_SECONDS)
+        elif retry:
+            entry.retry_seconds = FIRST_RETRY_SECONDS
+        if failed and not self._ready(name):
+            self._give_up(load, f"model {name} does not answer: {failed[0].reason}")
+        for waiting in load.waiting:
+            if not waiting.done():
+                waiting.set_result(None)
+        load.waiting.clear()
+
+    def _give_up(self, load: _Load | None, reason: str) -> None:
+        for waiting in load.waiting if load else ():
+            if not waiting.done():
+                waiting.set_exception(Unavailable(reason))
+
+    def _failed(self, load: _Load, reason: str) -> dict[int, Version]:
+        """The newest version with a reason, and what serves as before."""
+        number = max(load.listing.folders[load.name].versions, default=1)
+        return {number: Version(number, State.UNAVAILABLE, reason), **self._ready(load.name)}
+
+    def _ready(self, name: str) -> dict[int, Version]:
+        return {n: v for n, v in self.models.get(name, {}).items() if v.state is State.READY}
+
+    def _fingerprint(self, name: str, listing: Listing) -> Fingerprint:
+        """The files that a model is made of: its own, those of its further graphs, and of the models it stands on."""
+        cards = [version.card for version in self.models.get(name, {}).values() if version.card]
+        folders = {name, *(graph for card in cards for graph in card.graphs.values())}
+        folders |= {other for other in listing.folders if other.startswith(f"{name}_")}
+        return {folder: listing.folders[folder] for folder in folders if folder in listing.folders}
 
     def _publish(self, name: str, versions: Mapping[int, Version]) -> None:
         """Answer with `versions` from now on. What they replace frees itself when its last caller has its answer."""
@@ -203,143 +430,24 @@ class Repository:
         for version in (v for vs in models.values() for v in vs.values()):
             for graph in version.graphs.values():
                 graphs.setdefault(graph.config.name, {})[graph.version] = graph
-        self.models, self._graphs = models, graphs
-        for number in replaced.keys() | versions.keys():
-            ready = number in versions and versions[number].state is State.READY
-            metrics.MODEL_READY.labels(name, str(number)).set(ready)
-
-    def _directories(self) -> set[str]:
-        """Names of directories that are models of their own, not a further graph of another."""
-        names = {p.name for p in self.root.iterdir() if p.is_dir() and not p.is_symlink() and p.name[0] != "."}
-        with_card = {p.parent.parent.name for p in self.root.glob(f"*/*/{CARD}")}
-        return {n for n in names if n in with_card or not any(n.startswith(f"{owner}_") for owner in with_card)}
-
-    def _signature(self, name: str) -> Signature | None:
-        """What changes when there is something to load: the config's bytes and the versions present."""
-        try:
-            config = (self.root / name / "config.pbtxt").read_bytes()
-        except OSError:
-            config = b""
-        directory = self.root / name
-        return (config, _numbers(directory)) if directory.is_dir() else None
-
-    def _load(self, name: str) -> None:
-        signature, before = self._signature(name), self._seen.get(name)
-        if signature is None:
-            self._publish(name, {})
-            self._seen.pop(name, None)
-            return
-        # A version is immutable, so one that answers is kept unless it must be served in another way.
-        same_config = before is not None and before[0] == signature[0]
-        keep = {n: v for n, v in self.models.get(name, {}).items() if same_config and v.state is State.READY}
-        versions = self._load_versions(name, signature[1], keep)
+        before, self.models, self._graphs = self._graphs, models, graphs
         for number, version in versions.items():
-            known = self.models.get(name, {}).get(number)
-            if version.reason and (known is None or known.reason != version.reason):
-                outcome = "is out of service" if version.state is State.UNAVAILABLE else "is"
-                log.error("model %s version %d %s: %s", name, number, outcome, version.reason)
-        self._publish(name, versions)
-        if any(version.temporary for version in versions.values()):
-            self._seen.pop(name, None)
-        else:
-            self._seen[name] = signature
-
-    def _load_versions(self, name: str, numbers: Sequence[int], keep: Mapping[int, Version]) -> dict[int, Version]:
-        """The versions that the policy asks for; an older one stands in for a newer one that cannot be loaded."""
-        try:
-            candidates, wanted = read_config(self.root / name).versions_to_serve(numbers)
-        except ConfigError as error:
-            serving = {n: v for n, v in self.models.get(name, {}).items() if v.state is State.READY}
-            if serving:
-                return {n: replace(v, reason=f"served as before, for {error}") for n, v in serving.items()}
-            number = max(numbers, default=1)
-            return {number: Version(number, State.UNAVAILABLE, str(error))}
-        if not candidates:
-            return {1: Version(1, State.UNAVAILABLE, "there is no version to serve")}
-        versions: dict[int, Version] = {}
-        for number in candidates:
-            if sum(v.state is State.READY for v in versions.values()) == wanted:
-                break
-            version = keep.get(number) or self._load_version(name, number)
-            if version.card and version.card.capability not in self._capabilities:
-                return {}
-            versions[number] = version
-        return versions
-
-    def _load_version(self, name: str, number: int) -> Version:
-        """Read, verify and warm up one version; of a capability that is not served here, only the card is read."""
-        started = time.monotonic()
-        card = None
-        try:
-            card = _read_card(self.root / name / str(number) / CARD, name, number)
-            if card.capability not in self._capabilities:
-                return Version(number, State.UNAVAILABLE, "not served here", card)
-            graphs = {role: self._load_graph(card, graph_name) for role, graph_name in card.graphs.items()}
-            assets = {Path(path).name: self._read(card, path) for path in card.files if path.endswith(ASSET_SUFFIX)}
-        except (ConfigError, EngineError, OSError, ValueError) as error:
-            temporary = isinstance(error, EngineUnavailableError)
-            return Version(number, State.UNAVAILABLE, str(error), card, temporary=temporary)
-        log.info("loaded %s version %d in %.2f s", name, number, time.monotonic() - started)
-        return Version(number, State.READY, "", card, graphs, assets)
-
-    def _load_graph(self, card: Card, graph_name: str) -> Graph:
-        """A graph of the card's; one that another model has loaded already is shared with it."""
-        config = read_config(self.root / graph_name)
-        version = _version_of(card, graph_name)
-        relative = f"{graph_name}/{version}/{GRAPH_FILE}"
-        content = self._read(card, relative)
-        try:
-            refuse_external_data(content)
-        except ValueError as error:
-            raise ValueError(f"{relative}: {error}") from None
-        key = (relative, card.files[relative], config.message.SerializeToString(deterministic=True))
-        graph = self._shared.get(key)
-        if graph is None:
-            graph = self._shared[key] = self._engine.load(config, version, content)
-            metrics.MODEL_INFO.labels(graph_name, str(version), self._engine.name, graph.provider).set(1)
-        return graph
-
-    def _read(self, card: Card, relative: str) -> bytes:
-        """A file that the card gives the checksum of; nothing parses it before that is known to be right.
-
-        Raises:
-            OSError: it cannot be read. ValueError: it lies outside the repository, or is not what the card says.
-        """
-        path = (self.root / relative).resolve()
-        if not path.is_relative_to(self.root.resolve()):
-            raise ValueError(f"{relative} is a link that leads out of the repository")
-        content = path.read_bytes()
-        expected = card.files.get(relative)
-        if expected is None:
-            raise ValueError(f"{CARD} has no checksum for {relative}")
-        if (found := hashlib.sha256(content).hexdigest()) != expected:
-            raise ValueError(f"{relative} has SHA-256 {found[:12]}…, its card says {expected[:12]}…")
-        return content
+            metrics.MODEL_READY.labels(name, str(number)).set(version.state is State.READY)
+        for number in replaced.keys() - versions.keys():
+            metrics.end_version(name, str(number))
+        for graph in (graph for numbers in before.values() for graph in numbers.values()):
+            if graph.version not in graphs.get(graph.config.name, {}):
+                metrics.end_graph(graph.config.name, str(graph.version), self._loader.engine.name, graph.provider)
 
 
-def _numbers(directory: Path) -> tuple[int, ...]:
-    """The version directories, from 1."""
-    return tuple(sorted(int(p.name) for p in directory.iterdir() if p.is_dir() and _VERSION.fullmatch(p.name)))
-
-
-def _version_of(card: Card, graph_name: str) -> int:
-    """The version of a graph that the card has a checksum of: the card's own, unless the graph is another model's."""
-    own = f"{graph_name}/{card.version}/{GRAPH_FILE}"
-    listed = [path for path in card.files if path.startswith(f"{graph_name}/") and path.endswith(f"/{GRAPH_FILE}")]
-    return card.version if own in listed or not listed else int(listed[0].split("/")[1])
-
-
-def _read_card(path: Path, name: str, number: int) -> Card:
-    try:
-        card = Card.read(path)
-    except FileNotFoundError:
-        raise ValueError(f"{CARD} is missing") from None
-    except ValidationError as error:
-        first = error.errors()[0]
-        raise ValueError(f"{CARD} is not valid: {'.'.join(map(str, first['loc']))}: {first['msg']}") from None
-    if (card.name, card.version) != (name, number):
-        raise ValueError(f"{CARD} is of {card.name} version {card.version}, its directory is {name}/{number}")
-    return card
+def _models(listing: Listing) -> set[str]:
+    """Names of directories that are models of their own, not a further graph of another."""
+    owners = {
+        name
+        for name, folder in listing.folders.items()
+        if any(path.endswith(f"/{CARD}") for path, *_ in folder.entries)
+    }
+    return {n for n in listing.folders if n in owners or not any(n.startswith(f"{owner}_") for owner in owners)}
 
 
 def _pick(name: str, versions: Mapping[int, Version], wanted: int) -> Version:

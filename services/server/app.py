@@ -6,6 +6,7 @@ import asyncio
 import logging
 import os
 import signal
+import threading
 from collections.abc import Awaitable, Callable, Mapping
 from functools import partial
 
@@ -14,7 +15,9 @@ from tritonclient.grpc import service_pb2
 from lectern.v1 import model_pb2
 from services.inference.servicer import InferenceServicer
 from services.runtime import memory
+from services.runtime.files import RepositoryFiles
 from services.runtime.graph import Engine, EngineError
+from services.runtime.loader import Loader
 from services.runtime.onnx_engine import OnnxEngine
 from services.runtime.repository import Repository
 from services.runtime.triton_engine import TritonEngine
@@ -25,6 +28,7 @@ from services.server.model_service import ModelServicer
 from services.server.pipeline import Endpoint, Gate
 from services.server.report import ModelRow, Ready
 from services.server.settings import Settings, StartError
+from services.server.watched import follow
 
 log = logging.getLogger(__name__)
 
@@ -53,7 +57,8 @@ class App:
         self._health = health.HealthServicer()
         self._transport = transport.create(settings, self._certificates)
         needed = {name for capability in settings.capabilities for name in registry.models_of(capability)}
-        self._repository = Repository(settings.repository, _engine(settings), needed)
+        files = RepositoryFiles(settings.repository, settings.model_file_bytes)
+        self._repository = Repository(Loader(files, _engine(settings), needed), settings.load_seconds)
         self._all_answer = False
         self.serving = False
 
@@ -74,9 +79,17 @@ class App:
         """
         stop = self._on_signal()
         services = self._add_services()
+        for watched in (self._access, self._certificates):
+            if watched is not None:
+                follow(watched.refresh, self._settings.watch_seconds)
+        loading, stopped = (asyncio.ensure_future(wait) for wait in (self._repository.start(), stop.wait()))
+        await asyncio.wait((loading, stopped), return_when=asyncio.FIRST_COMPLETED)
+        if not loading.done():
+            await self._close_repository()
+            return
         try:
-            await asyncio.to_thread(self._repository.load)
-        except FileNotFoundError as error:
+            await loading
+        except OSError as error:
             raise StartError(str(error)) from error
         self._health.set("", True)
         await self._update_health(services, on_ready)
@@ -84,39 +97,43 @@ class App:
         port = await self._listen()
         self.serving = True
         on_serving(Ready(port, tuple(self._rows())))
-        watch = asyncio.create_task(self._watch(services, on_ready))
-        await stop.wait()
-        watch.cancel()
+        loops = [
+            asyncio.ensure_future(loop)
+            for loop in (
+                self._repository.watch(self._settings.watch_seconds),
+                self._watch_health(services, on_ready),
+                self._rest(),
+            )
+        ]
+        await stopped
+        for loop in loops:
+            loop.cancel()
         await self._drain()
 
-    async def _watch(self, services: Mapping[str, IsReady], on_ready: OnReady) -> None:
+    async def _watch_health(self, services: Mapping[str, IsReady], on_ready: OnReady) -> None:
+        while True:
+            await asyncio.sleep(self._settings.watch_seconds)
+            try:
+                await self._update_health(services, on_ready)
+            except Exception:
+                log.exception("cannot tell whether the services answer")
+
+    async def _rest(self) -> None:
+        """Give memory back whenever the last calls have ended."""
         finished = 0
         while True:
             await asyncio.sleep(self._settings.watch_seconds)
             if not self._gate.active and self._gate.finished != finished:
                 finished = self._gate.finished
-                await asyncio.to_thread(memory.give_back)
-            try:
-                await asyncio.to_thread(self._refresh_files)
-                await asyncio.to_thread(self._repository.refresh)
-                await self._update_health(services, on_ready)
-            except OSError:  # a repository on a network may be away for a while
-                log.exception("cannot look for new versions in %s", self._settings.repository)
-
-    def _refresh_files(self) -> None:
-        for watched in (self._access, self._certificates):
-            if watched is not None:
-                watched.refresh()
+                threading.Thread(target=memory.give_back, daemon=True).start()
 
     async def _update_health(self, services: Mapping[str, IsReady], on_ready: OnReady) -> None:
-        all_answer = True
-        for name, ready in services.items():
-            answers = await ready()
-            all_answer = all_answer and answers
-            self._health.set(name, answers)
-        if all_answer != self._all_answer:
-            self._all_answer = all_answer
-            on_ready(all_answer)
+        answers = await asyncio.gather(*(ready() for ready in services.values()))
+        for name, answer in zip(services, answers, strict=True):
+            self._health.set(name, answer)
+        if all(answers) != self._all_answer:
+            self._all_answer = all(answers)
+            on_ready(self._all_answer)
 
     def _on_signal(self) -> asyncio.Event:
         stop = asyncio.Event()
@@ -125,7 +142,16 @@ class App:
             if stop.is_set():
                 log.warning("second signal: ending at once, %d requests are lost", self._gate.active)
                 os._exit(1)
+            end = threading.Timer(
+                self._settings.drain_pause_seconds + self._settings.drain_seconds + CLOSE_SECONDS, cut
+            )
+            end.daemon = True
+            end.start()
             stop.set()
+
+        def cut() -> None:
+            log.error("something hangs beyond the drain time: ending, %d requests are lost", self._gate.active)
+            os._exit(1)
 
         for number in (signal.SIGTERM, signal.SIGINT):
             asyncio.get_running_loop().add_signal_handler(number, handle)
@@ -170,9 +196,16 @@ class App:
         self._health.close()
         await self._transport.stop()
         await asyncio.to_thread(self._send_spans)
-        # A thread inside a run when the interpreter ends would abort the process.
-        await asyncio.to_thread(self._repository.close, CLOSE_SECONDS)
+        await self._close_repository()
         log.info("stopped")
+
+    async def _close_repository(self) -> None:
+        """Free the graphs; where a thread hangs in one, the process ends here, since the interpreter's end would abort
+        it."""
+        if not await self._repository.close(CLOSE_SECONDS / 2):
+            log.warning("stopped, though a model still loads or runs")
+            logging.shutdown()
+            os._exit(0)
 
     def _rows(self) -> list[ModelRow]:
         return [
@@ -193,7 +226,7 @@ def _engine(settings: Settings) -> Engine:
     if settings.engine == "triton":
         return TritonEngine(settings.triton_url, settings.limits.message_bytes)
     try:
-        return OnnxEngine(settings.device, settings.intra_op_threads)
+        return OnnxEngine(settings.device, settings.intra_op_threads, settings.load_seconds)
     except EngineError as error:
         raise StartError(str(error)) from error
 

@@ -32,7 +32,7 @@ from services.limits import ClientLimits
 from services.rpc import Call
 from services.server.quota import Allowance
 from services.server.settings import CAPABILITIES, StartError
-from services.server.watched import Watched, warn_if_readable_by_all
+from services.server.watched import Watched, read_file, warn_if_readable_by_all
 
 log = logging.getLogger(__name__)
 
@@ -90,12 +90,8 @@ class TokenFile(BaseModel):
         Raises:
             StartError: it cannot be read, is not valid, or every user may write to it.
         """
-        try:
-            content = path.read_bytes()
-            mode = path.stat().st_mode
-        except OSError as error:
-            raise StartError(f"LECTERN_TOKENS: cannot read {path}: {error.strerror}") from error
-        if mode & stat.S_IWOTH:
+        content = read_file(path, "LECTERN_TOKENS")
+        if path.stat().st_mode & stat.S_IWOTH:
             raise StartError(f"LECTERN_TOKENS: every user may add a token to {path}: chmod o-w")
         try:
             return cls.model_validate_json(content)

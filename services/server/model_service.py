@@ -9,7 +9,8 @@ from google.protobuf import json_format
 from lectern.v1 import model_pb2 as pb
 from services.errors import NotFound
 from services.rpc import Call
-from services.runtime.repository import Repository, Version
+from services.runtime.loader import Version
+from services.runtime.repository import Repository
 
 
 class ModelServicer:

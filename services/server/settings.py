@@ -41,6 +41,10 @@ class Settings(BaseSettings):
     )
     engine: Literal["onnxruntime", "triton"] = Field("onnxruntime", description="What runs the graphs.")
     triton_url: str = Field("127.0.0.1:8001", description="gRPC address of the Triton that engine=triton uses.")
+    load_seconds: PositiveFloat = Field(
+        60.0, description="Longest time that loading and warming up one model may take before others go on without it."
+    )
+    model_file_bytes: PositiveInt = Field(2**31 - 1, description="Largest file of a model; ONNX has no larger ones.")
     watch_seconds: PositiveFloat = Field(
         1.0, description="How often versions, health, tokens and certificates are checked."
     )

@@ -16,8 +16,9 @@ from multiprocessing.context import SpawnProcess
 from typing import Any
 
 from prometheus_client import CollectorRegistry
-from prometheus_client.multiprocess import MultiProcessCollector, mark_process_dead
+from prometheus_client.multiprocess import mark_process_dead
 
+from services import metrics
 from services.server import logs
 from services.server.banner import announce
 from services.server.http import start_http
@@ -69,7 +70,7 @@ def run(settings: Settings) -> None:
     reserved = _reserve(settings)
     settings = settings.model_copy(update={"port": reserved.getsockname()[1]})
     registry = CollectorRegistry()
-    MultiProcessCollector(registry)  # type: ignore[no-untyped-call]
+    registry.register(metrics.WorkersCollector())
     workers: list[_Worker] = []
     stopping = False
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from services.server.settings import Settings, StartError
-from services.server.watched import Watched, warn_if_readable_by_all
+from services.server.watched import Watched, read_file, warn_if_readable_by_all
 
 
 @dataclass(frozen=True)
@@ -40,9 +40,9 @@ def certificates(settings: Settings) -> Watched[Pem] | None:
 
 def _read(certificate: Path, key: Path, client_ca: Path | None) -> Pem:
     pem = Pem(
-        _content(certificate, "LECTERN_TLS_CERTIFICATE"),
-        _content(key, "LECTERN_TLS_KEY"),
-        _content(client_ca, "LECTERN_TLS_CLIENT_CA") if client_ca else None,
+        read_file(certificate, "LECTERN_TLS_CERTIFICATE"),
+        read_file(key, "LECTERN_TLS_KEY"),
+        read_file(client_ca, "LECTERN_TLS_CLIENT_CA") if client_ca else None,
     )
     warn_if_readable_by_all(key, "the TLS key")
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
@@ -59,10 +59,3 @@ def _read(certificate: Path, key: Path, client_ca: Path | None) -> Pem:
         except (ssl.SSLError, ValueError) as error:
             raise StartError(f"LECTERN_TLS_CLIENT_CA: {client_ca} has no PEM certificates") from error
     return pem
-
-
-def _content(path: Path, variable: str) -> bytes:
-    try:
-        return path.read_bytes()
-    except OSError as error:
-        raise StartError(f"{variable}: cannot read {path}: {error.strerror}") from error

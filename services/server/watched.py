@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import logging
 import stat
+import threading
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Generic, TypeVar
@@ -45,6 +47,34 @@ class Watched(Generic[T]):
 
     def _signature(self) -> list[tuple[int, int, int] | None]:
         return [_stat(path) for path in self._paths]
+
+
+def follow(refresh: Callable[[], object], seconds: float) -> None:
+    """Call `refresh` for ever on a thread of its own: nothing else that hangs keeps a token from being revoked."""
+
+    def run() -> None:
+        while True:
+            time.sleep(seconds)
+            try:
+                refresh()
+            except Exception:
+                log.exception("cannot look for changed files")
+
+    threading.Thread(target=run, name="watched files", daemon=True).start()
+
+
+def read_file(path: Path, variable: str) -> bytes:
+    """A file that a setting names.
+
+    Raises:
+        StartError: it cannot be read, or is no regular file: reading a FIFO would wait for ever.
+    """
+    try:
+        if not stat.S_ISREG(path.stat().st_mode):
+            raise StartError(f"{variable}: {path} is not a regular file")
+        return path.read_bytes()
+    except OSError as error:
+        raise StartError(f"{variable}: cannot read {path}: {error.strerror}") from error
 
 
 def warn_if_readable_by_all(path: Path, what: str) -> None:

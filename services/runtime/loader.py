@@ -1,0 +1,207 @@
+"""Loads the versions of one model: reads, verifies and warms up. Runs on threads, and changes no shared state but the
+table of graphs that several models stand on."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import threading
+import time
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field, replace
+from enum import Enum
+from weakref import WeakValueDictionary
+
+from pydantic import ValidationError
+
+from lectern.card import Card
+from services import metrics
+from services.runtime.config import ConfigError, GraphConfig, parse_config
+from services.runtime.external_data import refuse_external_data
+from services.runtime.files import Folder, RepositoryFiles
+from services.runtime.graph import Engine, EngineUnavailableError, Graph
+
+log = logging.getLogger(__name__)
+
+CARD = "card.json"
+CONFIG = "config.pbtxt"
+GRAPH_FILE = "model.onnx"
+ASSET_SUFFIX = ".json"
+TEXT_BYTES = 16 * 2**20  # most of a card or a config
+GraphKey = tuple[str, str, bytes]
+
+
+class State(Enum):
+    """State of a version."""
+
+    READY = "READY"
+    UNAVAILABLE = "UNAVAILABLE"
+
+
+@dataclass
+class Version:
+    """One version of a model; READY with its card, graphs (by role) and assets (by file name), or UNAVAILABLE for a
+    reason.
+
+    Args:
+        configs: content of the config of each graph, by the graph's name, as it was loaded.
+        temporary: whether the reason may go away without a change of files.
+    """
+
+    number: int
+    state: State
+    reason: str = ""
+    card: Card | None = None
+    graphs: dict[str, Graph] = field(default_factory=dict)
+    assets: dict[str, bytes] = field(default_factory=dict)
+    configs: dict[str, bytes] = field(default_factory=dict)
+    temporary: bool = False
+
+
+class _GraphTable:
+    """Graphs by path, checksum and config: what several models stand on is loaded once, and freed with the last."""
+
+    def __init__(self) -> None:
+        self._graphs: WeakValueDictionary[GraphKey, Graph] = WeakValueDictionary()
+        self._locks: WeakValueDictionary[GraphKey, threading.Lock] = WeakValueDictionary()
+        self._lock = threading.Lock()
+
+    def get(self, key: GraphKey, engine: Engine, config: GraphConfig, version: int, content: bytes) -> Graph:
+        """The graph of that key, loaded if it is not there; another thread that wants the same one waits for it."""
+        with self._lock:
+            lock = self._locks.setdefault(key, threading.Lock())
+        with lock:
+            graph = self._graphs.get(key)
+            if graph is None:
+                graph = self._graphs[key] = engine.load(config, version, content)
+        return graph
+
+
+class Loader:
+    """Loads models of some capabilities from a repository.
+
+    Args:
+        capabilities: names as in cards; of other models only the card is read.
+    """
+
+    def __init__(self, files: RepositoryFiles, engine: Engine, capabilities: Collection[str]) -> None:
+        self.files = files
+        self.engine = engine
+        self._capabilities = frozenset(capabilities)
+        self._graphs = _GraphTable()
+
+    def load(self, name: str, folder: Folder, serving: Mapping[int, Version]) -> dict[int, Version]:
+        """The versions that a model's policy asks for; an older one stands in for a newer one that cannot be loaded.
+        Whatever goes wrong is a version's reason. Empty if the model is of another capability.
+
+        Args:
+            serving: READY versions. A version is immutable, so one is kept unless a config of it changed.
+        """
+        try:
+            config = parse_config(name, self.files.read(f"{name}/{CONFIG}", TEXT_BYTES))
+        except Exception as error:  # a file that nobody foresaw must not end more than this model
+            reason = folder.problem or _reason(error)
+            if serving:
+                return {n: replace(v, reason=f"served as before, for {reason}") for n, v in serving.items()}
+            number = max(folder.versions, default=1)
+            return {number: Version(number, State.UNAVAILABLE, reason)}
+        candidates, wanted = config.versions_to_serve(folder.versions)
+        if not candidates:
+            return {1: Version(1, State.UNAVAILABLE, folder.problem or "there is no version to serve")}
+        versions: dict[int, Version] = {}
+        for number in candidates:
+            if sum(v.state is State.READY for v in versions.values()) == wanted:
+                break
+            kept = serving.get(number)
+            version = replace(kept, reason="") if kept and self._unchanged(kept) else self._load_version(name, number)
+            if version.card and version.card.capability not in self._capabilities:
+                return {}
+            versions[number] = version
+        return versions
+
+    def _unchanged(self, version: Version) -> bool:
+        """Whether the configs of its graphs are as they were; one that cannot be read now is taken as before."""
+        for graph_name, content in version.configs.items():
+            try:
+                if self.files.read(f"{graph_name}/{CONFIG}", TEXT_BYTES) != content:
+                    return False
+            except (OSError, ValueError):
+                continue
+        return True
+
+    def _load_version(self, name: str, number: int) -> Version:
+        started = time.monotonic()
+        version = Version(number, State.UNAVAILABLE)
+        try:
+            version.card = card = self._card(name, number)
+            if card.capability not in self._capabilities:
+                return version
+            graphs = {role: self._load_graph(version, card, graph_name) for role, graph_name in card.graphs.items()}
+            version.assets = {
+                path.rpartition("/")[2]: self._verified(card, path)
+                for path in card.files
+                if path.endswith(ASSET_SUFFIX)
+            }
+        except Exception as error:
+            version.reason, version.temporary = _reason(error), isinstance(error, EngineUnavailableError)
+            return version
+        version.graphs, version.state = graphs, State.READY
+        log.info("loaded %s version %d in %.2f s", name, number, time.monotonic() - started)
+        return version
+
+    def _card(self, name: str, number: int) -> Card:
+        try:
+            card = Card.model_validate_json(self.files.read(f"{name}/{number}/{CARD}", TEXT_BYTES))
+        except FileNotFoundError:
+            raise ValueError(f"{CARD} is missing") from None
+        except ValidationError as error:
+            first = error.errors()[0]
+            raise ValueError(f"{CARD} is not valid: {'.'.join(map(str, first['loc']))}: {first['msg']}") from None
+        if (card.name, card.version) != (name, number):
+            raise ValueError(f"{CARD} is of {card.name} version {card.version}, its directory is {name}/{number}")
+        return card
+
+    def _load_graph(self, version: Version, card: Card, graph_name: str) -> Graph:
+        """A graph of the card's; one that another model has loaded already is shared with it."""
+        content = version.configs[graph_name] = self.files.read(f"{graph_name}/{CONFIG}", TEXT_BYTES)
+        config = parse_config(graph_name, content)
+        number = _version_of(card, graph_name)
+        relative = f"{graph_name}/{number}/{GRAPH_FILE}"
+        graph = self._verified(card, relative)
+        try:
+            refuse_external_data(graph)
+        except ValueError as error:
+            raise ValueError(f"{relative}: {error}") from None
+        key = (relative, card.files[relative], config.message.SerializeToString(deterministic=True))
+        loaded = self._graphs.get(key, self.engine, config, number, graph)
+        metrics.MODEL_INFO.labels(graph_name, str(number), self.engine.name, loaded.provider).set(1)
+        return loaded
+
+    def _verified(self, card: Card, relative: str) -> bytes:
+        """A file that the card gives the checksum of; nothing parses it before that is known to be right."""
+        content = self.files.read(relative)
+        expected = card.files.get(relative)
+        if expected is None:
+            raise ValueError(f"{CARD} has no checksum for {relative}")
+        if hashlib.sha256(content).hexdigest() != expected:
+            # Without the checksum that it has, so that a file which is still being copied is one reason, not many.
+            raise ValueError(f"{relative} does not have the SHA-256 that its card says: altered, or still being copied")
+        return content
+
+
+def _version_of(card: Card, graph_name: str) -> int:
+    """The version of a graph that the card has a checksum of: the card's own, unless the graph is another model's."""
+    own = f"{graph_name}/{card.version}/{GRAPH_FILE}"
+    listed = [path for path in card.files if path.startswith(f"{graph_name}/") and path.endswith(f"/{GRAPH_FILE}")]
+    return card.version if own in listed or not listed else int(listed[0].split("/")[1])
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, FileNotFoundError):
+        return f"{error.filename} is missing"
+    if isinstance(error, OSError):
+        return f"{error.filename} cannot be read: {error.strerror}"
+    if isinstance(error, (ConfigError, EngineUnavailableError, ValueError, RuntimeError)):
+        return str(error)
+    log.error("loading failed", exc_info=error)
+    return f"{type(error).__name__}: {error}"
