@@ -70,8 +70,15 @@ class Server:
 
 
 @contextmanager
-def serving(directory: Path, *arguments: str, repository: Path = EXPORTED, **environment: str) -> Iterator[Server]:
-    """Run `lectern serve` on free ports; on exit it must stop cleanly within its drain time."""
+def serving(
+    directory: Path,
+    *arguments: str,
+    repository: Path = EXPORTED,
+    before: Callable[[], None] | None = None,
+    **environment: str,
+) -> Iterator[Server]:
+    """Run `lectern serve` on free ports, after `before` in its process; on exit it must stop cleanly within its drain
+    time."""
     log = directory / "server.log"
     command = [
         sys.executable,
@@ -87,7 +94,7 @@ def serving(directory: Path, *arguments: str, repository: Path = EXPORTED, **env
     ]
     settings = {"LECTERN_DRAIN_PAUSE_SECONDS": "0", "LECTERN_LOG_FORMAT": "json", **environment}
     with log.open("wb") as file:
-        process = subprocess.Popen([*command, *arguments], stderr=file, env=os.environ | settings)
+        process = subprocess.Popen([*command, *arguments], stderr=file, env=os.environ | settings, preexec_fn=before)
     try:
         ready = _wait_until_serving(process, log)
         yield Server(str(ready["target"]), f"http://127.0.0.1:{ready['metrics_port']}", process, log)

@@ -21,7 +21,7 @@ from services.runtime.graph import Array, EngineError, Graph, InputError
 from services.runtime.scheduler import Options, Scheduler
 
 Device = Literal["auto", "cpu", "cuda"]
-WARM_UP_BYTES = 64 * 2**20  # most of the inputs of its largest batch
+WARM_UP_BYTES = 256 * 2**20  # most of the inputs of its largest batch
 CPU, CUDA = "CPUExecutionProvider", "CUDAExecutionProvider"
 
 log = logging.getLogger(__name__)
@@ -176,6 +176,8 @@ def _warm_up(config: GraphConfig, runner: OnnxRunner, seconds: float) -> None:
         EngineError: a run fails, or does not end in time.
     """
     item = sum(math.prod(1 if d < 0 else d for d in t.shape) * t.dtype.itemsize for t in config.inputs)
+    if item > WARM_UP_BYTES:
+        raise EngineError(f"config.pbtxt of {config.name} says that one item has {item} bytes")
     most = min(config.max_batch_size, WARM_UP_BYTES // max(1, item))
     for rows in sorted({1, max(1, most)}):
         shape = (rows,) if config.max_batch_size else ()
