@@ -34,6 +34,16 @@ DECODE_WAITING = Gauge(
     "lectern_decode_waiting", "Sequences waiting for a row of the decode batch.", GRAPH, multiprocess_mode="livesum"
 )
 DECODE_TOKENS = Counter("lectern_decode_tokens", "Tokens chosen: rows of all decode steps.", GRAPH)
+POOL_WAITING = Gauge(
+    "lectern_pool_waiting", "Items waiting for a thread of the pool.", ("pool",), multiprocess_mode="livesum"
+)
+POOL_SECONDS = Histogram("lectern_pool_seconds", "Seconds one item ran in the pool.", ("pool",), buckets=SECONDS)
+BUDGET_TOTAL = Gauge(
+    "lectern_budget_bytes", "Bytes that requests may hold together.", ("budget",), multiprocess_mode="livesum"
+)
+BUDGET_HELD = Gauge(
+    "lectern_budget_held_bytes", "Bytes that requests hold now.", ("budget",), multiprocess_mode="livesum"
+)
 MODEL_INFO = Gauge(
     "lectern_model_info", "1 for each loaded graph.", (*GRAPH, "engine", "provider"), multiprocess_mode="livemax"
 )

@@ -1,0 +1,168 @@
+"""The memory that requests hold, as one budget: what does not fit waits for its turn in place of ending the process."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from collections import deque
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from services import metrics
+from services.errors import InvalidArgument, ResourceExhausted
+
+RETRY_AFTER_SECONDS = 0.5
+LEAST_BYTES = 32 * 2**20
+SHARE_OF_LIMIT, SHARE_OF_FREE = 2, 4  # the budget is one of so many parts of what is left
+
+
+@dataclass(slots=True, eq=False)
+class _Waiter:
+    amount: int
+    loop: asyncio.AbstractEventLoop
+    granted: asyncio.Future[None]
+    held: bool = False
+
+
+class Budget:
+    """Bytes that are given out in order of arrival, to callers on any event loop.
+
+    Args:
+        name: as in metrics.
+        total: how many there are.
+    """
+
+    def __init__(self, name: str, total: int) -> None:
+        self._name, self._total = name, total
+        self._held = 0
+        self._waiters: deque[_Waiter] = deque()
+        self._lock = threading.Lock()
+        self._held_bytes = metrics.BUDGET_HELD.labels(name)
+        metrics.BUDGET_TOTAL.labels(name).set(total)
+
+    @property
+    def total(self) -> int:
+        return self._total
+
+    @asynccontextmanager
+    async def hold(self, amount: int, deadline: float, what: str) -> AsyncIterator[None]:
+        """Have `amount` bytes for a `with` block.
+
+        Args:
+            deadline: how long to wait for them, in `time.monotonic()` seconds; `inf` = as long as it takes.
+            what: the field or message that needs them, for errors.
+
+        Raises:
+            InvalidArgument: there are not so many at all. ResourceExhausted: they are not free in time.
+        """
+        await self.take(amount, deadline, what)
+        try:
+            yield
+        finally:
+            self.give_back(amount)
+
+    async def take(self, amount: int, deadline: float, what: str) -> None:
+        """As `hold`, until `give_back`."""
+        if amount > self._total:
+            raise InvalidArgument.field(
+                what, f"needs {amount:,} bytes of memory; all requests together may hold {self._total:,}"
+            )
+        loop = asyncio.get_running_loop()
+        with self._lock:
+            if not self._waiters and self._held + amount <= self._total:
+                self._add(amount)
+                return
+            waiter = _Waiter(amount, loop, loop.create_future())
+            self._waiters.append(waiter)
+        timer = None
+        if deadline != float("inf"):
+            timer = loop.call_later(deadline - time.monotonic(), _expire, waiter)
+        try:
+            await waiter.granted
+        except BaseException:
+            with self._lock:
+                if waiter.held:
+                    self._add(-amount)
+                else:
+                    self._waiters.remove(waiter)
+            self._grant()
+            raise
+        finally:
+            if timer is not None:
+                timer.cancel()
+
+    def give_back(self, amount: int) -> None:
+        """Free what was taken."""
+        with self._lock:
+            self._add(-amount)
+        self._grant()
+
+    def _grant(self) -> None:
+        with self._lock:
+            while self._waiters and self._held + self._waiters[0].amount <= self._total:
+                waiter = self._waiters.popleft()
+                waiter.held = True
+                self._add(waiter.amount)
+                waiter.loop.call_soon_threadsafe(_wake, waiter.granted)
+
+    def _add(self, amount: int) -> None:
+        self._held += amount
+        self._held_bytes.set(self._held)
+
+
+def _wake(granted: asyncio.Future[None]) -> None:
+    if not granted.done():
+        granted.set_result(None)
+
+
+def _expire(waiter: _Waiter) -> None:
+    if not waiter.granted.done():
+        waiter.granted.set_exception(
+            ResourceExhausted(
+                f"other requests hold the memory that {waiter.amount:,} bytes more would need; try again later",
+                retry_after=RETRY_AFTER_SECONDS,
+            )
+        )
+
+
+def default_total(workers: int) -> int:
+    """Bytes for one of `workers` processes that have loaded their models: half of what their cgroup's limit leaves, or
+    without one a quarter of the machine's free memory."""
+    resident = _kibibytes("/proc/self/status", "VmRSS") * 1024 * workers
+    free, limit = _kibibytes("/proc/meminfo", "MemAvailable") * 1024, _cgroup_limit()
+    left = free // SHARE_OF_FREE if limit is None else min(limit - resident, free) // SHARE_OF_LIMIT
+    return max(LEAST_BYTES, left // workers)
+
+
+def _kibibytes(file: str, name: str) -> int:
+    """A line like `VmRSS:  1234 kB` of a file of proc(5)."""
+    lines = (line.split() for line in Path(file).read_text().splitlines())
+    return next(int(words[1]) for words in lines if words[0] == f"{name}:")
+
+
+def _cgroup_limit() -> int | None:
+    """Bytes that this process's cgroup, or one above it, may use (cgroups(7), version 2 or 1); None = no limit."""
+    lines = [line.split(":", 2) for line in Path("/proc/self/cgroup").read_text().splitlines()]
+    found: list[int] = []
+    for _, controllers, path in lines:
+        if controllers == "":
+            root, name = Path("/sys/fs/cgroup"), "memory.max"
+        elif "memory" in controllers.split(","):
+            root, name = Path("/sys/fs/cgroup/memory"), "memory.limit_in_bytes"
+        else:
+            continue
+        # In a container the path may be the host's, while the container's own group is mounted at the root.
+        group = root / path.lstrip("/")
+        for directory in (group, *group.parents):
+            if not directory.is_relative_to(root):
+                break
+            try:
+                value = (directory / name).read_text().strip()
+            except OSError:
+                continue
+            if value.isdigit() and int(value) < 2**60:
+                found.append(int(value))
+    return min(found, default=None)
