@@ -15,6 +15,7 @@ from services import metrics
 from services.errors import InvalidArgument, ResourceExhausted
 
 RETRY_AFTER_SECONDS = 0.5
+UNLIMITED = 2**62
 LEAST_BYTES = 32 * 2**20
 SHARE_OF_LIMIT, SHARE_OF_FREE = 2, 4  # the budget is one of so many parts of what is left
 
@@ -64,20 +65,32 @@ class Budget:
         finally:
             self.give_back(amount)
 
+    def resize(self, total: int) -> None:
+        """Give out so many from now on; before anything is held."""
+        self._total = total
+        metrics.BUDGET_TOTAL.labels(self._name).set(total)
+
+    def try_take(self, amount: int) -> bool:
+        """Take what is free without waiting; whether it was."""
+        with self._lock:
+            if self._waiters or self._held + amount > self._total:
+                return False
+            self._add(amount)
+            return True
+
     async def take(self, amount: int, deadline: float, what: str) -> None:
         """As `hold`, until `give_back`."""
         if amount > self._total:
             raise InvalidArgument.field(
                 what, f"needs {amount:,} bytes of memory; all requests together may hold {self._total:,}"
             )
+        if self.try_take(amount):
+            return
         loop = asyncio.get_running_loop()
+        waiter, timer = _Waiter(amount, loop, loop.create_future()), None
         with self._lock:
-            if not self._waiters and self._held + amount <= self._total:
-                self._add(amount)
-                return
-            waiter = _Waiter(amount, loop, loop.create_future())
             self._waiters.append(waiter)
-        timer = None
+        self._grant()  # what was given back meanwhile
         if deadline != float("inf"):
             timer = loop.call_later(deadline - time.monotonic(), _expire, waiter)
         try:
@@ -126,6 +139,18 @@ def _expire(waiter: _Waiter) -> None:
                 retry_after=RETRY_AFTER_SECONDS,
             )
         )
+
+
+# Of this process. Work takes of `messages` first and of `decoding` second, never the other way round, so that no two
+# requests wait for each other.
+messages = Budget("messages", UNLIMITED)
+decoding = Budget("decoding", UNLIMITED)
+
+
+def set_total(total: int) -> None:
+    """Share out the bytes that all requests of this process may hold."""
+    messages.resize(total // 2)
+    decoding.resize(total // 2)
 
 
 def default_total(workers: int) -> int:

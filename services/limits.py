@@ -11,12 +11,15 @@ class Limits(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    message_bytes: PositiveInt = Field(64 * 2**20, description="Largest request or response message.")
+    message_bytes: PositiveInt = Field(32 * 2**20, description="Largest request or response message.")
+    message_fields: PositiveInt = Field(
+        100_000, description="Fields in one message of more than 64 KiB; each costs memory, however few its bytes."
+    )
     images: PositiveInt = Field(256, description="Images in one request.")
     image_bytes: PositiveInt = Field(16 * 2**20, description="Bytes of one encoded image.")
     image_pixels: PositiveInt = Field(50_000_000, description="Width times height of one image, before resizing.")
     audio_clips: PositiveInt = Field(64, description="Audio clips in one request.")
-    audio_bytes: PositiveInt = Field(60 * 2**20, description="Bytes of one audio clip.")
+    audio_bytes: PositiveInt = Field(30 * 2**20, description="Bytes of one audio clip.")
     audio_seconds: PositiveInt = Field(300, description="Seconds of audio in one request, or message of a stream.")
     texts: PositiveInt = Field(256, description="Texts in one request.")
     text_bytes: PositiveInt = Field(128 * 1024, description="Bytes of one text, or of one context, as UTF-8.")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import queue
 import threading
 import time
@@ -58,7 +59,7 @@ class _Item:
 
 
 class Pool:
-    """A fixed number of daemon threads.
+    """Daemon threads, started as they are needed.
 
     Args:
         name: as in metrics.
@@ -67,14 +68,14 @@ class Pool:
     """
 
     def __init__(self, name: str, threads: int, seconds: float) -> None:
-        self._name, self._seconds = name, seconds
+        self.threads, self.seconds = threads, seconds
+        self._name = name
+        self._started = 0
         self._items: queue.SimpleQueue[_Item] = queue.SimpleQueue()
         self._lock = threading.Lock()
         self._abandoned = 0
         self._waiting = metrics.POOL_WAITING.labels(name)
         self._time = metrics.POOL_SECONDS.labels(name)
-        for _ in range(threads):
-            self._start()
 
     async def run(self, function: Callable[..., T], *arguments: Any) -> T:
         """What `function` returns or raises, called on one of the threads.
@@ -84,9 +85,14 @@ class Pool:
         """
         loop, context = asyncio.get_running_loop(), copy_context()
         item = _Item(lambda: context.run(function, *arguments), loop, loop.create_future())
-        item.timer = loop.call_later(self._seconds, self._check, item)
+        item.timer = loop.call_later(self.seconds, self._check, item)
         self._waiting.inc()
         self._items.put(item)
+        with self._lock:
+            if more := self._started < self.threads:
+                self._started += 1
+        if more:
+            self._start()
         return await item.future  # type: ignore[no-any-return]
 
     def _start(self) -> None:
@@ -109,7 +115,7 @@ class Pool:
 
     def _check(self, item: _Item) -> None:
         """Whether an item has run for too long, whoever waits for it; one that waits itself is looked at later."""
-        left = self._seconds - (time.monotonic() - item.started) if item.started else self._seconds
+        left = self.seconds - (time.monotonic() - item.started) if item.started else self.seconds
         if left > 0:
             if not (item.future.cancelled() and not item.started):
                 item.timer = item.loop.call_later(left, self._check, item)
@@ -124,5 +130,9 @@ class Pool:
             self._start()
         if not item.future.done():
             item.future.set_exception(
-                ResourceExhausted(f"an input takes more than {self._seconds:g} s to process; send a simpler one")
+                ResourceExhausted(f"an input takes more than {self.seconds:g} s to process; send a simpler one")
             )
+
+
+codecs = Pool("codec", os.cpu_count() or 1, 30.0)
+"""The process's threads for decoding, encoding and parsing; settings change their number and time."""

@@ -32,6 +32,7 @@ class DefendServicer:
         allow_attacks: whether attacked images are given away.
     """
 
+    numeric = True
     models_of = CAPABILITIES
     settings = ("allow_attacks",)
 

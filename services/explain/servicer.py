@@ -40,6 +40,7 @@ STEPS = 64
 class ExplainServicer:
     """Answers ExplainService for models whose cards have an `explanation`."""
 
+    numeric = True
     models_of = (*CAPABILITIES, GENERATE)
 
     def __init__(self, repository: Repository, limits: Limits) -> None:

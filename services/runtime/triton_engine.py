@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import time
 from collections.abc import Mapping
+from weakref import WeakKeyDictionary
 
 import grpc
 import numpy as np
@@ -39,7 +41,8 @@ class TritonEngine:
             ("grpc.max_receive_message_length", message_bytes),
             ("grpc.max_send_message_length", message_bytes),
         ]
-        self._channel: grpc.aio.Channel | None = None
+        # A channel belongs to the event loop that made it.
+        self._channels: WeakKeyDictionary[asyncio.AbstractEventLoop, grpc.aio.Channel] = WeakKeyDictionary()
         self._blocking_channel: grpc.Channel | None = None
 
     def load(self, config: GraphConfig, version: int, content: bytes) -> Graph:
@@ -56,10 +59,12 @@ class TritonEngine:
         return TritonGraph(config, version, self)
 
     def stub(self) -> GRPCInferenceServiceStub:
-        """The connection that all graphs share, made in the event loop that uses it."""
-        if self._channel is None:
-            self._channel = grpc.aio.insecure_channel(self.url, options=self._options)
-        return GRPCInferenceServiceStub(self._channel)
+        """The connection that all graphs share on this event loop."""
+        loop = asyncio.get_running_loop()
+        channel = self._channels.get(loop)
+        if channel is None:
+            channel = self._channels[loop] = grpc.aio.insecure_channel(self.url, options=self._options)
+        return GRPCInferenceServiceStub(channel)
 
     def blocking_stub(self) -> GRPCInferenceServiceStub:
         """The connection for calls from threads."""

@@ -13,7 +13,9 @@ from functools import partial
 from tritonclient.grpc import service_pb2
 
 from lectern.v1 import model_pb2
+from services import budget, pools
 from services.inference.servicer import InferenceServicer
+from services.numeric import NumericLoop
 from services.runtime import memory
 from services.runtime.files import RepositoryFiles
 from services.runtime.graph import Engine, EngineError
@@ -49,6 +51,7 @@ class App:
 
     def __init__(self, settings: Settings) -> None:
         memory.settle()
+        pools.codecs.threads, pools.codecs.seconds = settings.codec_threads, settings.codec_seconds
         self._settings = settings
         self._send_spans = telemetry.start(settings)
         self._access = Access.of(settings)
@@ -93,6 +96,8 @@ class App:
             raise StartError(str(error)) from error
         self._health.set("", True)
         await self._update_health(services, on_ready)
+        settings = self._settings
+        budget.set_total(settings.memory_bytes or budget.default_total(settings.workers))
         # Listening starts here: workers share the port, and one that still loads must not be given calls.
         port = await self._listen()
         self.serving = True
@@ -166,14 +171,19 @@ class App:
             MODEL_SERVICE.full_name: _always,
             INFERENCE_SERVICE.full_name: repository.any_healthy,
         }
+        numeric: dict[str, NumericLoop] = {}
         for capability in settings.capabilities:
             service = registry.service_of(capability)
             served.append((service, registry.servicer(capability, repository, settings), capability))
+            if registry.is_numeric(capability):
+                numeric[service.full_name] = NumericLoop()
             ready[service.full_name] = partial(repository.any_healthy, *registry.models_of(capability))
         methods = [method for of_service in served for method in registry.methods(*of_service)]
         if settings.reflection:
             methods += reflection.methods((*ready, health.SERVICE.full_name))
-        self._transport.add_endpoints(Endpoint(method, self._gate) for method in methods)
+        self._transport.add_endpoints(
+            Endpoint(method, self._gate, numeric.get(method.service), settings.limits) for method in methods
+        )
         self._transport.add_endpoints(Endpoint(method, Gate()) for method in self._health.methods())
         return ready
 

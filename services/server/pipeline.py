@@ -5,18 +5,26 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from collections import deque
 from collections.abc import AsyncIterator
 from typing import Any
 
 from google.protobuf.message import DecodeError
 from google.rpc import code_pb2, status_pb2
 
-from services import metrics, tracing
+from services import budget, metrics, pools, tracing
 from services.errors import Cancelled, DeadlineExceeded, Internal, InvalidArgument, ServiceError, Unavailable
+from services.limits import Limits
+from services.numeric import NumericLoop
 from services.rpc import Call
 from services.server.access import Access
 from services.server.quota import Lease
 from services.server.registry import Method
+from services.wire import TooManyFieldsError, check_fields
+
+# Larger messages are counted and parsed apart from the event loop.
+INLINE_BYTES = 64 * 1024
+MESSAGE_COPIES = 3
 
 log = logging.getLogger("lectern.rpc")
 
@@ -44,11 +52,18 @@ class Gate:
 
 
 class Endpoint:
-    """One RPC as a transport calls it: request bytes in, response bytes out, `StatusError` on failure."""
+    """One RPC as a transport calls it: request bytes in, response bytes out, `StatusError` on failure.
 
-    def __init__(self, method: Method, gate: Gate) -> None:
+    Args:
+        loop: where its function runs; None = on the transport's event loop.
+        limits: None = the messages are small by their nature.
+    """
+
+    def __init__(
+        self, method: Method, gate: Gate, loop: NumericLoop | None = None, limits: Limits | None = None
+    ) -> None:
         self.method = method
-        self._gate = gate
+        self._gate, self._loop, self._limits = gate, loop, limits
         self.path = f"{method.service}/{method.name}"
         self.labels = (method.kind, method.service, method.name)
         self.started = metrics.RPC_STARTED.labels(*self.labels)
@@ -58,28 +73,69 @@ class Endpoint:
     async def unary(self, request: bytes, call: Call) -> bytes:
         """Answer one request with one response."""
         with self._observed(call):
-            response = await self.method.function(self._parse(request), call)
-            return response.SerializeToString()  # type: ignore[no-any-return]
+            held = await self._hold(request, call)
+            try:
+                answer = self.method.function(await self._parse(request), call)
+                response = await (self._loop.run(answer) if self._loop else answer)
+                return response.SerializeToString()  # type: ignore[no-any-return]
+            finally:
+                budget.messages.give_back(held)
 
     async def server_stream(self, request: bytes, call: Call) -> AsyncIterator[bytes]:
         """Answer one request with many responses."""
         with self._observed(call) as observed:
-            async for response in observed.trace.messages(self.method.function(self._parse(request), call)):
-                yield response.SerializeToString()
+            held = await self._hold(request, call)
+            try:
+                responses = self.method.function(await self._parse(request), call)
+                if self._loop:
+                    responses = self._loop.iterate(responses)
+                async for response in observed.trace.messages(responses):
+                    yield response.SerializeToString()
+            finally:
+                budget.messages.give_back(held)
 
     async def bidi_stream(self, requests: AsyncIterator[bytes], call: Call) -> AsyncIterator[bytes]:
         """Answer many requests with many responses."""
         with self._observed(call) as observed:
-            async for response in self.method.function(self._messages(requests, observed.lease), call):
-                yield response.SerializeToString()
+            held: deque[int] = deque()
+            try:
+                async for response in self.method.function(self._messages(requests, call, observed.lease, held), call):
+                    yield response.SerializeToString()
+            finally:
+                budget.messages.give_back(sum(held))
 
-    async def _messages(self, requests: AsyncIterator[bytes], lease: Lease | None) -> AsyncIterator[Any]:
+    async def _messages(
+        self, requests: AsyncIterator[bytes], call: Call, lease: Lease | None, held: deque[int]
+    ) -> AsyncIterator[Any]:
+        window = self._limits.stream_window if self._limits else 1
         async for request in requests:
             if lease is not None:
                 lease.take()
-            yield self._parse(request)
+            if len(held) > window:  # no stream works on more at once
+                budget.messages.give_back(held.popleft())
+            held.append(await self._hold(request, call))
+            yield await self._parse(request)
 
-    def _parse(self, request: bytes) -> Any:
+    async def _hold(self, request: bytes, call: Call) -> int:
+        """Wait for the memory that a message takes, which is returned: as bytes, parsed, and as arrays."""
+        amount = MESSAGE_COPIES * len(request)
+        if not budget.messages.try_take(amount):
+            await budget.messages.take(amount, call.deadline, "request")
+        return amount
+
+    async def _parse(self, request: bytes) -> Any:
+        if len(request) > INLINE_BYTES and self._limits is not None:
+            return await pools.codecs.run(self._parse_large, request, self._limits.message_fields)
+        return self._parse_now(request)
+
+    def _parse_large(self, request: bytes, most: int) -> Any:
+        try:
+            check_fields(request, self.method.request_class.DESCRIPTOR, most)  # type: ignore[arg-type]  # either kind
+        except TooManyFieldsError as error:
+            raise InvalidArgument(f"the request {error}; send less in one message") from None
+        return self._parse_now(request)
+
+    def _parse_now(self, request: bytes) -> Any:
         try:
             return self.method.request_class.FromString(request)
         except DecodeError as error:

@@ -82,6 +82,11 @@ def models_of(capability: str) -> tuple[str, ...]:
     return getattr(servicer_class(capability), "models_of", (capability,))
 
 
+def is_numeric(capability: str) -> bool:
+    """Whether its servicer computes between runs of graphs, and so needs an event loop of its own."""
+    return getattr(servicer_class(capability), "numeric", False)
+
+
 def methods(service: ServiceDescriptor, servicer: object, scope: str) -> Iterator[Method]:
     """Each RPC of the service; those that the servicer lacks answer UNIMPLEMENTED."""
     for descriptor in service.methods:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import BeforeValidator, Field, NonNegativeFloat, PositiveFloat, PositiveInt
+from pydantic import BeforeValidator, Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from services.limits import ClientLimits, Limits
@@ -50,6 +51,16 @@ class Settings(BaseSettings):
     )
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="cuda: refuse to start without a working GPU.")
     workers: PositiveInt = Field(1, description="Processes that share the port (SO_REUSEPORT).")
+    memory_bytes: NonNegativeInt = Field(
+        0,
+        description="Bytes that all requests of one process may hold, encoded and decoded; what does not fit waits. "
+        "0 = half of what the cgroup's limit leaves once models are loaded, else a quarter of the free memory, divided "
+        "by workers.",
+    )
+    codec_threads: PositiveInt = Field(
+        os.cpu_count() or 1, description="Threads that decode, encode and parse; 0.2 ms of such work stays inline."
+    )
+    codec_seconds: PositiveFloat = Field(30.0, description="Longest time that decoding one input may take.")
     intra_op_threads: PositiveInt = Field(1, description="Threads that one run of a graph uses on the CPU.")
     tls_certificate: Path | None = Field(None, description="PEM file of the server's certificate; with it, TLS only.")
     tls_key: Path | None = Field(None, description="PEM file of its key, not encrypted.")
