@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 DEFAULT_TARGET = "127.0.0.1:8001"
 DEFAULT_TIMEOUT = 30.0  # seconds
-MAX_MESSAGE_BYTES = 64 * 1024 * 1024  # either way; the server's own limit is the same
+MAX_MESSAGE_BYTES = 32 * 1024 * 1024  # either way; the server's own limit is the same
 # Of the files in one request; the rest of a message is for what surrounds them.
 MAX_CONTENT_BYTES = MAX_MESSAGE_BYTES - 1024 * 1024
 KEEPALIVE_TIME_MS = 60_000
