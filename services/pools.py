@@ -11,11 +11,13 @@ from collections.abc import Callable
 from contextlib import suppress
 from contextvars import copy_context
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from functools import partial
+from typing import Any, ParamSpec, TypeVar
 
 from services import metrics
 from services.errors import ResourceExhausted
 
+P = ParamSpec("P")
 T = TypeVar("T")
 
 MOST_ABANDONED = 8  # threads at once that work on what nobody waits for any more
@@ -77,14 +79,15 @@ class Pool:
         self._waiting = metrics.POOL_WAITING.labels(name)
         self._time = metrics.POOL_SECONDS.labels(name)
 
-    async def run(self, function: Callable[..., T], *arguments: Any) -> T:
+    async def run(self, function: Callable[P, T], *arguments: P.args, **keywords: P.kwargs) -> T:
         """What `function` returns or raises, called on one of the threads.
 
         Raises:
             ResourceExhausted: it takes longer than an item may.
         """
         loop, context = asyncio.get_running_loop(), copy_context()
-        item = _Item(lambda: context.run(function, *arguments), loop, loop.create_future())
+        call = partial(context.run, function, *arguments, **keywords)
+        item = _Item(call, loop, loop.create_future())
         item.timer = loop.call_later(self.seconds, self._check, item)
         self._waiting.inc()
         self._items.put(item)

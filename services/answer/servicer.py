@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import math
 from collections.abc import Sequence
 
@@ -11,6 +10,7 @@ from tokenizers import Encoding
 from lectern.card import Card, TextPreprocessing
 from lectern.v1 import answer_pb2 as pb
 from lectern.windows import Windows, best_spans, question_windows, stacked
+from services import pools
 from services.codecs.text import check_text, check_texts, encode, load_tokenizer, whole_characters
 from services.errors import InvalidArgument
 from services.limits import Limits
@@ -49,7 +49,7 @@ class AnswerServicer:
         }
         outputs = await model.graphs["forward"].infer(inputs, call.deadline, call.priority)
         # Many windows have many spans, so comparing them leaves the event loop.
-        rank = asyncio.to_thread(results, request.context, context, windows, outputs, count, threshold)
+        rank = pools.codecs.run(results, request.context, context, windows, outputs, count, threshold)
         return pb.AnswerResponse(model=card.name, version=card.version, results=await rank)
 
     def _count(self, request: pb.AnswerRequest) -> int:

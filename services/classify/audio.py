@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from lectern.card import AudioPreprocessing
 from lectern.v1 import classify_pb2 as pb
-from services import tracing
+from services import pools, tracing
 from services.classify.models import find
 from services.classify.probabilities import best_first
 from services.classify.segments import Segments
@@ -55,7 +55,7 @@ class AudioRpcs:
         answers = await _infer_clips(model, audio, clips, call)
         results = [
             # Thousands of segments take long enough to delay other callers.
-            await asyncio.to_thread(_answer, request, model, audio, clip, outputs)
+            await pools.codecs.run(_answer, request, model, audio, clip, outputs)
             for clip, outputs in zip(clips, answers, strict=True)
         ]
         return pb.ClassifyAudioResponse(model=model.card.name, version=model.card.version, results=results)

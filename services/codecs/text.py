@@ -8,13 +8,13 @@ order of its code points, which for right-to-left scripts is the order of readin
 
 from __future__ import annotations
 
-import asyncio
 import os
 import time
 import unicodedata
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
 
+from services import pools
 from services.codecs.timing import decoded
 from services.errors import Internal, InvalidArgument
 from services.limits import Limits
@@ -101,7 +101,7 @@ async def encode(tokenizer: Tokenizer, texts: Mapping[str, str], *, special: boo
     if sum(map(len, listed)) <= INLINE_CHARACTERS:
         encodings = tokenizer.encode_batch(listed, add_special_tokens=special)
     else:
-        encodings = await asyncio.to_thread(tokenizer.encode_batch, listed, add_special_tokens=special)
+        encodings = await pools.codecs.run(tokenizer.encode_batch, listed, add_special_tokens=special)
     for field, encoding in zip(texts, encodings, strict=True):
         if all(encoding.special_tokens_mask):
             raise InvalidArgument.field(field, "has nothing that the model can read")

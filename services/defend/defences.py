@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
@@ -12,6 +11,7 @@ import numpy as np
 from lectern import squeezing
 from lectern.card import ImagePreprocessing
 from lectern.v1 import defend_pb2 as pb
+from services import pools
 from services.defend.classifier import Classifier, Floats, Images
 from services.defend.resampling import Resampling, blur, shrunk
 from services.errors import InvalidArgument
@@ -53,7 +53,7 @@ class Squeezing:
 
     async def clean(self, images: Images, randoms: Randoms) -> tuple[Images, Backward]:
         function = self.function
-        return await asyncio.to_thread(function, images), _as_they_are
+        return await pools.codecs.run(function, images), _as_they_are
 
 
 @dataclass(frozen=True)

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import asyncio
-
 import numpy as np
 
 from lectern import squeezing
 from lectern.card import Card
 from lectern.v1 import defend_pb2 as pb
+from services import pools
 from services.codecs.tensors import softmax
 from services.defend.classifier import Classifier, Floats, Images
 from services.parameters import number
@@ -31,7 +30,7 @@ def read_threshold(request: pb.DefendRequest, card: Card) -> float | None:
 
 async def detect(images: Images, logits: Floats, classifier: Classifier, threshold: float | None) -> list[pb.Detection]:
     """The verdict on each image, of which the model says `logits`."""
-    copies = await asyncio.to_thread(squeezing.squeezed, images)
+    copies = await pools.codecs.run(squeezing.squeezed, images)
     answers = [softmax(await classifier.logits(copy)) for copy in copies]
     found = squeezing.scores(softmax(logits), answers)
     if threshold is None:

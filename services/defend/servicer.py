@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncIterator
 
 import numpy as np
 
 from lectern.v1 import defend_pb2 as pb
+from services import pools
 from services.codecs.images import decode_images, encode_png
 from services.codecs.tensors import to_raw
 from services.defend import pictures, robustness
@@ -71,7 +71,7 @@ class DefendServicer:
                 l2=float(np.linalg.norm(change)),
             )
         if request.include_picture:
-            response.picture = await asyncio.to_thread(pictures.attacks, images, attacked, response.results)
+            response.picture = await pools.codecs.run(pictures.attacks, images, attacked, response.results)
         return response
 
     async def Defend(self, request: pb.DefendRequest, call: Call) -> pb.DefendResponse:
@@ -107,7 +107,7 @@ class DefendServicer:
             )
             response = measured[-1].message(len(measured), len(cells))
             if len(measured) == len(cells):
-                response.picture = await asyncio.to_thread(pictures.table, measured, images=self._allow_attacks)
+                response.picture = await pools.codecs.run(pictures.table, measured, images=self._allow_attacks)
             yield response
 
     def _find(self, name: str, version: int, call: Call) -> Classifier:

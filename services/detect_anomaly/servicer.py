@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncIterator, Mapping
 from typing import Any
 
@@ -10,6 +9,7 @@ import numpy as np
 
 from lectern.card import ImagePreprocessing
 from lectern.v1 import detect_anomaly_pb2 as pb
+from services import pools
 from services.codecs.heat_maps import heat_map
 from services.codecs.images import decode_images, encode_png
 from services.detect_anomaly.thresholds import Thresholds
@@ -55,9 +55,9 @@ class DetectAnomalyServicer:
         results = detections(outputs, threshold)
         # Many pictures take long enough to delay other callers, so drawing them leaves the event loop.
         if request.include_reconstruction:
-            await asyncio.to_thread(_draw_reconstructions, results, outputs["reconstruction"])
+            await pools.codecs.run(_draw_reconstructions, results, outputs["reconstruction"])
         if request.include_heat_map:
-            await asyncio.to_thread(_draw_heat_maps, results, outputs["error_map"])
+            await pools.codecs.run(_draw_heat_maps, results, outputs["error_map"])
         return {"model": card.name, "version": card.version, "results": results}
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -10,6 +9,7 @@ import numpy as np
 
 from lectern.card import AudioPreprocessing, ImagePreprocessing, NoisePreprocessing, TextPreprocessing
 from lectern.v1 import explain_pb2 as pb
+from services import pools
 from services.codecs.images import encode_png
 from services.errors import InvalidArgument
 from services.explain import methods, pictures
@@ -51,7 +51,7 @@ class ExplainServicer:
         name = methods.name_of(request.method)
         subject = await self._subject(request, call)
         found = await methods.explain(subject, request.method, request.seed, self._limits)
-        picture = await asyncio.to_thread(pictures.explanation, subject, found, name)
+        picture = await pools.codecs.run(pictures.explanation, subject, found, name)
         return pb.ExplainResponse(
             model=subject.model.card.name,
             version=subject.model.card.version,
@@ -93,7 +93,7 @@ class ExplainServicer:
             version=subject.model.card.version,
             prediction=prediction(subject),
             explanations=compared,
-            picture=await asyncio.to_thread(pictures.comparison, subject, rows),
+            picture=await pools.codecs.run(pictures.comparison, subject, rows),
             words=words(subject),
         )
 
@@ -110,7 +110,7 @@ class ExplainServicer:
                 if not explanation.probes:
                     raise InvalidArgument.field("probes", f"{model.card.name} was exported without probes")
                 response.probes.extend(pb.Probe(**probe.model_dump()) for probe in explanation.probes)
-                response.picture = await asyncio.to_thread(pictures.probes, response.probes)
+                response.picture = await pools.codecs.run(pictures.probes, response.probes)
                 return response
             case _:
                 raise InvalidArgument.field(
@@ -120,7 +120,7 @@ class ExplainServicer:
             entry = response.preferred.add(label=label, image=encode_png(one.image), start=one.start, end=one.end)
             if one.probability is not None:
                 entry.probability = one.probability
-        response.picture = await asyncio.to_thread(pictures.preferred, response.preferred)
+        response.picture = await pools.codecs.run(pictures.preferred, response.preferred)
         return response
 
     async def _maximise(
