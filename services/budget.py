@@ -8,6 +8,7 @@ import time
 from collections import deque
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from services.errors import InvalidArgument, ResourceExhausted
 
 RETRY_AFTER_SECONDS = 0.5
 UNLIMITED = 2**62
+EARLIER = 0.9
 LEAST_BYTES = 32 * 2**20
 SHARE_OF_LIMIT, SHARE_OF_FREE = 2, 4  # the budget is one of so many parts of what is left
 
@@ -49,17 +51,16 @@ class Budget:
         return self._total
 
     @asynccontextmanager
-    async def hold(self, amount: int, deadline: float, what: str) -> AsyncIterator[None]:
-        """Have `amount` bytes for a `with` block.
+    async def hold(self, amount: int, what: str) -> AsyncIterator[None]:
+        """Have `amount` bytes for a `with` block; waits for them until the caller's `deadline`.
 
         Args:
-            deadline: how long to wait for them, in `time.monotonic()` seconds; `inf` = as long as it takes.
             what: the field or message that needs them, for errors.
 
         Raises:
             InvalidArgument: there are not so many at all. ResourceExhausted: they are not free in time.
         """
-        await self.take(amount, deadline, what)
+        await self.take(amount, what)
         try:
             yield
         finally:
@@ -78,7 +79,7 @@ class Budget:
             self._add(amount)
             return True
 
-    async def take(self, amount: int, deadline: float, what: str) -> None:
+    async def take(self, amount: int, what: str) -> None:
         """As `hold`, until `give_back`."""
         if amount > self._total:
             raise InvalidArgument.field(
@@ -91,8 +92,9 @@ class Budget:
         with self._lock:
             self._waiters.append(waiter)
         self._grant()  # what was given back meanwhile
-        if deadline != float("inf"):
-            timer = loop.call_later(deadline - time.monotonic(), _expire, waiter)
+        if (until := deadline.get()) != float("inf"):
+            # A little earlier, so that the caller hears why rather than that its time is over.
+            timer = loop.call_later(EARLIER * (until - time.monotonic()), _expire, waiter)
         try:
             await waiter.granted
         except BaseException:
@@ -141,6 +143,9 @@ def _expire(waiter: _Waiter) -> None:
         )
 
 
+deadline: ContextVar[float] = ContextVar("deadline", default=float("inf"))
+"""When the caller that this task works for gives up, in `time.monotonic()` seconds."""
+
 # Of this process. Work takes of `messages` first and of `decoding` second, never the other way round, so that no two
 # requests wait for each other.
 messages = Budget("messages", UNLIMITED)
@@ -149,8 +154,8 @@ decoding = Budget("decoding", UNLIMITED)
 
 def set_total(total: int) -> None:
     """Share out the bytes that all requests of this process may hold."""
-    messages.resize(total // 2)
-    decoding.resize(total // 2)
+    messages.resize(total // 3)
+    decoding.resize(total - total // 3)
 
 
 def default_total(workers: int) -> int:

@@ -139,3 +139,8 @@ class Pool:
 
 codecs = Pool("codec", os.cpu_count() or 1, 30.0)
 """The process's threads for decoding, encoding and parsing; settings change their number and time."""
+
+
+async def inline_or_codecs(inline: bool, function: Callable[P, T], *arguments: P.args, **keywords: P.kwargs) -> T:
+    """What `function` gives, called at once if that is quick, else on the codec pool."""
+    return function(*arguments, **keywords) if inline else await codecs.run(function, *arguments, **keywords)

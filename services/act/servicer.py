@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -12,8 +11,9 @@ from numpy.typing import NDArray
 
 from lectern.card import ObservationPreprocessing
 from lectern.v1 import act_pb2 as pb
+from services import pools
 from services.act.environment import FRAME_WIDTH, MIN_FRAME_WIDTH, Environment
-from services.codecs.tensors import rows_to_matrix
+from services.codecs.tensors import INLINE_ROWS, matrix_of
 from services.errors import InvalidArgument, ResourceExhausted
 from services.limits import Limits
 from services.rpc import Call
@@ -34,7 +34,7 @@ class ActServicer:
 
     async def Act(self, request: pb.ActRequest, call: Call) -> pb.ActResponse:
         model, preprocessing = self._find(request, call)
-        observations = rows_to_matrix(request.observations, preprocessing.features, self._limits, "observations")
+        observations = await matrix_of(request.observations, preprocessing.features, self._limits, "observations")
         random = np.random.default_rng(request.seed) if request.sample else None
         results = await _act(model, observations, random, call)
         return pb.ActResponse(model=model.card.name, version=model.card.version, results=results)
@@ -46,7 +46,7 @@ class ActServicer:
         every = request.frame_every
         random = np.random.default_rng(request.seed) if request.sample else None
         with self._place():
-            environment = await asyncio.to_thread(
+            environment = await pools.codecs.run(
                 Environment, preprocessing.environment, request.seed, frame_width if every else None
             )
             total = 0.0
@@ -54,7 +54,7 @@ class ActServicer:
                 observation = environment.observation
                 (action,) = await _act(model, observation[None], random, call)
                 draw = every > 0 and ((number - 1) % every == 0 or number == max_steps)
-                step = await asyncio.to_thread(environment.step, action.index, draw)
+                step = await pools.codecs.run(environment.step, action.index, draw)
                 total += step.reward
                 yield pb.RunEpisodeResponse(
                     model=model.card.name,
@@ -105,7 +105,7 @@ async def _act(
     outputs = await model.graphs["forward"].infer(
         {"observation": observations, "noise": noise}, call.deadline, call.priority
     )
-    return _actions(outputs, model.card.labels)
+    return await pools.inline_or_codecs(len(observations) <= INLINE_ROWS, _actions, outputs, model.card.labels)
 
 
 def _actions(outputs: Mapping[str, NDArray[Any]], labels: Sequence[str]) -> list[pb.Action]:

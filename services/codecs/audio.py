@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import io
 import time
 from collections.abc import Iterator, Mapping
@@ -15,6 +14,7 @@ import soxr
 from numpy.typing import NDArray
 
 from lectern.kinds import kind_of
+from services import pools
 from services.codecs.recording_files import FORMATS, CutError, is_recording, readable
 from services.codecs.timing import decoded
 from services.errors import InvalidArgument
@@ -23,7 +23,7 @@ from services.limits import Limits
 LOWEST_RATE, HIGHEST_RATE = 8_000, 48_000
 MOST_CHANNELS = 2
 # Decoding more than this takes long enough to delay other callers, so it leaves the event loop.
-INLINE_BYTES = 64 * 1024
+INLINE_BYTES = 16 * 1024
 FULL_SCALE = 32768
 UNKNOWN_FRAMES = 2**62
 # Of these a file says how many samples it has; of an MP3 libsndfile estimates it.
@@ -76,7 +76,7 @@ async def decode_clips(clips: Mapping[str, Clip], rate: int, limits: Limits) -> 
         if len(clip.content) <= INLINE_BYTES:
             samples = decode(clip, rate, seconds_left, limits, field)
         else:
-            samples = await asyncio.to_thread(decode, clip, rate, seconds_left, limits, field)
+            samples = await pools.codecs.run(decode, clip, rate, seconds_left, limits, field)
         seconds_left -= len(samples) / rate
         arrays.append(samples)
     decoded("audio", started)

@@ -16,15 +16,22 @@ from PIL import Image, ImageChops, UnidentifiedImageError
 
 from lectern.card import ImagePreprocessing
 from lectern.kinds import kind_of
+from services import budget, pools
 from services.codecs.picture_files import TooManyPartsError, endings, pixels_only
 from services.codecs.timing import decoded
 from services.errors import InvalidArgument
 from services.limits import Limits
 
 FORMATS = ("PNG", "JPEG", "WEBP")
-# Decoding more pixels than this takes long enough to delay other callers, so it leaves the event loop.
-INLINE_PIXELS = 128 * 128
-INLINE_BYTES = 256 * 1024  # likewise, to leave out the metadata
+# What is decoded on the event loop takes less than 2 ms together.
+INLINE_PIXELS = 64 * 64
+INLINE_BYTES = 32 * 1024
+INLINE_IMAGES = 4
+IMAGES_TOGETHER = 16  # in one item of the codec pool
+# Pictures are averaged to this many times the size that is needed, before they are resampled to it.
+OVERSAMPLING = 4
+STRIP_ROWS = 16
+REDUCIBLE = ("L", "LA", "RGB", "RGBA")
 
 # A JPEG without its end marker is decoded four times, to see that nothing else is missing.
 MOST_UNENDED_PIXELS = 16_000_000
@@ -79,16 +86,41 @@ async def decode_named(
         InvalidArgument: one is empty, too large, or not an image; names its field.
     """
     started = time.monotonic()
-    arrays = []
-    for name, data in encoded.items():
-        inline = len(data) <= INLINE_BYTES
-        picture = open_image(data, limits, name) if inline else await asyncio.to_thread(open_image, data, limits, name)
-        if picture.image.width * picture.image.height <= INLINE_PIXELS:
-            arrays.append(to_array(picture, preprocessing, name))
-        else:
-            arrays.append(await asyncio.to_thread(to_array, picture, preprocessing, name))
+    if len(encoded) <= INLINE_IMAGES and sum(map(len, encoded.values())) <= INLINE_BYTES:
+        pictures = {name: open_image(data, limits, name) for name, data in encoded.items()}
+        if sum(picture.image.width * picture.image.height for picture in pictures.values()) <= INLINE_PIXELS:
+            arrays = [to_array(picture, preprocessing, name) for name, picture in pictures.items()]
+            decoded("image", started)
+            return np.stack(arrays)
+    names = list(encoded)
+    groups = [names[i : i + IMAGES_TOGETHER] for i in range(0, len(names), IMAGES_TOGETHER)]
+    tasks = [
+        asyncio.ensure_future(_decode_group({n: encoded[n] for n in group}, preprocessing, limits)) for group in groups
+    ]
+    try:
+        parts = await asyncio.gather(*tasks)
+    finally:
+        for task in tasks:  # the first failure, or a caller that left, ends the others
+            task.cancel()
     decoded("image", started)
-    return np.stack(arrays)
+    return np.stack([array for part in parts for array in part])
+
+
+async def _decode_group(
+    encoded: Mapping[str, bytes], preprocessing: ImagePreprocessing, limits: Limits
+) -> list[NDArray[np.uint8]]:
+    """The arrays of a few files, decoded on the codec pool: headers first, then the pixels when there is memory."""
+
+    def headers() -> list[Picture]:
+        return [open_image(data, limits, name) for name, data in encoded.items()]
+
+    def pixels() -> list[NDArray[np.uint8]]:
+        return [to_array(picture, preprocessing, name) for name, picture in zip(encoded, pictures, strict=True)]
+
+    pictures = await pools.codecs.run(headers)
+    needed = max(map(_decoding_bytes, pictures))  # one after the other
+    async with budget.decoding.hold(needed, next(iter(encoded))):
+        return await pools.codecs.run(pixels)
 
 
 def open_image(data: bytes, limits: Limits, field: str) -> Picture:
@@ -129,7 +161,7 @@ def to_array(picture: Picture, preprocessing: ImagePreprocessing, field: str) ->
     size = (preprocessing.width, preprocessing.height)
     mode = "RGB" if preprocessing.channels == 3 else "L"
     try:
-        image = _decoded(picture, mode, size)
+        image = _reduced(_decoded(picture, mode, size), size)
         if picture.orientation in TURNS:
             image = image.transpose(TURNS[picture.orientation])
         image = _to_mode(image, mode)
@@ -186,6 +218,34 @@ def _decoded(picture: Picture, mode: str, size: tuple[int, int]) -> Image.Image:
         image = _opened(candidates[0])
         image.draft(mode, size)
     return image
+
+
+def _decoding_bytes(picture: Picture) -> int:
+    """Memory that decoding a file takes at its peak."""
+    image = picture.image
+    bands = len(image.getbands())
+    a_pixel = bands
+    if image.mode not in REDUCIBLE:
+        a_pixel += 16  # wide integers, and colours in place of a palette's numbers
+    if image.format == "WEBP":
+        a_pixel += 2 * bands  # libwebp's own picture, and its bytes
+    if image.info.get("progressive"):
+        a_pixel += 2 * bands  # coefficients of all scans
+    return image.width * image.height * a_pixel
+
+
+def _reduced(image: Image.Image, size: tuple[int, int]) -> Image.Image:
+    """A picture that is many times larger than needed, averaged to a few times that size, strip by strip: what follows
+    makes copies of it."""
+    factor = min(image.width // size[0], image.height // size[1]) // OVERSAMPLING
+    if factor < 2 or image.mode not in REDUCIBLE:
+        return image
+    reduced = Image.new(image.mode, (-(-image.width // factor), -(-image.height // factor)))
+    rows = factor * STRIP_ROWS
+    for top in range(0, image.height, rows):
+        strip = image.crop((0, top, image.width, min(top + rows, image.height)))
+        reduced.paste(strip.reduce(factor), (0, top // factor))
+    return reduced
 
 
 def _alike(files: Sequence[bytes]) -> bool:

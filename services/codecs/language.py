@@ -67,7 +67,7 @@ async def not_english_each(texts: Sequence[str]) -> list[str | None]:
     """`not_english` of each text."""
     if sum(min(len(text), LOOKED_AT) for text in texts) <= INLINE_CHARACTERS:
         return [not_english(text) for text in texts]
-    return await asyncio.to_thread(lambda: [not_english(text) for text in texts])
+    return await pools.codecs.run(lambda: [not_english(text) for text in texts])
 
 
 def not_english(text: str) -> str | None:

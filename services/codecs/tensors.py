@@ -9,6 +9,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from services import pools
 from services.errors import InvalidArgument
 from services.limits import Limits
 from services.runtime.config import TensorSpec
@@ -29,6 +30,9 @@ CONTENTS = {
     "FP32": "fp32_contents",
     "FP64": "fp64_contents",
 }
+
+
+INLINE_ROWS = 64  # of features or results, which take less than 1 ms
 
 
 class Row(Protocol):
@@ -101,6 +105,13 @@ def softmax(logits: NDArray[np.float32]) -> NDArray[np.float32]:
     exponentials = np.exp(logits - logits.max(axis=1, keepdims=True))
     probabilities: NDArray[np.float32] = exponentials / exponentials.sum(axis=1, keepdims=True)
     return probabilities
+
+
+async def matrix_of(
+    rows: Sequence[Row], features: Sequence[str], limits: Limits, field: str = "rows"
+) -> NDArray[np.float32]:
+    """As `rows_to_matrix`, apart from the event loop if there are many."""
+    return await pools.inline_or_codecs(len(rows) <= INLINE_ROWS, rows_to_matrix, rows, features, limits, field)
 
 
 def rows_to_matrix(

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import numpy as np
+from numpy.typing import NDArray
+
 from lectern.card import TabularPreprocessing
 from lectern.v1 import predict_pb2 as pb
-from services.codecs.tensors import rows_to_matrix
+from services import pools
+from services.codecs.tensors import INLINE_ROWS, matrix_of
 from services.errors import InvalidArgument
 from services.limits import Limits
 from services.rpc import Call
@@ -27,7 +31,11 @@ class PredictServicer:
         call.model = f"{card.name}/{card.version}"
         if not isinstance(preprocessing, TabularPreprocessing):
             raise InvalidArgument.field("model", f"{card.name} does not take rows of features")
-        features = rows_to_matrix(request.rows, preprocessing.features, self._limits)
+        features = await matrix_of(request.rows, preprocessing.features, self._limits)
         outputs = await model.graphs["forward"].infer({"features": features}, call.deadline, call.priority)
-        results = [pb.Prediction(values=row) for row in outputs["prediction"].tolist()]
+        results = await pools.inline_or_codecs(len(features) <= INLINE_ROWS, _predictions, outputs["prediction"])
         return pb.PredictResponse(model=card.name, version=card.version, results=results)
+
+
+def _predictions(values: NDArray[np.float32]) -> list[pb.Prediction]:
+    return [pb.Prediction(values=row) for row in values.tolist()]

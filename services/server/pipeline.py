@@ -73,7 +73,7 @@ class Endpoint:
     async def unary(self, request: bytes, call: Call) -> bytes:
         """Answer one request with one response."""
         with self._observed(call):
-            held = await self._hold(request, call)
+            held = await self._hold(request)
             try:
                 answer = self.method.function(await self._parse(request), call)
                 response = await (self._loop.run(answer) if self._loop else answer)
@@ -84,7 +84,7 @@ class Endpoint:
     async def server_stream(self, request: bytes, call: Call) -> AsyncIterator[bytes]:
         """Answer one request with many responses."""
         with self._observed(call) as observed:
-            held = await self._hold(request, call)
+            held = await self._hold(request)
             try:
                 responses = self.method.function(await self._parse(request), call)
                 if self._loop:
@@ -99,13 +99,13 @@ class Endpoint:
         with self._observed(call) as observed:
             held: deque[int] = deque()
             try:
-                async for response in self.method.function(self._messages(requests, call, observed.lease, held), call):
+                async for response in self.method.function(self._messages(requests, observed.lease, held), call):
                     yield response.SerializeToString()
             finally:
                 budget.messages.give_back(sum(held))
 
     async def _messages(
-        self, requests: AsyncIterator[bytes], call: Call, lease: Lease | None, held: deque[int]
+        self, requests: AsyncIterator[bytes], lease: Lease | None, held: deque[int]
     ) -> AsyncIterator[Any]:
         window = self._limits.stream_window if self._limits else 1
         async for request in requests:
@@ -113,14 +113,14 @@ class Endpoint:
                 lease.take()
             if len(held) > window:  # no stream works on more at once
                 budget.messages.give_back(held.popleft())
-            held.append(await self._hold(request, call))
+            held.append(await self._hold(request))
             yield await self._parse(request)
 
-    async def _hold(self, request: bytes, call: Call) -> int:
+    async def _hold(self, request: bytes) -> int:
         """Wait for the memory that a message takes, which is returned: as bytes, parsed, and as arrays."""
         amount = MESSAGE_COPIES * len(request)
         if not budget.messages.try_take(amount):
-            await budget.messages.take(amount, call.deadline, "request")
+            await budget.messages.take(amount, "request")
         return amount
 
     async def _parse(self, request: bytes) -> Any:
@@ -159,6 +159,7 @@ class _Observation:
     def __enter__(self) -> _Observation:
         self._started = time.monotonic()
         self.trace = tracing.begin(self._call)
+        budget.deadline.set(self._call.deadline)
         self._endpoint.started.inc()
         self._gate.active += 1
         try:

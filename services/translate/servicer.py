@@ -12,7 +12,7 @@ import numpy as np
 
 from lectern.card import TranslationPreprocessing
 from lectern.v1 import translate_pb2 as pb
-from services import notices
+from services import notices, pools
 from services.codecs.language import not_english_each
 from services.codecs.text import INLINE_CHARACTERS, check_text, check_texts, load_tokenizer, special_id
 from services.codecs.timing import decoded
@@ -156,7 +156,7 @@ class Translator:
         if len(text) <= INLINE_CHARACTERS:
             found = split(text, self._source, self._most)
         else:
-            found = await asyncio.to_thread(split, text, self._source, self._most)
+            found = await pools.codecs.run(split, text, self._source, self._most)
         decoded("text", started)
         if not found:
             raise InvalidArgument.field(field, "has nothing that the model can read")

@@ -107,7 +107,7 @@ def test_a_place_that_cannot_be_written_is_named(server: Server, out: str) -> No
 def test_a_file_too_large_for_a_request_is_not_read(tmp_path: Path, size: int) -> None:
     with (path := tmp_path / "heard.wav").open("wb") as file:
         file.truncate(size)
-    refused(run("classify", path), 2, f"{path}: has {size:,} bytes; the most is 66,060,288")
+    refused(run("classify", path), 2, f"{path}: has {size:,} bytes; the most is 32,505,856")
     with pytest.raises(ValueError, match="too many; the files of one request may have"):
         requests.classify_image([CAT, path], "", 0, 0)
 
@@ -115,10 +115,10 @@ def test_a_file_too_large_for_a_request_is_not_read(tmp_path: Path, size: int) -
 def test_more_than_a_request_holds_is_not_read_from_a_pipe() -> None:
     command = f"head -c {MAX_CONTENT_BYTES + 1} /dev/zero | {sys.executable} -m lectern classify -"
     done = subprocess.run(["bash", "-c", command], capture_output=True, timeout=WAIT)
-    refused(done, 2, "has more than 66,060,288 bytes")
+    refused(done, 2, "has more than 32,505,856 bytes")
 
 
-@pytest.mark.parametrize(("path", "says"), [("/dev/null", "is empty"), ("/dev/zero", "has more than 66,060,288 bytes")])
+@pytest.mark.parametrize(("path", "says"), [("/dev/null", "is empty"), ("/dev/zero", "has more than 32,505,856 bytes")])
 def test_devices_are_read_as_far_as_a_request_goes(path: str, says: str) -> None:
     done = run("classify", path)
     assert done.returncode in (1, 2)

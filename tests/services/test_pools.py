@@ -12,13 +12,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lectern.v1 import classify_pb2 as pb
-from services.budget import Budget, default_total
+from services.budget import Budget, deadline, default_total
 from services.errors import InvalidArgument, ResourceExhausted
 from services.numeric import NumericLoop
 from services.pools import Pool
 from services.wire import TooManyFieldsError, check_fields
-
-NEVER = float("inf")
 
 
 async def test_a_pool_runs_as_many_items_at_once_as_it_has_threads() -> None:
@@ -65,7 +63,7 @@ async def test_a_budget_is_given_out_in_order() -> None:
     budget, order = Budget("test", 10), []
 
     async def call(name: str, amount: int) -> None:
-        async with budget.hold(amount, NEVER, "request"):
+        async with budget.hold(amount, "request"):
             order.append(name)
             await asyncio.sleep(0)
 
@@ -76,13 +74,14 @@ async def test_a_budget_is_given_out_in_order() -> None:
 async def test_what_never_fits_is_refused_at_once_and_what_does_not_fit_in_time_later() -> None:
     budget = Budget("test", 10)
     with pytest.raises(InvalidArgument, match="hold 10"):
-        await budget.take(11, NEVER, "request")
-    await budget.take(10, NEVER, "request")
+        await budget.take(11, "request")
+    await budget.take(10, "request")
+    deadline.set(time.monotonic() + 0.01)
     with pytest.raises(ResourceExhausted) as caught:
-        await budget.take(1, time.monotonic() + 0.01, "request")
+        await budget.take(1, "request")
     assert caught.value.retry_after
     budget.give_back(10)
-    await budget.take(10, NEVER, "request")
+    await budget.take(10, "request")
 
 
 @settings(deadline=None, max_examples=50)
@@ -93,7 +92,7 @@ def test_a_budget_loses_nothing_whoever_is_cancelled(calls: list[tuple[int, bool
 
         async def call(amount: int) -> None:
             nonlocal held
-            async with budget.hold(amount, NEVER, "request"):
+            async with budget.hold(amount, "request"):
                 held += amount
                 try:
                     assert held <= 10
@@ -108,7 +107,7 @@ def test_a_budget_loses_nothing_whoever_is_cancelled(calls: list[tuple[int, bool
                 task.cancel()
         outcomes = await asyncio.gather(*tasks, return_exceptions=True)
         assert not any(isinstance(outcome, Exception) for outcome in outcomes)
-        await budget.take(10, NEVER, "request")
+        await budget.take(10, "request")
 
     asyncio.run(main())
 
