@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import asyncio
 import re
 import unicodedata
 from collections import Counter
 from collections.abc import Sequence
+
+from services import pools
 
 # Looking at more than this takes long enough to delay other callers, so it leaves the event loop.
 INLINE_CHARACTERS = 4_096
