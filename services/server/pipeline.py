@@ -117,7 +117,9 @@ class Endpoint:
             yield await self._parse(request)
 
     async def _hold(self, request: bytes) -> int:
-        """Wait for the memory that a message takes, which is returned: as bytes, parsed, and as arrays."""
+        """Wait for the memory that a large message takes, which is returned: as bytes, parsed, and as arrays."""
+        if len(request) <= INLINE_BYTES:  # bounded by the number of RPCs, and never behind a large one
+            return 0
         amount = MESSAGE_COPIES * len(request)
         if not budget.messages.try_take(amount):
             await budget.messages.take(amount, "request")

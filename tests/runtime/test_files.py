@@ -9,6 +9,8 @@ import pytest
 
 from services.runtime.files import Folder, RepositoryFiles
 
+pytestmark = pytest.mark.unit
+
 LARGEST = 1000
 
 

@@ -19,6 +19,8 @@ from services.runtime.files import Folder, Listing
 from services.runtime.loader import State, Version
 from services.runtime.repository import LOADERS, LONGEST_RETRY_SECONDS, Repository
 
+pytestmark = pytest.mark.unit
+
 NAMES = ("a", "b", "c")
 LOAD_SECONDS = 10.0
 T = TypeVar("T")

@@ -18,6 +18,8 @@ from services.numeric import NumericLoop
 from services.pools import Pool
 from services.wire import TooManyFieldsError, check_fields
 
+pytestmark = pytest.mark.unit
+
 
 async def test_a_pool_runs_as_many_items_at_once_as_it_has_threads() -> None:
     pool, running, most, lock = Pool("test", 2, 60), 0, 0, threading.Lock()
