@@ -1,8 +1,9 @@
-"""ONNX Runtime in process: one session per graph instance."""
+"""ONNX Runtime in process: one session per graph, which its instances share."""
 
 from __future__ import annotations
 
 import logging
+import time
 import weakref
 from collections.abc import Collection, Mapping, Sequence
 from importlib import metadata as packages
@@ -14,7 +15,9 @@ from onnxruntime.capi import onnxruntime_pybind11_state
 
 from lectern.distribution import how_to_install
 from services.runtime import memory
+from services.runtime.axes import SharedAxes
 from services.runtime.config import GraphConfig
+from services.runtime.cost import RunCost
 from services.runtime.graph import Array, EngineError, Graph, InputError
 from services.runtime.scheduler import Options, Scheduler
 
@@ -55,8 +58,8 @@ class OnnxEngine:
             onnxruntime.preload_dlls()
 
     def load(self, config: GraphConfig, version: int, content: bytes) -> Graph:
-        """One session per instance from the bytes of a graph; nothing outside them is read."""
-        return OnnxGraph(config, version, [self._session(content) for _ in range(config.instances)])
+        """A session from the bytes of a graph; nothing outside them is read."""
+        return OnnxGraph(config, version, self._session(content), SharedAxes(config, content))
 
     def _session(self, content: bytes) -> OnnxRunner:
         options = onnxruntime.SessionOptions()
@@ -85,14 +88,14 @@ class OnnxEngine:
 class OnnxGraph:
     """A graph with its scheduler, warmed up."""
 
-    def __init__(self, config: GraphConfig, version: int, runners: Sequence[OnnxRunner]) -> None:
+    def __init__(self, config: GraphConfig, version: int, runner: OnnxRunner, axes: SharedAxes) -> None:
         self.config = config
         self.version = version
-        self.provider = runners[0].provider
-        _check_tensors(config, runners[0].inputs, runners[0].outputs)
-        for runner in runners:
-            _warm_up(config, runner)
-        self._scheduler = Scheduler(config, version, runners)
+        self.provider = runner.provider
+        self._axes = axes
+        _check_tensors(config, runner.inputs, runner.outputs)
+        self._scheduler = Scheduler(config, version, runner, RunCost(_warm_up(config, runner)))
+        self._scheduler.start()
         weakref.finalize(self, self._scheduler.close)
 
     async def infer(
@@ -111,6 +114,7 @@ class OnnxGraph:
         self._scheduler.join(seconds)
 
     def _arrays(self, inputs: Mapping[str, Array]) -> tuple[Array, ...]:
+        self._axes.check(inputs)
         return tuple(inputs[t.name] for t in self.config.inputs)
 
     def _named(self, answer: Sequence[Array]) -> dict[str, Array]:
@@ -136,12 +140,33 @@ class OnnxRunner:
         except onnxruntime_pybind11_state.InvalidArgument as error:
             raise InputError(_first_line(error)) from error
         except Exception as error:
+            if not options.terminate and self._is_misfit(inputs):
+                raise InputError(_first_line(error)) from error
             raise EngineError(_first_line(error)) from error
         return [np.asarray(r) for r in results]
 
     def close(self) -> None:
         del self._session
         memory.give_back()
+
+    def _is_misfit(self, inputs: Mapping[str, Array]) -> bool:
+        """Whether a run failed because of its inputs' shapes: so zeros of these shapes fail, and of others do not.
+
+        ONNX Runtime has one code for this and for faults of its own.
+        """
+        dynamic = {i.name: [isinstance(d, str) or d is None for d in i.shape] for i in self._session.get_inputs()}
+        smallest = {
+            name: tuple(1 if free else size for free, size in zip(dynamic[name], array.shape, strict=True))
+            for name, array in inputs.items()
+        }
+        return self._runs(smallest, inputs) and not self._runs({n: a.shape for n, a in inputs.items()}, inputs)
+
+    def _runs(self, shapes: Mapping[str, tuple[int, ...]], inputs: Mapping[str, Array]) -> bool:
+        try:
+            self._session.run(None, {name: np.zeros(shape, inputs[name].dtype) for name, shape in shapes.items()})
+        except Exception:  # ONNX Runtime's exceptions share no base class
+            return False
+        return True
 
 
 def _installed(package: str) -> bool:
@@ -163,9 +188,19 @@ def _check_tensors(config: GraphConfig, inputs: Collection[str], outputs: Collec
         raise EngineError(f"config.pbtxt and the graph of {config.name} disagree on: {', '.join(sorted(wrong))}")
 
 
-def _warm_up(config: GraphConfig, runner: OnnxRunner) -> None:
-    """Run once at the smallest and the largest batch, so that the first caller does not pay for it."""
-    for rows in sorted({1, max(1, config.max_batch_size)}):
+def _warm_up(config: GraphConfig, runner: OnnxRunner) -> float:
+    """Run once at the smallest and the largest batch, so that the first caller does not pay for it.
+
+    Returns seconds that a further row takes; 0 where it depends on its length.
+    """
+    seconds = []
+    batches = sorted({1, max(1, config.max_batch_size)})
+    for rows in batches:
         shape = (rows,) if config.max_batch_size else ()
         inputs = {t.name: np.zeros((*shape, *(1 if d < 0 else d for d in t.shape)), t.dtype) for t in config.inputs}
+        started = time.monotonic()
         runner.run([t.name for t in config.outputs], inputs, runner.options())
+        seconds.append(time.monotonic() - started)
+    if len(batches) == 1 or any(d < 0 for t in config.inputs for d in t.shape):
+        return 0.0
+    return max(0.0, (seconds[1] - seconds[0]) / (batches[1] - batches[0]))
