@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from contextlib import aclosing
 
 from tritonclient.grpc import service_pb2 as pb
 
@@ -79,8 +80,9 @@ class InferenceServicer:
                 failed = pb.ModelInferResponse(id=request.id, model_name=request.model_name)
                 return pb.ModelStreamInferResponse(error_message=error.message, infer_response=failed)
 
-        async for response in pipelined(requests, infer, self._limits.stream_window):
-            yield response
+        async with aclosing(pipelined(requests, infer, self._limits.stream_window)) as responses:
+            async for response in responses:
+                yield response
 
     async def RepositoryIndex(self, request: pb.RepositoryIndexRequest, call: Call) -> pb.RepositoryIndexResponse:
         response = pb.RepositoryIndexResponse()

@@ -23,7 +23,7 @@ class SharedAxes:
         self._model = config.name
         axes: defaultdict[bytes, list[tuple[str, int]]] = defaultdict(list)
         model: Any = OnnxModel.FromString(content)
-        for value in model.graph[0].input:
+        for value in (value for graph in model.graph for value in graph.input):
             dimensions = [d for t in value.type for of in t.tensor_type for s in of.shape for d in s.dim]
             for axis, dimension in enumerate(dimensions):
                 if dimension.dim_param and (axis or not config.max_batch_size):

@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import aclosing
 from typing import Any
 
 from google.protobuf.message import DecodeError
@@ -61,19 +62,27 @@ class Endpoint:
             response = await self.method.function(self._parse(request), call)
             return response.SerializeToString()  # type: ignore[no-any-return]
 
-    async def server_stream(self, request: bytes, call: Call) -> AsyncIterator[bytes]:
-        """Answer one request with many responses."""
+    async def server_stream(self, request: bytes, call: Call) -> AsyncGenerator[bytes, None]:
+        """Answer one request with many responses. Who takes them closes this, whatever ends the call."""
         with self._observed(call) as observed:
-            async for response in observed.trace.messages(self.method.function(self._parse(request), call)):
-                yield response.SerializeToString()
+            async with (
+                aclosing(self.method.function(self._parse(request), call)) as made,
+                aclosing(observed.trace.messages(made)) as responses,
+            ):
+                async for response in responses:
+                    yield response.SerializeToString()
 
-    async def bidi_stream(self, requests: AsyncIterator[bytes], call: Call) -> AsyncIterator[bytes]:
-        """Answer many requests with many responses."""
+    async def bidi_stream(self, requests: AsyncIterator[bytes], call: Call) -> AsyncGenerator[bytes, None]:
+        """Answer many requests with many responses; to be closed as `server_stream`."""
         with self._observed(call) as observed:
-            async for response in self.method.function(self._messages(requests, observed.lease), call):
-                yield response.SerializeToString()
+            async with (
+                aclosing(self._messages(requests, observed.lease)) as messages,
+                aclosing(self.method.function(messages, call)) as responses,
+            ):
+                async for response in responses:
+                    yield response.SerializeToString()
 
-    async def _messages(self, requests: AsyncIterator[bytes], lease: Lease | None) -> AsyncIterator[Any]:
+    async def _messages(self, requests: AsyncIterator[bytes], lease: Lease | None) -> AsyncGenerator[Any, None]:
         async for request in requests:
             if lease is not None:
                 lease.take()
