@@ -46,6 +46,9 @@ class Settings(BaseSettings):
     )
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="cuda: refuse to start without a working GPU.")
     workers: PositiveInt = Field(1, description="Processes that share the port (SO_REUSEPORT).")
+    worker_timeout_seconds: float = Field(
+        30.0, ge=3, description="With several workers: one whose event loop stands still for so long is replaced."
+    )
     intra_op_threads: PositiveInt = Field(1, description="Threads that one run of a graph uses on the CPU.")
     tls_certificate: Path | None = Field(None, description="PEM file of the server's certificate; with it, TLS only.")
     tls_key: Path | None = Field(None, description="PEM file of its key, not encrypted.")
