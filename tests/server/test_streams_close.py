@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import gc
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator
+from contextlib import aclosing
 
 import grpc
 import pytest
@@ -30,19 +31,22 @@ class Streaming:
 
     def __init__(self) -> None:
         self.open = 0
+        self.ended = asyncio.Event()
 
-    async def answer(self, request: BytesValue, call: Call) -> AsyncIterator[BytesValue]:
+    async def answer(self, request: BytesValue, call: Call) -> AsyncGenerator[BytesValue, None]:
         self.open += 1
         try:
             while True:
                 yield BytesValue(value=bytes(LARGE))
         finally:
             self.open -= 1
+            asyncio.get_running_loop().call_soon(self.ended.set)
 
-    async def converse(self, requests: AsyncIterator[BytesValue], call: Call) -> AsyncIterator[BytesValue]:
+    async def converse(self, requests: AsyncIterator[BytesValue], call: Call) -> AsyncGenerator[BytesValue, None]:
         async for request in requests:
-            async for response in self.answer(request, call):
-                yield response
+            async with aclosing(self.answer(request, call)) as responses:
+                async for response in responses:
+                    yield response
 
     def endpoints(self, gate: Gate) -> Iterator[Endpoint]:
         for name, function in (("Answer", self.answer), ("Converse", self.converse)):
@@ -71,8 +75,7 @@ async def test_a_stream_that_nobody_reads_frees_its_place_when_it_ends(name: str
                 call.cancel()
             elif end == "disconnected":
                 await channel.close()
-            async with asyncio.timeout(10):
-                while gate.active or streaming.open:
-                    await asyncio.sleep(0.01)
+            await asyncio.wait_for(streaming.ended.wait(), 10)
+            assert (gate.active, streaming.open) == (0, 0)
     finally:
         await server.stop()
