@@ -6,10 +6,9 @@ from collections import defaultdict
 from collections.abc import Mapping
 from typing import Any
 
-from services.errors import InvalidArgument
 from services.runtime.config import GraphConfig
 from services.runtime.external_data import OnnxModel
-from services.runtime.graph import Array
+from services.runtime.graph import Array, misfit
 
 
 class SharedAxes:
@@ -20,7 +19,7 @@ class SharedAxes:
     """
 
     def __init__(self, config: GraphConfig, content: bytes) -> None:
-        self._model = config.name
+        self._config = config
         axes: defaultdict[bytes, list[tuple[str, int]]] = defaultdict(list)
         model: Any = OnnxModel.FromString(content)
         for value in (value for graph in model.graph for value in graph.input):
@@ -38,4 +37,4 @@ class SharedAxes:
                 shown = ", ".join(
                     f"axis {axis} of {name} has {n}" for (name, axis), n in zip(places, lengths, strict=True)
                 )
-                raise InvalidArgument.field("inputs", f"do not fit together for {self._model}: {shown}")
+                raise misfit(self._config, shown)

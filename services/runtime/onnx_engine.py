@@ -18,7 +18,7 @@ from services.runtime import memory
 from services.runtime.axes import SharedAxes
 from services.runtime.config import GraphConfig
 from services.runtime.cost import RunCost
-from services.runtime.graph import Array, EngineError, Graph, InputError
+from services.runtime.graph import Array, EngineError, Graph, InputError, MisfitError
 from services.runtime.scheduler import Options, Scheduler
 
 Device = Literal["auto", "cpu", "cuda"]
@@ -141,7 +141,7 @@ class OnnxRunner:
             raise InputError(_first_line(error)) from error
         except Exception as error:
             if not options.terminate and self._is_misfit(inputs):
-                raise InputError(_first_line(error)) from error
+                raise MisfitError(_first_line(error)) from error
             raise EngineError(_first_line(error)) from error
         return [np.asarray(r) for r in results]
 

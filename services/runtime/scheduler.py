@@ -32,7 +32,7 @@ from services.errors import (
 )
 from services.runtime.config import GraphConfig
 from services.runtime.cost import RunCost
-from services.runtime.graph import Array, InputError, input_refused
+from services.runtime.graph import Array, InputError, MisfitError, input_refused, misfit
 from services.runtime.queue import Part, Queue, Request, Run
 
 RETRY_AFTER_SECONDS = 0.1
@@ -373,6 +373,8 @@ class Scheduler:
         """What callers hear of a run that failed."""
         if isinstance(error, InputError):
             log.info("%s refuses an input: %s", self._config.name, error)
+            if isinstance(error, MisfitError):
+                return misfit(self._config, "the graph does not run with axes of these lengths")
             return input_refused(self._config)
         log.error("a run of %s failed", self._config.name, exc_info=error)
         return Internal(f"model {self._config.name} failed on this input")

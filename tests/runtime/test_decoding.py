@@ -197,6 +197,12 @@ def test_a_search_wider_than_the_batch_is_refused_at_once(bench: Bench) -> None:
     assert not bench.working
 
 
+def test_a_search_gets_no_more_rows_than_it_asked_for(bench: Bench) -> None:
+    task = bench.add(Walk(1, 9, 1, "greedy"))
+    bench.run()
+    assert isinstance(task.exception(), Internal)
+
+
 def test_the_first_failure_of_a_caller_ends_his_other_sequences(bench: Bench) -> None:
     task = bench.add(Walk(1, 100, 1), Walk(1, 2, 2, "search"))
     bench.turn()

@@ -6,7 +6,6 @@ import concurrent.futures
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 
 import grpc
 import numpy as np
@@ -14,15 +13,10 @@ import pytest
 from tritonclient.grpc import service_pb2 as oip
 from tritonclient.grpc.service_pb2_grpc import GRPCInferenceServiceStub
 
-from lectern import Client, LecternError
-from lectern.v1 import classify_pb2
-from lectern.v1.classify_pb2_grpc import ClassifyServiceStub
-from tests.conftest import Server, encode, serving
+from lectern import Client
+from tests.conftest import Server, serving
 from tests.graphs import add_graph, burn, burn_config
 from tests.server.test_server import get, sample, wait_until
-
-GRAPH = {"model": "image_classifier", "version": "1"}
-
 
 BURNS = {
     "one_by_one": burn_config(1),
@@ -99,69 +93,41 @@ def depth(server: Server, graph: str) -> float:
     return sample(get(f"{server.metrics_url}/metrics"), "lectern_queue_depth", model=graph, version="1")
 
 
+def rejected(server: Server, graph: str, reason: str) -> float:
+    metrics = get(f"{server.metrics_url}/metrics")
+    labels = {"model": graph, "reason": reason}
+    return sample(metrics, "lectern_rejected_total", **labels) if f'model="{graph}",reason="{reason}"' in metrics else 0
+
+
 def rounds_of(call: grpc.Future) -> list[float]:
     return np.frombuffer(call.result().raw_output_contents[0], np.float32).tolist()
 
 
-@pytest.fixture
-def own(tmp_path: Path) -> Iterator[Server]:
-    with serving(tmp_path, "classify") as server:
-        yield server
-
-
-@pytest.fixture
-def large(photos: np.ndarray) -> classify_pb2.ClassifyImageRequest:
-    """Four full batches: some tenths of a second of work."""
-    return classify_pb2.ClassifyImageRequest(images=[encode(photos[i % 100]) for i in range(256)])
-
-
-def test_cancelled_calls_leave_the_queue_and_end_their_run(
-    own: Server, large: classify_pb2.ClassifyImageRequest, photos: np.ndarray
-) -> None:
-    with grpc.insecure_channel(own.target) as channel:
-        stub = ClassifyServiceStub(channel)
-        calls = [stub.ClassifyImage.future(large, timeout=60) for _ in range(20)]
-        wait_until(lambda: depth(own, "image_classifier") > 10)
+def test_cancelled_calls_leave_the_queue_and_end_their_run(burning: Server, burner: Burner) -> None:
+    before, cancelled = batches(burning, "one_by_one"), rejected(burning, "one_by_one", "cancelled")
+    with busy(burning, burner, "one_by_one"):
+        calls = [burner("one_by_one", [1, 1]) for _ in range(20)]
+        wait_until(lambda: depth(burning, "one_by_one") == 20)
         for call in calls:
             call.cancel()
-        wait_until(lambda: depth(own, "image_classifier") == 0, seconds=5)
-        metrics = get(f"{own.metrics_url}/metrics")
-    cancelled = sample(metrics, "lectern_rejected_total", model="image_classifier", reason="cancelled")
-    assert cancelled > 10
-    # 80 batches were asked for, four for each call; what was queued never ran.
-    assert sample(metrics, "lectern_batch_size_count", **GRAPH) + 3 * cancelled <= 80
-    with Client(own.target) as client:
-        assert len(client.classify_image(encode(photos[0]), timeout=10).results) == 1
-    assert not [r for r in own.log_records() if r["level"] == "ERROR"]
+        wait_until(lambda: depth(burning, "one_by_one") == 0)
+    assert rounds_of(burner("one_by_one", [1])) == [1]
+    assert rejected(burning, "one_by_one", "cancelled") == cancelled + 20
+    assert batches(burning, "one_by_one") == before + 2
+    assert not [r for r in burning.log_records() if r["level"] == "ERROR"]
 
 
-def test_what_the_backlog_would_make_late_is_refused_at_the_door(burner: Burner) -> None:
-    for _ in range(5):
-        started = time.monotonic()
-        burner("one_by_one", [20]).result()
-        seconds = time.monotonic() - started
-    patient = [burner("one_by_one", [20]) for _ in range(30)]
-    hurried = [burner("one_by_one", [20], timeout_seconds=10 * seconds) for _ in range(5)]
-    errors = [LecternError.of(call) for call in hurried if call.code() is not grpc.StatusCode.OK]
-    assert [e.code() for e in errors] == [grpc.StatusCode.RESOURCE_EXHAUSTED] * 5
-    assert all((e.retry_after or 0) > 0 for e in errors)
-    assert all(call.code() is grpc.StatusCode.OK for call in patient)
+def test_a_deadline_ends_a_run_that_nobody_else_waits_for(burning: Server, burner: Burner) -> None:
+    endless = burner("one_by_one", [99_999], timeout_seconds=0.5)
+    assert endless.exception().code() is grpc.StatusCode.DEADLINE_EXCEEDED
+    assert rounds_of(burner("one_by_one", [1])) == [1]  # there is one instance
+    assert not [r for r in burning.log_records() if r["level"] == "ERROR"]
 
 
-def test_a_deadline_ends_a_run_that_nobody_else_waits_for(own: Server, photos: np.ndarray) -> None:
-    images = [encode(photos[i % 100]) for i in range(256)]
-    with Client(own.target) as client:
-        for _ in range(5):
-            with pytest.raises(LecternError) as caught:
-                client.classify_image(images, timeout=0.12)
-            assert caught.value.code() in (grpc.StatusCode.DEADLINE_EXCEEDED, grpc.StatusCode.RESOURCE_EXHAUSTED)
-        assert len(client.classify_image(images[:1], timeout=10).results) == 1
-    assert not [r for r in own.log_records() if r["level"] == "ERROR"]
-
-
-def test_a_large_request_does_not_hold_up_a_small_one(burner: Burner) -> None:
+def test_a_large_request_does_not_hold_up_a_small_one(burning: Server, burner: Burner) -> None:
+    before = batches(burning, "one_by_one")
     large = burner("one_by_one", [20] * 30, "large")
-    time.sleep(0.1)
+    wait_until(lambda: batches(burning, "one_by_one") > before)
     small = burner("one_by_one", [1], "small")
     assert rounds_of(small) == [1]
     assert not large.done()
