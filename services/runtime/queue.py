@@ -7,6 +7,7 @@ import random
 from collections import Counter, deque
 from dataclasses import dataclass, field
 from functools import partial
+from typing import NamedTuple
 
 import numpy as np
 
@@ -28,6 +29,15 @@ class Run:
 
 
 @dataclass(slots=True, eq=False)
+class Lane:
+    """Requests of one priority that run together: rows that no run took yet, and those of them that are of their
+    request's present turn."""
+
+    left: int = 0
+    turn: int = 0
+
+
+@dataclass(slots=True, eq=False)
 class Request:
     """One caller's arrays, in the order of the config's inputs; answered through `future`, on its event loop.
 
@@ -41,6 +51,7 @@ class Request:
         answered: rows whose outputs are there.
         runs: those that had rows of it.
         shapes: of its arrays, beside the batch axis: requests that agree in them run together.
+        lane: those of its level that do, while it is queued.
     """
 
     arrays: tuple[Array, ...]
@@ -55,9 +66,10 @@ class Request:
     answers: dict[int, list[Array]] = field(default_factory=dict)
     runs: list[Run] = field(default_factory=list)
     shapes: Shapes = field(init=False)
+    lane: Lane = field(init=False)
 
     def __post_init__(self) -> None:
-        self.shapes = tuple(a.shape[1:] for a in self.arrays)
+        self.shapes = tuple([a.shape[1:] for a in self.arrays])
 
     @property
     def left(self) -> int:
@@ -99,8 +111,7 @@ class Part:
             request.future.set_result(whole)
 
 
-@dataclass(frozen=True, slots=True)
-class Work:
+class Work(NamedTuple):
     """What runs before the last batch of a request, in batches and rows, and the rows of that batch."""
 
     batches: int
@@ -122,9 +133,7 @@ class Queue:
     def __init__(self, levels: int, batch_rows: int) -> None:
         self._levels: tuple[deque[Request], ...] = tuple(deque() for _ in range(levels))
         self._batch_rows = batch_rows
-        # By level and shapes: rows that no run took yet, and those of them that are of their request's present turn.
-        self._left: tuple[Counter[Shapes], ...] = tuple(Counter() for _ in range(levels))
-        self._turn: tuple[Counter[Shapes], ...] = tuple(Counter() for _ in range(levels))
+        self._lanes: tuple[dict[Shapes, Lane], ...] = tuple({} for _ in range(levels))
         self.rows = 0  # that no run took yet
 
     def __len__(self) -> int:
@@ -140,6 +149,7 @@ class Queue:
 
     def add(self, request: Request) -> None:
         request.turn = self._batch_rows
+        request.lane = self._lanes[request.level].setdefault(request.shapes, Lane())
         self._levels[request.level].append(request)
         self._count(request, 1)
 
@@ -154,19 +164,25 @@ class Queue:
 
     def work(self, request: Request) -> Work:
         """What would run up to the last batch of a request that came now."""
-        rows: Counter[Shapes] = Counter()
-        for level in range(request.level):
-            rows.update(self._left[level])
-        turns = -(-request.rows // self._batch_rows)
+        size = self._batch_rows
+        ahead = [(shapes, lane.left) for lanes in self._lanes[: request.level] for shapes, lane in lanes.items()]
+        turns = -(-request.rows // size)
         if turns == 1:
-            rows.update(self._turn[request.level])
+            ahead += [(shapes, lane.turn) for shapes, lane in self._lanes[request.level].items()]
         else:
+            rows: Counter[Shapes] = Counter()
             for other in self._levels[request.level]:
-                rows[other.shapes] += min(other.left, other.turn + (turns - 1) * self._batch_rows)
-        rows[request.shapes] += request.rows
-        batches = sum(-(-count // self._batch_rows) for count in rows.values())
-        last = (rows[request.shapes] - 1) % self._batch_rows + 1
-        return Work(batches - 1, rows.total() - last, last)
+                rows[other.shapes] += min(other.left, other.turn + (turns - 1) * size)
+            ahead += rows.items()
+        own, rows_before, batches = request.rows, 0, 0
+        for shapes, count in ahead:
+            if shapes == request.shapes:
+                own += count
+            else:
+                rows_before += count
+                batches += -(-count // size)
+        full = (own - 1) // size
+        return Work(batches + full, rows_before + full * size, own - full * size)
 
     def take(self, now: float) -> tuple[list[Part], list[Request]]:
         """Rows of the first request that is in time with all that fit beside them, and the requests that are late."""
@@ -194,17 +210,16 @@ class Queue:
                 else:
                     request.turn = self._batch_rows
                     level.append(request)
+                request.lane = self._lanes[request.level].setdefault(request.shapes, request.lane)
                 self._count(request, 1)
             level.extendleft(reversed(passed))
         return batch, late
 
     def _count(self, request: Request, sign: int) -> None:
         """Add (1) or take away (-1) what is left of a request."""
-        left, key = request.left, request.shapes
+        left, lane = request.rows - request.taken, request.lane
         self.rows += sign * left
-        for counter, rows in ((self._left, left), (self._turn, min(left, request.turn))):
-            rest = counter[request.level][key] + sign * rows
-            if rest:
-                counter[request.level][key] = rest
-            else:
-                del counter[request.level][key]
+        lane.left += sign * left
+        lane.turn += sign * min(left, request.turn)
+        if not lane.left:
+            self._lanes[request.level].pop(request.shapes, None)

@@ -300,8 +300,9 @@ class Scheduling(RuleBasedStateMachine):
     def rows_are_conserved(self) -> None:
         waiting = [request for level in self.queue._levels for request in level]
         assert self.queue.rows == sum(request.left for request in waiting)
-        assert sum(c.total() for c in self.queue._left) == self.queue.rows
-        assert sum(c.total() for c in self.queue._turn) == sum(min(r.left, r.turn) for r in waiting)
+        lanes = [lane for lanes in self.queue._lanes for lane in lanes.values()]
+        assert sum(lane.left for lane in lanes) == self.queue.rows
+        assert sum(lane.turn for lane in lanes) == sum(min(r.left, r.turn) for r in waiting)
 
     @invariant()
     def cancellation_frees_at_once(self) -> None:
@@ -323,7 +324,7 @@ class Scheduling(RuleBasedStateMachine):
         for caller in self.callers:
             self._check_outcome(caller)
         assert (self.queue.rows, len(self.queue), len(self.scheduler._running)) == (0, 0, 0)
-        assert not any((*self.queue._left, *self.queue._turn))
+        assert not any(self.queue._lanes)
         assert not self.bench.loop.errors  # such as a future that is resolved twice
         self.bench.loop.close()
 

@@ -19,7 +19,7 @@ BATCHES = {"batched": 8, "unbatched": 0}
 
 
 def adder(first: str, second: str) -> ModelProto:
-    """`z = x + y` for inputs with these axes; the run fails, whatever their lengths, where the largest x + y is not 0."""
+    """`z = x + y` for these axes; the run fails, whatever their lengths, where the largest x + y is not 0."""
     text = f"""
     <ir_version: 10, opset_import: ["" : 20]>
     adder (float[{first}] x, float[{second}] y) => (float[{first}] z) {{
