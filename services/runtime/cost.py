@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-FORGETTING = 0.98  # by which a run counts less with each that follows it
+FORGETTING = 0.95  # by which a run counts less with each that follows it
 PRIOR_WEIGHT = 1.0  # of the given `per_row`: as a spread of one row's variance
 
 

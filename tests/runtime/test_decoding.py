@@ -318,4 +318,4 @@ class Decoding(RuleBasedStateMachine):
 
 
 TestDecoding = Decoding.TestCase
-TestDecoding.settings = settings(max_examples=60, stateful_step_count=30, deadline=None)
+TestDecoding.settings = settings(max_examples=40, stateful_step_count=30, deadline=None)

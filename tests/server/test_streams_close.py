@@ -6,13 +6,14 @@ import asyncio
 import gc
 from collections.abc import AsyncGenerator, AsyncIterator, Iterator
 from contextlib import aclosing
+from typing import Any
 
 import grpc
 import pytest
 from google.protobuf.wrappers_pb2 import BytesValue
 
 from services.rpc import Call
-from services.server.grpc_transport import Server
+from services.server.grpc_transport import Server, _handler
 from services.server.pipeline import Endpoint, Gate
 from services.server.registry import Method
 
@@ -51,6 +52,42 @@ class Streaming:
     def endpoints(self, gate: Gate) -> Iterator[Endpoint]:
         for name, function in (("Answer", self.answer), ("Converse", self.converse)):
             yield Endpoint(Method("test.Test", name, BytesValue, name == "Converse", True, function, ""), gate)
+
+
+class Gone:
+    """A caller who goes away while a message is written to him."""
+
+    def invocation_metadata(self) -> None:
+        return None
+
+    def set_trailing_metadata(self, _: object) -> None:
+        return None
+
+    def time_remaining(self) -> None:
+        return None
+
+    def peer(self) -> str:
+        return "ipv4:127.0.0.1:1"
+
+    async def write(self, _: bytes) -> None:
+        raise asyncio.CancelledError
+
+
+@pytest.mark.parametrize("name", ["Answer", "Converse"])
+async def test_nothing_of_a_stream_outlives_its_handler(name: str) -> None:
+    gate, streaming = Gate(), Streaming()
+    (endpoint,) = (e for e in streaming.endpoints(gate) if e.method.name == name)
+    handler: Any = _handler(endpoint, mutual_tls=False)
+
+    async def requests() -> AsyncGenerator[bytes, None]:
+        yield b""
+
+    with pytest.raises(asyncio.CancelledError):
+        if name == "Answer":
+            await handler.unary_stream(b"", Gone())
+        else:
+            await handler.stream_stream(requests(), Gone())
+    assert (gate.active, gate.finished, streaming.open) == (0, 1, 0)
 
 
 @pytest.mark.parametrize("end", ["cancelled", "late", "disconnected"])

@@ -212,4 +212,4 @@ class Pipelining(RuleBasedStateMachine):
 
 
 TestPipelining = Pipelining.TestCase
-TestPipelining.settings = settings(max_examples=100, stateful_step_count=30, deadline=None)
+TestPipelining.settings = settings(max_examples=50, stateful_step_count=30, deadline=None)
