@@ -91,7 +91,6 @@ class Decoder:
         self._lock = threading.Lock()  # of these two
         self._waiting: list[_Sequence] = []
         self._working = False
-        self._loop: asyncio.AbstractEventLoop | None = None
         self._batch = DecodeBatch(config)
         self._notices: list[_Notice] = []
         labels = (config.name, str(graph.version))
@@ -189,7 +188,7 @@ class Decoder:
             self._waiting += (s for s in added if not s.over.done())
             graph = self._graph()
             if self._waiting and not self._working and graph is not None:  # there is one: its caller holds it
-                self._working, self._loop = True, loop
+                self._working = True
                 self._start(partial(self._work, graph), f"{config.name}-decode")
         return added
 
@@ -282,13 +281,16 @@ class Decoder:
             self._notices.append(_Notice(sequence, ended=True, error=error))
 
     def _tell(self) -> None:
-        """Give the event loop its notices, in one hop."""
-        if self._notices and self._loop:
-            notices, self._notices = self._notices, []
+        """Give the event loops of callers their notices, in one hop to each."""
+        notices, self._notices = self._notices, []
+        by_loop: dict[asyncio.AbstractEventLoop, list[_Notice]] = {}
+        for notice in notices:
+            by_loop.setdefault(notice.sequence.over.get_loop(), []).append(notice)
+        for loop, own in by_loop.items():
             try:
-                self._loop.call_soon_threadsafe(_tell, notices)
+                loop.call_soon_threadsafe(_tell, own)
             except RuntimeError:  # the loop is closed: nobody waits any more
-                log.warning("the event loop ended before %d sequences did", len(notices))
+                log.warning("the event loop ended before %d sequences did", len(own))
 
 
 def _tell(notices: Iterable[_Notice]) -> None:

@@ -1,9 +1,9 @@
 """Dynamic batching for one graph: a bounded queue, and a thread per instance that runs whatever is queued.
 
-Handlers on the event loop only enqueue. An idle instance takes what is there at once, so batching adds no latency;
-while it runs, requests gather and become its next batch. `session.run` releases the GIL, and results go back to the
-loop in one call per batch. Graphs share the cores by the kernel's fair scheduling of their threads, so a graph's
-instance count is its weight.
+Handlers on an event loop only enqueue. An idle instance takes what is there at once, so batching adds no latency; while
+it runs, requests gather and become its next batch. `session.run` releases the GIL, and results go back in one call per
+batch to each event loop that waits. Graphs share the cores by the kernel's fair scheduling of their threads, so a
+graph's instance count is its weight.
 
 Nothing here needs the threads: tests take and execute batches themselves, on a clock of their own.
 """
@@ -104,7 +104,8 @@ class Scheduler:
         self._queue = Queue(len(config.queues), self._batch_rows)
         self._cost = cost or RunCost()
         self._changed = threading.Condition()
-        self._closed = self._waking = False
+        self._closed = False
+        self._waking: set[asyncio.AbstractEventLoop] = set()  # which will wake an instance in this turn
         self._running: set[Batch] = set()
         self._ending = threading.Lock()  # held while `run_now` uses the runner, and when it is closed
         labels = (config.name, str(version))
@@ -147,10 +148,10 @@ class Scheduler:
         request = Request(arrays, rows, min(deadline, now + wait), level, loop.create_future(), now)
         self._enqueue(request, deadline)
         request.future.add_done_callback(partial(self._forget, request))
-        if not self._waking:
+        if loop not in self._waking:
             # Once for all requests of this turn of the event loop: they make one batch, and one hand-over of the GIL.
-            self._waking = True
-            loop.call_soon(self._wake_after_turn)
+            self._waking.add(loop)
+            loop.call_soon(self._wake_after_turn, loop)
         try:
             return await request.future
         finally:
@@ -296,8 +297,8 @@ class Scheduler:
         ends = (self._cost.seconds(1, batch.rows) - max(0.0, now - batch.started) for batch in self._running)
         return sum(max(0.0, end) for end in ends)
 
-    def _wake_after_turn(self) -> None:
-        self._waking = False
+    def _wake_after_turn(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._waking.discard(loop)
         with self._changed:
             self._wake()
 
@@ -387,19 +388,22 @@ class Scheduler:
 
 
 def _deliver(parts: list[Part], answer: list[Array] | ServiceError) -> None:
-    """Give each caller its own rows, in one hop to the event loop."""
-    try:
-        parts[0].request.future.get_loop().call_soon_threadsafe(_resolve, parts, answer)
-    except RuntimeError:  # the loop is closed: nobody waits any more
-        log.warning("the event loop ended before %d answers were delivered", len(parts))
-
-
-def _resolve(parts: list[Part], answer: list[Array] | ServiceError) -> None:
+    """Give each caller its own rows, in one hop to each event loop that callers wait in."""
+    answers: dict[asyncio.AbstractEventLoop, list[tuple[Part, list[Array] | ServiceError]]] = {}
     start = 0
     for part in parts:
-        if isinstance(answer, ServiceError) or len(parts) == 1:
-            part.resolve(answer)
-        else:
-            end = start + part.rows
-            part.resolve([column[start:end] for column in answer])
-            start = end
+        own = answer
+        if not isinstance(answer, ServiceError) and len(parts) > 1:
+            own = [column[start : start + part.rows] for column in answer]
+            start += part.rows
+        answers.setdefault(part.request.future.get_loop(), []).append((part, own))
+    for loop, resolved in answers.items():
+        try:
+            loop.call_soon_threadsafe(_resolve, resolved)
+        except RuntimeError:  # the loop is closed: nobody waits any more
+            log.warning("the event loop ended before %d answers were delivered", len(resolved))
+
+
+def _resolve(answers: list[tuple[Part, list[Array] | ServiceError]]) -> None:
+    for part, answer in answers:
+        part.resolve(answer)

@@ -39,6 +39,11 @@ class Loop(asyncio.SelectorEventLoop):
     def time(self) -> float:
         return self._test_clock.now
 
+    def call_soon(self, callback: Callable[..., object], *args: Any, context: Any = None) -> asyncio.Handle:
+        running = asyncio._get_running_loop()
+        assert running is None or running is self, "another event loop must call this one thread-safely"
+        return super().call_soon(callback, *args, context=context)
+
     def settle(self) -> None:
         """Run everything that is due."""
         for _ in range(TURNS):

@@ -131,7 +131,7 @@ class Bench:
 
     def __init__(self, max_batch_size: int, queue_size: int = 512) -> None:
         self.clock = Clock()
-        self.loop = Loop(self.clock)
+        self.loop, self.other_loop = Loop(self.clock), Loop(self.clock)
         self.graph = Graph(max_batch_size, queue_size)
         self.decoder = Decoder(self.graph, self.clock, self._start)
         self.working = False
@@ -140,14 +140,24 @@ class Bench:
         assert not self.working
         self.working = True
 
-    def add(self, *walks: Walk, patience: float = FOREVER) -> asyncio.Task[None]:
-        task = self.loop.create_task(self.decoder.finish(walks, self.clock.now + patience, 0))
-        self.loop.settle()
+    def add(self, *walks: Walk, patience: float = FOREVER, elsewhere: bool = False) -> asyncio.Task[None]:
+        loop = self.other_loop if elsewhere else self.loop
+        task = loop.create_task(self.decoder.finish(walks, self.clock.now + patience, 0))
+        self.settle()
         return task
 
     def turn(self) -> None:
         self.working = self.decoder.turn(self.graph)
+        self.settle()
+
+    def settle(self) -> None:
         self.loop.settle()
+        self.other_loop.settle()
+
+    def close(self) -> None:
+        for loop in (self.loop, self.other_loop):
+            assert not loop.errors
+            loop.close()
 
     def run(self) -> None:
         while self.working:
@@ -158,8 +168,7 @@ class Bench:
 def bench() -> Iterator[Bench]:
     bench = Bench(max_batch_size=4)
     yield bench
-    assert not bench.loop.errors
-    bench.loop.close()
+    bench.close()
 
 
 @pytest.mark.parametrize(
@@ -187,7 +196,7 @@ def test_a_bad_row_of_a_full_batch_is_found_in_few_runs() -> None:
     bench.run()
     assert [type(task.exception()) for task in tasks].count(InvalidArgument) == 1
     assert len(bench.graph.runs) <= 1 + 1 + 2 * 6
-    bench.loop.close()
+    bench.close()
 
 
 def test_a_search_wider_than_the_batch_is_refused_at_once(bench: Bench) -> None:
@@ -220,11 +229,11 @@ def test_who_leaves_the_queue_makes_room_in_it() -> None:
     refused = bench.add(Walk(1, 5, 4))
     assert isinstance(refused.exception(), ResourceExhausted)
     waiting[0].cancel()
-    bench.loop.settle()
+    bench.settle()
     last = bench.add(Walk(1, 5, 5))
     bench.run()
     assert [task.exception() for task in (running, waiting[1], last)] == [None] * 3
-    bench.loop.close()
+    bench.close()
 
 
 def test_a_graph_that_is_gone_ends_them_all(bench: Bench) -> None:
@@ -233,12 +242,12 @@ def test_a_graph_that_is_gone_ends_them_all(bench: Bench) -> None:
     tasks = [bench.add(Walk(1, 5, start)) for start in range(6)]
     bench.graph.error = Unavailable("gone")
     works[0]()
-    bench.loop.settle()
+    bench.settle()
     assert [type(task.exception()) for task in tasks] == [Unavailable] * 6
     bench.graph.error = None
     again = bench.add(Walk(1, 5, 1))
     works[1]()
-    bench.loop.settle()
+    bench.settle()
     assert again.exception() is None
 
 
@@ -258,11 +267,12 @@ class Decoding(RuleBasedStateMachine):
         steps=st.integers(1, 40),
         fault=st.sampled_from(["", "", "", "graph", "search", "greedy", "shape", "past"]),
         patience=st.sampled_from([FOREVER, FOREVER, 5.0]),
+        elsewhere=st.booleans(),
     )
-    def add(self, widths: list[int], steps: int, fault: str, patience: float) -> None:
+    def add(self, widths: list[int], steps: int, fault: str, patience: float, elsewhere: bool) -> None:
         walks = tuple(Walk(w, steps, self.starts + i, fault if not i else "") for i, w in enumerate(widths))
         self.starts += 7
-        self.callers.append((self.bench.add(*walks, patience=patience), walks))
+        self.callers.append((self.bench.add(*walks, patience=patience, elsewhere=elsewhere), walks))
 
     @precondition(lambda self: self.bench.working)
     @rule(turns=st.integers(1, 10))
@@ -275,7 +285,7 @@ class Decoding(RuleBasedStateMachine):
     @rule(data=st.data())
     def cancel(self, data: st.DataObject) -> None:
         data.draw(st.sampled_from(self.callers))[0].cancel()
-        self.bench.loop.settle()
+        self.bench.settle()
 
     @rule()
     def wait(self) -> None:
@@ -313,8 +323,7 @@ class Decoding(RuleBasedStateMachine):
                 faulty = bool(walks[0].fault) and isinstance(error, (InvalidArgument, Internal))
                 assert faulty or isinstance(error, (DeadlineExceeded, ResourceExhausted))
         assert not self.bench.decoder._waiting
-        assert not self.bench.loop.errors
-        self.bench.loop.close()
+        self.bench.close()
 
 
 TestDecoding = Decoding.TestCase

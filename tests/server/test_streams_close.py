@@ -82,11 +82,9 @@ async def test_nothing_of_a_stream_outlives_its_handler(name: str) -> None:
     async def requests() -> AsyncGenerator[bytes, None]:
         yield b""
 
+    run = handler.unary_stream(b"", Gone()) if name == "Answer" else handler.stream_stream(requests(), Gone())
     with pytest.raises(asyncio.CancelledError):
-        if name == "Answer":
-            await handler.unary_stream(b"", Gone())
-        else:
-            await handler.stream_stream(requests(), Gone())
+        await run
     assert (gate.active, gate.finished, streaming.open) == (0, 1, 0)
 
 

@@ -60,7 +60,9 @@ class Bench:
                 return response
             return None
 
-        return self.task(read())
+        task = self.task(read())
+        task.add_done_callback(lambda done: done.cancelled() or done.exception())  # seen, should nobody ask
+        return task
 
     def send(self, number: int) -> None:
         self.inbox.put_nowait(number)
