@@ -23,7 +23,7 @@ class NumericLoop:
         """Await `coroutine` there, in the context of the caller, and cancel it with the caller."""
         return await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(coroutine, self._loop))
 
-    async def iterate(self, items: AsyncIterator[T]) -> AsyncIterator[T]:
+    async def iterate(self, items: AsyncIterator[T]) -> AsyncGenerator[T, None]:
         """The same items, each made there; ended there with this iterator."""
         one_at_a_time = asyncio.Lock()  # an item that is cancelled takes a while to end
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
-from typing import TypeVar
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
+from typing import Any, TypeVar
 
 from services import tracing
 
@@ -14,13 +14,15 @@ Response = TypeVar("Response")
 
 async def pipelined(
     requests: AsyncIterator[Request], handle: Callable[[Request], Awaitable[Response]], window: int
-) -> AsyncIterator[Response]:
+) -> AsyncGenerator[Response, None]:
     """Handle up to `window` requests at once and yield their responses in order.
 
     The next request is not read while `window` responses wait to be sent, so a slow reader slows its sender. The first
-    failure ends the stream.
+    failure ends the stream. Whoever takes this closes it (`contextlib.aclosing`): then nothing of it is under way any
+    more, and `requests` is closed too.
     """
-    tasks: asyncio.Queue[asyncio.Task[Response] | None] = asyncio.Queue(window)
+    under_way: asyncio.Queue[asyncio.Task[Response] | None] = asyncio.Queue()
+    places = asyncio.Semaphore(window)
 
     async def traced(request: Request) -> Response:
         with tracing.current().span("message"):
@@ -28,18 +30,28 @@ async def pipelined(
 
     async def read() -> None:
         try:
+            await places.acquire()
             async for request in requests:
-                await tasks.put(asyncio.ensure_future(traced(request)))
+                under_way.put_nowait(asyncio.ensure_future(traced(request)))
+                await places.acquire()
         finally:
-            await tasks.put(None)
+            under_way.put_nowait(None)
 
     reader = asyncio.create_task(read())
+    task: asyncio.Task[Response] | None = None
     try:
-        while (task := await tasks.get()) is not None:
+        while task := await under_way.get():
             yield await task
+            places.release()
         await reader
     finally:
+        tasks: list[asyncio.Task[Any]] = [reader] if task is None else [reader, task]
         reader.cancel()
-        while not tasks.empty():
-            if (task := tasks.get_nowait()) is not None:
-                task.cancel()
+        while not under_way.empty():
+            if task := under_way.get_nowait():
+                tasks.append(task)
+        for each in tasks:
+            each.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        if isinstance(requests, AsyncGenerator):
+            await requests.aclose()

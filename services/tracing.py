@@ -7,7 +7,7 @@ own kind of `Trace` in place of the one that only keeps times.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from contextvars import ContextVar
 from typing import TypeVar
@@ -61,7 +61,7 @@ class Trace:
         """
         return _NOTHING
 
-    def messages(self, responses: AsyncIterator[Response]) -> AsyncIterator[Response]:
+    def messages(self, responses: AsyncGenerator[Response, None]) -> AsyncGenerator[Response, None]:
         """The same responses, each made under a span of its own."""
         return responses
 

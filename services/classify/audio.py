@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from contextlib import aclosing
 from typing import Any
 
 import numpy as np
@@ -71,11 +72,13 @@ class AudioRpcs:
                 for name in SETTINGS:
                     if getattr(request, name):
                         raise InvalidArgument.field(name, "belongs into the first message of a stream only")
-            async for response in recording.add(self._live_samples(request, recording.rate)):
-                yield response
+            async with aclosing(recording.add(self._live_samples(request, recording.rate))) as responses:
+                async for response in responses:
+                    yield response
         if recording is not None:
-            async for response in recording.add(np.empty(0, np.float32), last=True):
-                yield response
+            async with aclosing(recording.add(np.empty(0, np.float32), last=True)) as responses:
+                async for response in responses:
+                    yield response
 
     async def VerifySpeaker(self, request: pb.VerifySpeakerRequest, call: Call) -> pb.VerifySpeakerResponse:
         name = request.model or DEFAULT_SPEAKER_MODEL
@@ -124,7 +127,7 @@ class _Recording:
 
     async def add(
         self, samples: NDArray[np.float32], last: bool = False
-    ) -> AsyncIterator[pb.StreamClassifyAudioResponse]:
+    ) -> AsyncGenerator[pb.StreamClassifyAudioResponse, None]:
         """Responses for what these samples complete."""
         for window in self._windows.add(self._resampler.add(samples, last), last):
             with tracing.current().span("message"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Sequence
+from contextlib import aclosing
 from typing import Any
 
 import numpy as np
@@ -44,8 +45,10 @@ class ClassifyServicer(AudioRpcs):
     async def StreamClassifyImage(
         self, requests: AsyncIterator[pb.StreamClassifyImageRequest], call: Call
     ) -> AsyncIterator[pb.StreamClassifyImageResponse]:
-        async for fields in pipelined(requests, lambda r: self._classify_images(r, call), self._limits.stream_window):
-            yield pb.StreamClassifyImageResponse(**fields)
+        answers = pipelined(requests, lambda r: self._classify_images(r, call), self._limits.stream_window)
+        async with aclosing(answers):
+            async for fields in answers:
+                yield pb.StreamClassifyImageResponse(**fields)
 
     async def ClassifyText(self, request: pb.ClassifyTextRequest, call: Call) -> pb.ClassifyTextResponse:
         name = request.model or DEFAULT_TEXT_MODEL

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Mapping
+from contextlib import aclosing
 from typing import Any
 
 import numpy as np
@@ -38,8 +39,10 @@ class DetectAnomalyServicer:
     async def StreamDetectAnomaly(
         self, requests: AsyncIterator[pb.StreamDetectAnomalyRequest], call: Call
     ) -> AsyncIterator[pb.StreamDetectAnomalyResponse]:
-        async for fields in pipelined(requests, lambda r: self._detect(r, call), self._limits.stream_window):
-            yield pb.StreamDetectAnomalyResponse(**fields)
+        answers = pipelined(requests, lambda r: self._detect(r, call), self._limits.stream_window)
+        async with aclosing(answers):
+            async for fields in answers:
+                yield pb.StreamDetectAnomalyResponse(**fields)
 
     async def _detect(
         self, request: pb.DetectAnomalyRequest | pb.StreamDetectAnomalyRequest, call: Call

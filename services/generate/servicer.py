@@ -20,7 +20,8 @@ from services.errors import InvalidArgument
 from services.generate.writing import END, Draws, Noise, Stops, Writing, check_stops, draws_of, prompt_ids
 from services.limits import Limits
 from services.rpc import Call
-from services.runtime.decode import NEW, Decoders
+from services.runtime.decode import Decoders
+from services.runtime.decode_batch import NEW
 from services.runtime.graph import Graph
 from services.runtime.repository import Repository
 

@@ -16,7 +16,7 @@ from lectern.v1 import generate_pb2 as pb
 from services.codecs.text import special_id
 from services.errors import InvalidArgument
 from services.limits import Limits
-from services.runtime.decode import Rows
+from services.runtime.search import Rows
 
 START, END, BODY = "<s>", "</s>", "<body>"
 MOST_TEMPERATURE = MOST_PENALTY = 5.0
@@ -108,7 +108,7 @@ class Noise:
 
 
 class Writing:
-    """One text as it is written. A `Search` of `services.runtime.decode`, which begins when the prompt was read.
+    """One text as it is written. A `Search` of `services.runtime.search`, which begins when the prompt was read.
 
     While it is decoded, `tokens` and `log_probabilities` grow at their ends; `reason` is set when they are whole.
 

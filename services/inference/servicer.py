@@ -7,13 +7,14 @@ client agree to the byte.
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
+from contextlib import aclosing
 
 from tritonclient.grpc import service_pb2 as pb
 
 from lectern import distribution
 from services.codecs import tensors
 from services.codecs.tensors import Array
-from services.errors import Internal, InvalidArgument, PermissionDenied, ServiceError
+from services.errors import InvalidArgument, PermissionDenied, ServiceError
 from services.limits import Limits
 from services.rpc import Call
 from services.runtime.graph import Graph
@@ -66,13 +67,7 @@ class InferenceServicer:
         graph = self._graph(request.model_name, request.model_version)
         call.model = f"{graph.config.name}/{graph.version}"
         inputs = _decode(request, graph)
-        try:
-            outputs = await graph.infer(inputs, call.deadline, *_queueing(request, call))
-        except Internal as error:
-            if graph.config.max_batch_size:
-                raise
-            # Only the graph knows which of its axes must be of one length; what it said is in the log.
-            raise InvalidArgument.field("inputs", f"do not fit together for {graph.config.name}") from error
+        outputs = await graph.infer(inputs, call.deadline, *_queueing(request, call))
         return _encode(request, graph, outputs)
 
     async def ModelStreamInfer(
@@ -85,8 +80,9 @@ class InferenceServicer:
                 failed = pb.ModelInferResponse(id=request.id, model_name=request.model_name)
                 return pb.ModelStreamInferResponse(error_message=error.message, infer_response=failed)
 
-        async for response in pipelined(requests, infer, self._limits.stream_window):
-            yield response
+        async with aclosing(pipelined(requests, infer, self._limits.stream_window)) as responses:
+            async for response in responses:
+                yield response
 
     async def RepositoryIndex(self, request: pb.RepositoryIndexRequest, call: Call) -> pb.RepositoryIndexResponse:
         response = pb.RepositoryIndexResponse()

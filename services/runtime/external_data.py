@@ -13,11 +13,17 @@ from google.protobuf.descriptor_pool import DescriptorPool
 from google.protobuf.message import DecodeError, Message
 from google.protobuf.message_factory import GetMessageClass
 
-# The part of onnx.proto (https://onnx.ai/onnx/repo-docs/IR.html) that leads to tensors: number -> (field, type).
+# The part of onnx.proto (https://onnx.ai/onnx/repo-docs/IR.html) that leads to tensors, and to the names of the inputs'
+# axes: number -> (field, type).
 _MESSAGES = {
     "Model": {7: ("graph", "Graph"), 20: ("training_info", "Training"), 25: ("functions", "Function")},
     "Training": {1: ("initialization", "Graph"), 2: ("algorithm", "Graph")},
-    "Graph": {1: ("node", "Node"), 5: ("initializer", "Tensor"), 15: ("sparse_initializer", "SparseTensor")},
+    "Graph": {
+        1: ("node", "Node"),
+        5: ("initializer", "Tensor"),
+        11: ("input", "Value"),
+        15: ("sparse_initializer", "SparseTensor"),
+    },
     "Function": {7: ("node", "Node"), 11: ("attribute_proto", "Attribute")},
     "Node": {5: ("attribute", "Attribute")},
     "Attribute": {
@@ -30,6 +36,11 @@ _MESSAGES = {
     },
     "SparseTensor": {1: ("values", "Tensor"), 2: ("indices", "Tensor")},
     "Tensor": {8: ("name", "bytes"), 13: ("external_data", "Entry"), 14: ("data_location", "int32")},
+    "Value": {1: ("name", "bytes"), 2: ("type", "Type")},
+    "Type": {1: ("tensor_type", "TensorType")},
+    "TensorType": {2: ("shape", "Shape")},
+    "Shape": {1: ("dim", "Dimension")},
+    "Dimension": {2: ("dim_param", "bytes")},
     "Entry": {1: ("key", "bytes"), 2: ("value", "bytes")},
 }
 _SCALARS = {"bytes": Field.TYPE_BYTES, "int32": Field.TYPE_INT32}
@@ -42,7 +53,7 @@ def refuse_external_data(content: bytes) -> None:
         ValueError: one refers to another file, or this is no ONNX graph.
     """
     try:
-        model = _Model.FromString(content)
+        model = OnnxModel.FromString(content)
     except DecodeError:
         raise ValueError("cannot load the graph: it is no ONNX model") from None
     _check(model)
@@ -77,4 +88,4 @@ def _model_class() -> type[Message]:
     return GetMessageClass(DescriptorPool().AddSerializedFile(file.SerializeToString()).message_types_by_name["Model"])
 
 
-_Model = _model_class()
+OnnxModel = _model_class()

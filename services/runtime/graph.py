@@ -25,6 +25,10 @@ class InputError(EngineError):
     """The graph cannot take these values."""
 
 
+class MisfitError(InputError):
+    """The graph cannot take inputs of these lengths."""
+
+
 class Graph(Protocol):
     """One version of an ONNX graph, ready to answer.
 
@@ -98,3 +102,8 @@ async def batches(
 def input_refused(config: GraphConfig) -> ServiceError:
     """What a caller is told whose values, though of the right type and shape, a graph cannot take."""
     return InvalidArgument(f"model {config.name} cannot take these values, e.g. an index that is out of its range")
+
+
+def misfit(config: GraphConfig, lengths: str) -> ServiceError:
+    """What a caller is told whose inputs are of lengths that do not belong together."""
+    return InvalidArgument.field("inputs", f"do not fit together for {config.name}: {lengths}")

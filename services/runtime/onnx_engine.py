@@ -1,10 +1,11 @@
-"""ONNX Runtime in process: one session per graph instance."""
+"""ONNX Runtime in process: one session per graph, which its instances share."""
 
 from __future__ import annotations
 
 import logging
 import math
 import threading
+import time
 import weakref
 from collections.abc import Collection, Mapping, Sequence
 from importlib import metadata as packages
@@ -16,8 +17,10 @@ from onnxruntime.capi import onnxruntime_pybind11_state
 
 from lectern.distribution import how_to_install
 from services.runtime import memory
+from services.runtime.axes import SharedAxes
 from services.runtime.config import GraphConfig
-from services.runtime.graph import Array, EngineError, Graph, InputError
+from services.runtime.cost import RunCost
+from services.runtime.graph import Array, EngineError, Graph, InputError, MisfitError
 from services.runtime.scheduler import Options, Scheduler
 
 Device = Literal["auto", "cpu", "cuda"]
@@ -60,12 +63,11 @@ class OnnxEngine:
             onnxruntime.preload_dlls()
 
     def load(self, config: GraphConfig, version: int, content: bytes) -> Graph:
-        """One session per instance from the bytes of a graph; nothing outside them is read."""
-        runners = [self._session(content) for _ in range(config.instances)]
-        _check_tensors(config, runners[0].inputs, runners[0].outputs)
-        for runner in runners:
-            _warm_up(config, runner, self.warm_up_seconds)
-        return OnnxGraph(config, version, runners)
+        """A session from the bytes of a graph; nothing outside them is read."""
+        runner = self._session(content)
+        _check_tensors(config, runner.inputs, runner.outputs)
+        cost = RunCost(_warm_up(config, runner, self.warm_up_seconds))
+        return OnnxGraph(config, version, runner, cost, SharedAxes(config, content))
 
     def _session(self, content: bytes) -> OnnxRunner:
         options = onnxruntime.SessionOptions()
@@ -94,11 +96,13 @@ class OnnxEngine:
 class OnnxGraph:
     """A warm graph with its scheduler."""
 
-    def __init__(self, config: GraphConfig, version: int, runners: Sequence[OnnxRunner]) -> None:
+    def __init__(self, config: GraphConfig, version: int, runner: OnnxRunner, cost: RunCost, axes: SharedAxes) -> None:
         self.config = config
         self.version = version
-        self.provider = runners[0].provider
-        self._scheduler = Scheduler(config, version, runners)
+        self.provider = runner.provider
+        self._axes = axes
+        self._scheduler = Scheduler(config, version, runner, cost)
+        self._scheduler.start()
         weakref.finalize(self, self._scheduler.close)
 
     async def infer(
@@ -117,6 +121,7 @@ class OnnxGraph:
         self._scheduler.join(seconds)
 
     def _arrays(self, inputs: Mapping[str, Array]) -> tuple[Array, ...]:
+        self._axes.check(inputs)
         return tuple(inputs[t.name] for t in self.config.inputs)
 
     def _named(self, answer: Sequence[Array]) -> dict[str, Array]:
@@ -142,12 +147,33 @@ class OnnxRunner:
         except onnxruntime_pybind11_state.InvalidArgument as error:
             raise InputError(_first_line(error)) from error
         except Exception as error:
+            if not options.terminate and self._is_misfit(inputs):
+                raise MisfitError(_first_line(error)) from error
             raise EngineError(_first_line(error)) from error
         return [np.asarray(r) for r in results]
 
     def close(self) -> None:
         del self._session
         memory.give_back()
+
+    def _is_misfit(self, inputs: Mapping[str, Array]) -> bool:
+        """Whether a run failed because of its inputs' shapes: so zeros of these shapes fail, and of others do not.
+
+        ONNX Runtime has one code for this and for faults of its own.
+        """
+        dynamic = {i.name: [isinstance(d, str) or d is None for d in i.shape] for i in self._session.get_inputs()}
+        smallest = {
+            name: tuple(1 if free else size for free, size in zip(dynamic[name], array.shape, strict=True))
+            for name, array in inputs.items()
+        }
+        return self._runs(smallest, inputs) and not self._runs({n: a.shape for n, a in inputs.items()}, inputs)
+
+    def _runs(self, shapes: Mapping[str, tuple[int, ...]], inputs: Mapping[str, Array]) -> bool:
+        try:
+            self._session.run(None, {name: np.zeros(shape, inputs[name].dtype) for name, shape in shapes.items()})
+        except Exception:  # ONNX Runtime's exceptions share no base class
+            return False
+        return True
 
 
 def _installed(package: str) -> bool:
@@ -169,8 +195,10 @@ def _check_tensors(config: GraphConfig, inputs: Collection[str], outputs: Collec
         raise EngineError(f"config.pbtxt and the graph of {config.name} disagree on: {', '.join(sorted(wrong))}")
 
 
-def _warm_up(config: GraphConfig, runner: OnnxRunner, seconds: float) -> None:
+def _warm_up(config: GraphConfig, runner: OnnxRunner, seconds: float) -> float:
     """Run once at the smallest and the largest batch, so that the first caller does not pay for it.
+
+    Returns seconds that a further row takes; 0 where that depends on its length.
 
     Raises:
         EngineError: a run fails, or does not end in time.
@@ -179,13 +207,15 @@ def _warm_up(config: GraphConfig, runner: OnnxRunner, seconds: float) -> None:
     if item > WARM_UP_BYTES:
         raise EngineError(f"config.pbtxt of {config.name} says that one item has {item} bytes")
     most = min(config.max_batch_size, WARM_UP_BYTES // max(1, item))
-    for rows in sorted({1, max(1, most)}):
+    batches, taken = sorted({1, max(1, most)}), []
+    for rows in batches:
         shape = (rows,) if config.max_batch_size else ()
         inputs = {t.name: np.zeros((*shape, *(1 if d < 0 else d for d in t.shape)), t.dtype) for t in config.inputs}
         options = runner.options()
         timer = threading.Timer(seconds, setattr, (options, "terminate", True))
         timer.daemon = True
         timer.start()
+        started = time.monotonic()
         try:
             runner.run([t.name for t in config.outputs], inputs, options)
         except EngineError as error:
@@ -194,3 +224,7 @@ def _warm_up(config: GraphConfig, runner: OnnxRunner, seconds: float) -> None:
             raise
         finally:
             timer.cancel()
+        taken.append(time.monotonic() - started)
+    if len(batches) == 1 or any(d < 0 for t in config.inputs for d in t.shape):
+        return 0.0
+    return max(0.0, (taken[1] - taken[0]) / (batches[1] - batches[0]))

@@ -15,6 +15,7 @@ from tritonclient.grpc.service_pb2_grpc import GRPCInferenceServiceStub
 
 from services import tracing
 from services.errors import DeadlineExceeded, Internal, ResourceExhausted, ServiceError, Unavailable
+from services.runtime.axes import SharedAxes
 from services.runtime.config import GraphConfig
 from services.runtime.graph import Array, EngineUnavailableError, Graph, input_refused
 
@@ -56,7 +57,7 @@ class TritonEngine:
                 raise EngineUnavailableError(f"Triton at {self.url} does not answer") from error
         if not ready:
             raise EngineUnavailableError(f"Triton at {self.url} does not serve {config.name} version {version}")
-        return TritonGraph(config, version, self)
+        return TritonGraph(config, version, self, SharedAxes(config, content))
 
     def stub(self) -> GRPCInferenceServiceStub:
         """The connection that all graphs share on this event loop."""
@@ -78,10 +79,11 @@ class TritonGraph:
 
     provider = "triton"
 
-    def __init__(self, config: GraphConfig, version: int, engine: TritonEngine) -> None:
+    def __init__(self, config: GraphConfig, version: int, engine: TritonEngine, axes: SharedAxes) -> None:
         self.config = config
         self.version = version
         self._engine = engine
+        self._axes = axes
         self._attributes: tracing.Attributes = {
             "rpc.system": "grpc",
             "rpc.service": "inference.GRPCInferenceService",
@@ -96,6 +98,7 @@ class TritonGraph:
     async def infer(
         self, inputs: Mapping[str, Array], deadline: float = float("inf"), priority: int = 0, max_wait: float = 0.0
     ) -> dict[str, Array]:
+        self._axes.check(inputs)
         limit = self.config.max_batch_size
         rows = len(next(iter(inputs.values()))) if limit else 0
         if rows <= limit:
@@ -106,6 +109,7 @@ class TritonGraph:
         return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
     def run(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
+        self._axes.check(inputs)
         try:
             return self._outputs(self._engine.blocking_stub().ModelInfer(self._request(inputs)))
         except grpc.RpcError as error:

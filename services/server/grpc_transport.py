@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncGenerator, AsyncIterator, Iterable
+from contextlib import aclosing
 from typing import Any, NoReturn
 
 import grpc
@@ -92,29 +93,31 @@ def _handler(endpoint: Endpoint, mutual_tls: bool) -> Any:
         except StatusError as error:
             await _abort(context, call, error)
 
-    async def server_stream(request: bytes, context: grpc.aio.ServicerContext[bytes, bytes]) -> AsyncIterator[bytes]:
+    # Streams are written, not yielded: grpc leaves the generator of a call that ended to the garbage collector.
+    async def server_stream(request: bytes, context: grpc.aio.ServicerContext[bytes, bytes]) -> None:
         call = _call(endpoint, context, mutual_tls)
-        try:
-            async for response in endpoint.server_stream(request, call):
-                yield response
-        except StatusError as error:
-            await _abort(context, call, error)
+        await _write(endpoint.server_stream(request, call), context, call)
 
-    async def bidi_stream(
-        requests: AsyncIterator[bytes], context: grpc.aio.ServicerContext[bytes, bytes]
-    ) -> AsyncIterator[bytes]:
+    async def bidi_stream(requests: AsyncIterator[bytes], context: grpc.aio.ServicerContext[bytes, bytes]) -> None:
         call = _call(endpoint, context, mutual_tls)
-        try:
-            async for response in endpoint.bidi_stream(requests, call):
-                yield response
-        except StatusError as error:
-            await _abort(context, call, error)
+        await _write(endpoint.bidi_stream(requests, call), context, call)
 
     if endpoint.method.client_streaming:
         return grpc.stream_stream_rpc_method_handler(bidi_stream)
     if endpoint.method.server_streaming:
         return grpc.unary_stream_rpc_method_handler(server_stream)
     return grpc.unary_unary_rpc_method_handler(unary)
+
+
+async def _write(
+    responses: AsyncGenerator[bytes, None], context: grpc.aio.ServicerContext[bytes, bytes], call: Call
+) -> None:
+    try:
+        async with aclosing(responses):
+            async for response in responses:
+                await context.write(response)
+    except StatusError as error:
+        await _abort(context, call, error)
 
 
 async def _abort(context: grpc.aio.ServicerContext[bytes, bytes], call: Call, error: StatusError) -> NoReturn:

@@ -129,7 +129,7 @@ class Server:
                 responses = endpoint.bidi_stream(requests.all(), call)
             else:
                 responses = endpoint.server_stream(await requests.only(), call)
-            async with aclosing(responses):  # type: ignore[type-var]
+            async with aclosing(responses):
                 async for response in responses:
                     await reply.send(response)
         await reply.end((OK,))

@@ -6,7 +6,8 @@ import asyncio
 import logging
 import time
 from collections import deque
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import aclosing
 from typing import Any
 
 from google.protobuf.message import DecodeError
@@ -81,32 +82,38 @@ class Endpoint:
             finally:
                 budget.messages.give_back(held)
 
-    async def server_stream(self, request: bytes, call: Call) -> AsyncIterator[bytes]:
-        """Answer one request with many responses."""
+    async def server_stream(self, request: bytes, call: Call) -> AsyncGenerator[bytes, None]:
+        """Answer one request with many responses. Who takes them closes this, whatever ends the call."""
         with self._observed(call) as observed:
             held = await self._hold(request)
             try:
-                responses = self.method.function(await self._parse(request), call)
-                if self._loop:
-                    responses = self._loop.iterate(responses)
-                async for response in observed.trace.messages(responses):
-                    yield response.SerializeToString()
+                answers = self.method.function(await self._parse(request), call)
+                async with (
+                    aclosing(self._loop.iterate(answers) if self._loop else answers) as made,
+                    aclosing(observed.trace.messages(made)) as responses,
+                ):
+                    async for response in responses:
+                        yield response.SerializeToString()
             finally:
                 budget.messages.give_back(held)
 
-    async def bidi_stream(self, requests: AsyncIterator[bytes], call: Call) -> AsyncIterator[bytes]:
-        """Answer many requests with many responses."""
+    async def bidi_stream(self, requests: AsyncIterator[bytes], call: Call) -> AsyncGenerator[bytes, None]:
+        """Answer many requests with many responses; to be closed as `server_stream`."""
         with self._observed(call) as observed:
             held: deque[int] = deque()
             try:
-                async for response in self.method.function(self._messages(requests, observed.lease, held), call):
-                    yield response.SerializeToString()
+                async with (
+                    aclosing(self._messages(requests, observed.lease, held)) as messages,
+                    aclosing(self.method.function(messages, call)) as responses,
+                ):
+                    async for response in responses:
+                        yield response.SerializeToString()
             finally:
                 budget.messages.give_back(sum(held))
 
     async def _messages(
         self, requests: AsyncIterator[bytes], lease: Lease | None, held: deque[int]
-    ) -> AsyncIterator[Any]:
+    ) -> AsyncGenerator[Any, None]:
         window = self._limits.stream_window if self._limits else 1
         async for request in requests:
             if lease is not None:

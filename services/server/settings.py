@@ -51,6 +51,9 @@ class Settings(BaseSettings):
     )
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="cuda: refuse to start without a working GPU.")
     workers: PositiveInt = Field(1, description="Processes that share the port (SO_REUSEPORT).")
+    worker_timeout_seconds: float = Field(
+        30.0, ge=3, description="With several workers: one whose event loop stands still for so long is replaced."
+    )
     memory_bytes: NonNegativeInt = Field(
         0,
         description="Bytes that all requests of one process may hold, encoded and decoded; what does not fit waits. "

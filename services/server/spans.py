@@ -8,7 +8,7 @@ from __future__ import annotations
 import threading
 import time
 import uuid
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncGenerator, Callable, Iterator
 from contextlib import contextmanager
 
 from google.rpc import code_pb2
@@ -117,7 +117,7 @@ class SpanTrace(Trace):
         with self._child(name, attributes, SpanKind.CLIENT if client else SpanKind.INTERNAL):
             yield
 
-    async def messages(self, responses: AsyncIterator[Response]) -> AsyncIterator[Response]:
+    async def messages(self, responses: AsyncGenerator[Response, None]) -> AsyncGenerator[Response, None]:
         while True:
             with self._child("message") as child:
                 try:

@@ -1,7 +1,9 @@
-"""`--workers N`: processes that share the port by SO_REUSEPORT, with one /metrics for all; a dead one is replaced."""
+"""`--workers N`: processes that share the port by SO_REUSEPORT, with one /metrics for all; one that died or hangs is
+replaced."""
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import multiprocessing
 import os
@@ -11,6 +13,8 @@ import socket
 import tempfile
 import threading
 import time
+from collections.abc import Coroutine
+from contextlib import suppress
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnProcess
 from typing import Any
@@ -29,19 +33,47 @@ log = logging.getLogger(__name__)
 
 RESTART_PAUSE_SECONDS = 1.0
 POLL_SECONDS = 0.5
+BEAT_SECONDS = 1.0
+START_SECONDS = 60.0  # longest time until the first beat
+KILL_SECONDS = 4.0  # after the drain time
+
+
+class Pulse:
+    """Tells whether a process lives on, by a counter that its event loop moves.
+
+    Time in which the supervisor itself did not look, e.g. as the whole container was paused, counts as one look.
+    """
+
+    def __init__(self) -> None:
+        self._beats = 0
+        self._silence = 0.0
+
+    def silence(self, beats: int, elapsed: float) -> float:
+        """Seconds without a beat.
+
+        Args:
+            beats: the counter.
+            elapsed: seconds since it was read before.
+        """
+        self._silence = self._silence + min(elapsed, 2 * POLL_SECONDS) if beats == self._beats else 0.0
+        self._beats = beats
+        return self._silence
 
 
 class _Worker:
-    """A serving process and the pipe on which it says that it is ready."""
+    """A serving process, the pipe on which it says that it is ready, and its pulse."""
 
     def __init__(self, settings: Settings) -> None:
         context = multiprocessing.get_context("spawn")
         self.reports, child_end = context.Pipe(duplex=False)
-        self.process: SpawnProcess = context.Process(target=_serve, args=(settings, child_end))
+        self._beats = context.RawValue("L", 0)
+        self._pulse = Pulse()
+        self.process: SpawnProcess = context.Process(target=_serve, args=(settings, child_end, self._beats))
         self.process.start()
         child_end.close()
         self.serving = False
         self.all_answer = False
+        self.signalled = False
 
     def receive(self) -> Ready | None:
         """Note what it reported; returned is what it said if it serves since."""
@@ -57,6 +89,16 @@ class _Worker:
             pass
         return announced
 
+    def signal(self, number: int) -> None:
+        self.signalled = True
+        with suppress(ProcessLookupError):
+            os.kill(self.process.pid or 0, number)
+
+    def hangs(self, elapsed: float, timeout: float) -> bool:
+        """Whether its event loop has not gone round for `timeout` seconds, or never did since it should have."""
+        beats = self._beats.value
+        return self._pulse.silence(beats, elapsed) > (timeout if beats else max(timeout, START_SECONDS))
+
 
 def run(settings: Settings) -> None:
     """Serve with `settings.workers` processes until SIGTERM or SIGINT.
@@ -68,53 +110,88 @@ def run(settings: Settings) -> None:
     # Workers' prometheus_client writes its values there, for the parent to add up.
     os.environ["PROMETHEUS_MULTIPROC_DIR"] = directory
     reserved = _reserve(settings)
-    settings = settings.model_copy(update={"port": reserved.getsockname()[1]})
-    registry = CollectorRegistry()
-    registry.register(metrics.WorkersCollector())
-    workers: list[_Worker] = []
-    stopping = False
-
-    def stop(number: int, _: Any) -> None:
-        nonlocal stopping
-        stopping = True
-        for worker in workers:
-            if worker.process.pid:
-                os.kill(worker.process.pid, number)
-
-    def serving() -> bool:
-        return not stopping and any(w.serving for w in workers)
-
-    def ready() -> bool:
-        return not stopping and any(w.serving and w.all_answer for w in workers)
-
-    metrics_port = start_http(settings.host, settings.metrics_port, serving, ready, registry)
-    workers += [_Worker(settings) for _ in range(settings.workers)]
-    signal.signal(signal.SIGTERM, stop)
-    signal.signal(signal.SIGINT, stop)
-    announced = False
     try:
-        while workers:
-            wait([w.process.sentinel for w in workers] + [w.reports for w in workers if not w.serving], POLL_SECONDS)
-            for worker in list(workers):
-                if (report := worker.receive()) and not announced:
-                    announce(settings, report, metrics_port)
-                    announced = True
-                if worker.process.is_alive():
-                    continue
-                workers.remove(worker)
-                mark_process_dead(worker.process.pid)  # type: ignore[no-untyped-call]
-                if stopping:
-                    continue
-                if not announced:
-                    stop(signal.SIGTERM, None)
-                    raise StartError("a worker could not start; its message is above")
-                pid, code = worker.process.pid, worker.process.exitcode
-                log.error("worker %d ended with code %s: starting another", pid, code)
-                time.sleep(RESTART_PAUSE_SECONDS)
-                workers.append(_Worker(settings))
+        _Supervisor(settings.model_copy(update={"port": reserved.getsockname()[1]})).run()
     finally:
         reserved.close()
         shutil.rmtree(directory, ignore_errors=True)
+
+
+class _Supervisor:
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._workers: list[_Worker] = []
+        self._missing: list[float] = []  # when to start a worker for each that ended, in `time.monotonic()` seconds
+        self._stopping_since: float | None = None
+        self._announced = False
+
+    def run(self) -> None:
+        """Keep `settings.workers` processes serving until told to stop and all have ended."""
+        settings, registry = self._settings, CollectorRegistry()
+        registry.register(metrics.WorkersCollector())
+        self._metrics_port = start_http(settings.host, settings.metrics_port, self._serving, self._ready, registry)
+        self._missing = [0.0] * settings.workers
+        signal.signal(signal.SIGTERM, self._stop)
+        signal.signal(signal.SIGINT, self._stop)
+        looked = time.monotonic()
+        while self._workers or (self._missing and self._stopping_since is None):
+            now = time.monotonic()
+            self._look(now, now - looked)
+            looked = now
+            watched: list[Any] = [w.process.sentinel for w in self._workers]
+            wait(watched + [w.reports for w in self._workers if not w.serving], POLL_SECONDS)
+
+    def _look(self, now: float, elapsed: float) -> None:
+        for worker in list(self._workers):
+            if (report := worker.receive()) and not self._announced:
+                announce(self._settings, report, self._metrics_port)
+                self._announced = True
+            if not worker.process.is_alive():
+                self._bury(worker, now)
+            elif worker.hangs(elapsed, self._settings.worker_timeout_seconds):
+                log.error("worker %d does not answer any more: killing it", worker.process.pid)
+                worker.process.kill()
+        if self._stopping_since is None:
+            while self._missing and self._missing[0] <= now:
+                del self._missing[0]
+                self._workers.append(_Worker(self._settings))
+        # Asked again: a signal may have come while a worker was started, who is not among those that it went to.
+        if self._stopping_since is not None:
+            self._end(now)
+
+    def _bury(self, worker: _Worker, now: float) -> None:
+        self._workers.remove(worker)
+        mark_process_dead(worker.process.pid)  # type: ignore[no-untyped-call]
+        if self._stopping_since is not None:
+            return
+        if not self._announced:
+            self._stop(signal.SIGTERM, None)
+            raise StartError("a worker could not start; its message is above")
+        log.error("worker %d ended with code %s: starting another", worker.process.pid, worker.process.exitcode)
+        self._missing.append(now + RESTART_PAUSE_SECONDS)
+
+    def _stop(self, number: int, _: Any) -> None:
+        """On a signal: pass it on."""
+        self._stopping_since = self._stopping_since or time.monotonic()
+        for worker in self._workers:
+            worker.signal(number)
+
+    def _end(self, now: float) -> None:
+        """See that every worker stops, in time or by force."""
+        since, settings = self._stopping_since or now, self._settings
+        late = now > since + settings.drain_pause_seconds + settings.drain_seconds + KILL_SECONDS
+        for worker in self._workers:
+            if late:
+                log.error("worker %d does not stop: killing it", worker.process.pid)
+                worker.process.kill()
+            elif not worker.signalled:
+                worker.signal(signal.SIGTERM)
+
+    def _serving(self) -> bool:
+        return self._stopping_since is None and any(w.serving for w in self._workers)
+
+    def _ready(self) -> bool:
+        return self._stopping_since is None and any(w.serving and w.all_answer for w in self._workers)
 
 
 def _reserve(settings: Settings) -> socket.socket:
@@ -130,7 +207,7 @@ def _reserve(settings: Settings) -> socket.socket:
     return reserved
 
 
-def _serve(settings: Settings, reports: Connection) -> None:
+def _serve(settings: Settings, reports: Connection, beats: Any) -> None:
     import uvloop
 
     from services.server.app import App
@@ -139,10 +216,26 @@ def _serve(settings: Settings, reports: Connection) -> None:
     threading.Thread(target=_stop_with_parent, daemon=True).start()
     logs.configure(settings)
     try:
-        uvloop.run(App(settings).run(reports.send, reports.send))
+        app = App(settings)
+        uvloop.run(_alive(app.run(reports.send, reports.send), beats))
     except StartError as error:
         log.error("%s", error)
         raise SystemExit(1) from None
+
+
+async def _alive(serving: Coroutine[None, None, None], beats: Any) -> None:
+    """Serve, and move the counter of beats as long as the event loop goes round."""
+
+    async def beat() -> None:
+        while True:
+            beats.value += 1
+            await asyncio.sleep(BEAT_SECONDS)
+
+    beating = asyncio.create_task(beat())
+    try:
+        await serving
+    finally:
+        beating.cancel()
 
 
 def _stop_with_parent() -> None:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from services.runtime.decode import Rows
+from services.runtime.search import Rows
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,7 +27,7 @@ class Hypothesis:
 
 
 class BeamSearch:
-    """The search for one sentence; `size` 1 is the greedy choice. A `Search` of `services.runtime.decode`.
+    """The search for one sentence; `size` 1 is the greedy choice. A `Search` of `services.runtime.search`.
 
     It ends when as many hypotheses have ended as there are beams and no beam is better than the worst of them would be
     if it ended now, or after `longest` tokens, when the beams themselves are the hypotheses still missing. While it is

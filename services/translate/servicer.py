@@ -133,8 +133,9 @@ class Translator:
         decision = self.model.card.decision
         whole = isinstance(request, pb.TranslateRequest)
         beams = request.beam_size or (int(decision["beam_size"]) if whole else 1)
-        if beams > limits.beams:
-            raise InvalidArgument.field("beam_size", f"is {beams}; the most is {limits.beams}")
+        most = min(limits.beams, self.decoder.widest)
+        if beams > most:
+            raise InvalidArgument.field("beam_size", f"is {beams}; the most is {most}")
         penalty = request.length_penalty if request.HasField("length_penalty") else decision["length_penalty"]
         if not 0 <= penalty <= 2:
             raise InvalidArgument.field("length_penalty", f"is {penalty}; it must be 0 to 2")

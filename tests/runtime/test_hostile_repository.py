@@ -25,7 +25,7 @@ from lectern.v1 import model_pb2
 from services.server.auth import Token, TokenFile, new_token
 from tests.conftest import EXPORTED, Server, serving
 from tests.graphs import add_graph, burn, burn_config
-from tests.server.test_server import wait_until
+from tests.waiting import wait_until
 
 SOUND, OTHER = "covid_regressor", "other"
 READY, UNAVAILABLE = model_pb2.MODEL_STATE_READY, model_pb2.MODEL_STATE_UNAVAILABLE

@@ -13,9 +13,8 @@ from lectern.client import Client
 from lectern.versions import promote, read_card, read_config, served_versions
 from tests.conftest import serving
 from tests.lectern.test_cli import invoke
-from tests.server.test_server import wait_until
 from tests.training.test_recipes import QUICK, train
-from tests.waiting import WAIT
+from tests.waiting import WAIT, wait_until
 
 OTHER_SEED = "1"
 
