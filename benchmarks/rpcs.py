@@ -75,8 +75,8 @@ def rows() -> list[Row]:
     return [
         Row(image(images=[photo])),
         Row(image(images=[photo] * 16), "16 images"),
-        Row(image(images=[photo], model="compact_classifier", version=1), "compact_classifier, float32"),
-        Row(image(images=[photo], model="compact_classifier", version=2), "compact_classifier, int8"),
+        Row(image(images=[photo], model="compact_classifier", version=3), "compact_classifier, float32"),
+        Row(image(images=[photo], model="compact_classifier", version=4), "compact_classifier, int8"),
         Row(image(images=[photo], model="drawing_classifier"), "drawing_classifier"),
         Row(image(images=[digit], model="lifelong_classifier"), "lifelong_classifier"),
         Row(classify_pb2.StreamClassifyImageRequest(images=[photo])),
