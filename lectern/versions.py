@@ -16,6 +16,8 @@ from tritonclient.grpc.model_config_pb2 import ModelConfig, ModelVersionPolicy
 from lectern.card import Card
 
 CONFIG = "config.pbtxt"
+# Triton's name for the threads of one run, a parameter of its ONNX Runtime backend.
+INTRA_OP_THREADS = "intra_op_thread_count"
 # The field as it is written: braces around one nested message.
 _POLICY = re.compile(r"\bversion_policy\s*:?\s*\{(?:[^{}]|\{[^{}]*\})*\}[ \t]*\n?")
 

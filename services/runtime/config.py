@@ -16,6 +16,7 @@ DEFAULT_QUEUE_SIZE = 512
 MOST_BATCH_ROWS = 4096
 MOST_INSTANCES = 64
 MOST_PRIORITIES = 64
+MOST_THREADS = 256
 
 # Triton's names of data types, as in config.pbtxt (without TYPE_) and in the Open Inference Protocol.
 DTYPES: dict[str, type[np.generic]] = {
@@ -70,6 +71,7 @@ class GraphConfig:
         queues: one policy for each priority, the first priority first.
         default_priority: of requests that name none; 1 = first.
         instances: how many runs go on at once.
+        intra_op_threads: threads of one run on the CPU (`intra_op_thread_count`); 0 = as many as there are cores.
     """
 
     name: str
@@ -80,6 +82,7 @@ class GraphConfig:
     queues: tuple[QueuePolicy, ...]
     default_priority: int
     instances: int
+    intra_op_threads: int
     message: model_config_pb2.ModelConfig
 
     def versions_to_serve(self, present: Sequence[int]) -> tuple[list[int], int]:
@@ -124,8 +127,18 @@ def parse_config(name: str, content: bytes) -> GraphConfig:
         queues=tuple(_queue_policy(batching, level + 1) for level in range(max(1, batching.priority_levels))),
         default_priority=max(1, batching.default_priority_level),
         instances=instances,
+        intra_op_threads=_intra_op_threads(message),
         message=message,
     )
+
+
+def _intra_op_threads(message: model_config_pb2.ModelConfig) -> int:
+    if versions.INTRA_OP_THREADS not in message.parameters:
+        return 1  # where Triton's backend takes every core
+    value = message.parameters[versions.INTRA_OP_THREADS].string_value
+    if not value.isdecimal() or int(value) > MOST_THREADS:
+        raise ConfigError(f"{versions.INTRA_OP_THREADS} must be a number from 0 to {MOST_THREADS}, not {value!r}")
+    return int(value)
 
 
 def _queue_policy(batching: model_config_pb2.ModelDynamicBatching, priority: int) -> QueuePolicy:

@@ -35,7 +35,7 @@ class OnnxEngine:
 
     Args:
         device: `cuda` makes a session that would run on the CPU an error; `auto` takes CUDA where a GPU answers.
-        intra_op_threads: threads that one run uses on the CPU.
+        intra_op_threads: threads that one run uses on the CPU; None = as each graph's config.pbtxt says.
         warm_up_seconds: longest time that the runs of a warm-up may take.
 
     Raises:
@@ -44,7 +44,9 @@ class OnnxEngine:
 
     name = "onnxruntime"
 
-    def __init__(self, device: Device = "auto", intra_op_threads: int = 1, warm_up_seconds: float = 60.0) -> None:
+    def __init__(
+        self, device: Device = "auto", intra_op_threads: int | None = None, warm_up_seconds: float = 60.0
+    ) -> None:
         installed = [p for p in ("onnxruntime", "onnxruntime-gpu") if _installed(p)]
         if len(installed) > 1:
             raise EngineError(
@@ -64,14 +66,15 @@ class OnnxEngine:
 
     def load(self, config: GraphConfig, version: int, content: bytes) -> Graph:
         """A session from the bytes of a graph; nothing outside them is read."""
-        runner = self._session(content)
+        threads = config.intra_op_threads if self.intra_op_threads is None else self.intra_op_threads
+        runner = self._session(content, threads)
         _check_tensors(config, runner.inputs, runner.outputs)
         cost = RunCost(_warm_up(config, runner, self.warm_up_seconds))
         return OnnxGraph(config, version, runner, cost, SharedAxes(config, content))
 
-    def _session(self, content: bytes) -> OnnxRunner:
+    def _session(self, content: bytes, threads: int) -> OnnxRunner:
         options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = self.intra_op_threads
+        options.intra_op_num_threads = threads
         options.inter_op_num_threads = 1
         options.log_severity_level = 4  # failures come back as exceptions
         # Not ONNX Runtime's own format, which would be recognised by its first bytes and is not checked.

@@ -64,7 +64,11 @@ class Settings(BaseSettings):
         os.cpu_count() or 1, description="Threads that decode, encode and parse; 0.2 ms of such work stays inline."
     )
     codec_seconds: PositiveFloat = Field(30.0, description="Longest time that decoding one input may take.")
-    intra_op_threads: PositiveInt = Field(1, description="Threads that one run of a graph uses on the CPU.")
+    intra_op_threads: PositiveInt | None = Field(
+        None,
+        description="Threads that one run of any graph uses on the CPU; unset: its config's `intra_op_thread_count`, "
+        "1 in every exported model.",
+    )
     tls_certificate: Path | None = Field(None, description="PEM file of the server's certificate; with it, TLS only.")
     tls_key: Path | None = Field(None, description="PEM file of its key, not encrypted.")
     tls_client_ca: Path | None = Field(

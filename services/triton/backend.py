@@ -18,7 +18,9 @@ class TritonPythonModel:
         config = json.loads(args["model_config"])
         path = os.path.join(args["model_repository"], args["model_version"], "model.onnx")
         options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = 1
+        # As NVIDIA's backend reads it; without it, one thread.
+        threads = config.get("parameters", {}).get("intra_op_thread_count", {"string_value": "1"})
+        options.intra_op_num_threads = int(threads["string_value"])
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         self.session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
         self.inputs = [tensor["name"] for tensor in config["input"]]

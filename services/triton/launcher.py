@@ -52,6 +52,7 @@ def command(
     home: Path, repository: Path, ports: Ports, arguments: Sequence[str] = ()
 ) -> tuple[list[str], dict[str, str]]:
     """Command line and environment of tritonserver over `repository`."""
+    _place_backend(home)
     site = _site_packages(home)
     libraries = [sysconfig.get_config_var("LIBDIR"), str(site / "nvidia_pytriton.libs")]
     environment = os.environ | {
@@ -87,15 +88,23 @@ def _require_libpython() -> None:
 
 
 def _assemble_backends(home: Path) -> None:
-    """A backend directory with the python backend for this Python, and ours beside it."""
+    """A backend directory with the python backend for this Python."""
     triton = _site_packages(home) / "pytriton" / "tritonserver"
     (python := home / "backends" / "python").mkdir(parents=True)
     for name in ("libtriton_python.so", "triton_python_backend_utils.py"):
         shutil.copy2(triton / "backends" / "python" / name, python)
     stubs = triton / "python_backend_stubs" / sysconfig.get_python_version()
     shutil.copy2(stubs / "triton_python_backend_stub", python)
-    (ours := home / "backends" / "onnxruntime").mkdir()
-    shutil.copy2(Path(__file__).with_name("backend.py"), ours / "model.py")
+
+
+def _place_backend(home: Path) -> None:
+    """Ours beside it, as it is now: the environment may be older. Others may be starting over the same directory."""
+    (directory := home / "backends" / "onnxruntime").mkdir(exist_ok=True)
+    source, target = Path(__file__).with_name("backend.py"), directory / "model.py"
+    if not target.exists() or target.read_bytes() != source.read_bytes():
+        staged = directory / f".{os.getpid()}"
+        shutil.copy2(source, staged)
+        staged.replace(target)
 
 
 def _site_packages(home: Path) -> Path:

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import grpc
 import numpy as np
+import psutil
 import pytest
 from grpc_health.v1 import health_pb2
 from tritonclient.grpc import InferenceServerClient
@@ -25,6 +26,7 @@ from lectern.requests import FewShotMethod
 from lectern.versions import promote
 from services.triton.launcher import PYTHONS, TritonError, install
 from tests.conftest import EXPORTED, ROOT, Server, encode, serving
+from tests.graphs import add_graph, burn, burn_config
 from tests.programs import missing
 from tests.waiting import WAIT, wait_until
 
@@ -264,3 +266,18 @@ def test_triton_serves_the_promoted_version(tmp_path: Path) -> None:
         InferenceServerClient(url) as client,
     ):
         assert [[client.is_model_ready(graph, version) for version in "12"] for graph in graphs] == [[True, False]] * 2
+
+
+def test_triton_runs_a_graph_on_as_many_threads_as_its_config_says(tmp_path: Path) -> None:
+    """Seen by the threads of the processes that its Python backend starts, one for each model."""
+    for name, count in (("one", 1), ("four", 4)):
+        parameter = f'parameters {{ key: "intra_op_thread_count" value {{ string_value: "{count}" }} }}'
+        add_graph(tmp_path / "models", name, burn(), burn_config(8, parameter))
+    with triton(free_ports(3), tmp_path / "triton.log", tmp_path / "models"):
+        threads = {
+            argument: process.num_threads()
+            for process in psutil.Process().children(recursive=True)
+            for argument in process.cmdline()
+        }
+    one, four = (threads[str(tmp_path / "models" / name / "1" / "model.onnx")] for name in ("one", "four"))
+    assert four - one == 3

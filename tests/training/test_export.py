@@ -70,6 +70,11 @@ def test_a_card_holds_tables_and_figures(tmp_path: Path, trained: Trained) -> No
         Card.model_validate(found.model_dump() | {"files": {}})
 
 
+def test_a_config_is_for_one_thread_a_run(tmp_path: Path, trained: Trained) -> None:
+    write_version("linear", trained, tmp_path, "test", 0, 0.0)
+    assert read_config(tmp_path / "linear").parameters["intra_op_thread_count"].string_value == "1"
+
+
 @pytest.mark.unit
 def test_a_figure_is_kept_in_256_colours_that_look_the_same() -> None:
     reduced = with_palette(picture("RGB"))
