@@ -11,6 +11,7 @@ FAST ?=
 PROMOTE ?=
 SEED ?= 0
 DEVICE ?= cpu
+BRIEF ?=
 TEST_PROCESSES ?= 2
 SOAK_SECONDS ?= 900
 LOADTEST_SECONDS ?= 30
@@ -62,13 +63,8 @@ deploy-check: $(VENV)/.dev ## Check what an operator applies: manifests, Prometh
 loadtest: $(VENV)/.serve .venv-load/.installed ## Load every capability with locust: LOADTEST_SECONDS=30 LOADTEST_USERS=16
 	.venv-load/bin/python loadtests/run.py --lectern $(BIN)/lectern
 
-bench: $(VENV)/.dev ## Measure Lectern beside Triton, MLServer, CTranslate2 and bare ONNX Runtime, under overload, and every RPC; DEVICE=cuda
-	$(BIN)/python -m benchmarks.throughput --device $(DEVICE)
-	$(BIN)/python -m benchmarks.saturation
-	$(BIN)/python -m benchmarks.explain
-	$(BIN)/python -m benchmarks.defend
-	$(BIN)/python -m benchmarks.decoding
-	$(BIN)/python -m benchmarks.rpcs
+bench: $(VENV)/.dev ## Measure Lectern beside its peers, under overload, and every RPC; DEVICE=cuda; BRIEF=1: one short cell of each
+	$(BIN)/python -m benchmarks --device $(DEVICE) $(if $(BRIEF),--brief)
 
 soak: $(VENV)/.dev ## Mixed load, bad input, cancellations and reloads for SOAK_SECONDS=900: does anything leak?
 	SOAK_SECONDS=$(SOAK_SECONDS) $(BIN)/python -m pytest -s tests/server/test_soak.py

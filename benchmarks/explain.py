@@ -2,62 +2,63 @@
 
 from __future__ import annotations
 
-import argparse
 import asyncio
-import os
-import platform
 import statistics
 import sys
 import time
 from collections.abc import Callable
-from pathlib import Path
 
 import numpy as np
 import onnxruntime
 
 import lectern
+from benchmarks.options import EXPORTED, ROOT, Options, written_by
 from benchmarks.servers import Contestant, running
 from services.runtime.config import parse_config
 from training.evaluate import png
 
-ROOT = Path(__file__).parents[1]
-REPORT = ROOT / "docs" / "benchmarks" / "explain.md"
-EXPORTED = ROOT / "exported"
 GRAPH = "image_classifier_gradient"
-SAMPLES = 50
+SAMPLES, BRIEF_SAMPLES = 50, 10
+ROUNDS = 9
 CALLERS = 4
 TIMEOUT = 120
 
 
-def main() -> None:
-    """Time both, alone and with several callers, and write the report."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--rounds", type=int, default=9, help="each of one explanation by either; medians are reported")
-    rounds = parser.parse_args().rounds
+def run(options: Options) -> None:
+    """Time both, alone and with several callers, and write the report.
+
+    Raises:
+        RuntimeError: an explanation is not one.
+    """
+    rounds, samples = options.rounds_or(ROUNDS), BRIEF_SAMPLES if options.brief else SAMPLES
     with np.load(ROOT / "tests" / "data" / "image_classifier.npz") as data:
         photo = data["images"][0]
-    graph = Bare(photo, SAMPLES)
+    graph = Bare(photo, samples)
     with running(Contestant("Lectern", "lectern", arguments=("explain",)), EXPORTED, ["image_classifier"]) as server:
         times: dict[str, list[float]] = {"bare": [], "one": [], "several": []}
         with lectern.Client(server.target, timeout=TIMEOUT) as client:
-            client.explain(png(photo), "smooth_grad", samples=SAMPLES)
+            attribution = client.explain(png(photo), "smooth_grad", samples=samples).attribution
+            values = np.frombuffer(attribution.values, "<f4").reshape(attribution.shape)
+            if values.shape[:2] != photo.shape[:2] or not np.isfinite(values).all() or not values.any():
+                raise RuntimeError(f"no explanation of a photo {photo.shape}: {values}")
             for number in range(rounds):
                 print(f"round {number + 1}/{rounds}", file=sys.stderr)
                 times["bare"].append(graph.seconds())
-                times["one"].append(timed(lambda: client.explain(png(photo), "smooth_grad", samples=SAMPLES)))
-                times["several"].append(timed(lambda: asyncio.run(together(server.target, png(photo)))) / CALLERS)
-    bare, one, several = (1000 * statistics.median(found) for found in times.values())
-    REPORT.write_text(
+                times["one"].append(timed(lambda: client.explain(png(photo), "smooth_grad", samples=samples)))
+                times["several"].append(
+                    timed(lambda: asyncio.run(together(server.target, png(photo), samples))) / CALLERS
+                )
+    bare, one, several = (1000 * statistics.median(seconds) for seconds in times.values())
+    options.write(
+        "explain.md",
         "# Explanations\n\n"
-        f"Written by `make bench` on {os.cpu_count()} cores ({platform.system()}, ONNX Runtime "
-        f"{onnxruntime.__version__}): SmoothGrad of {SAMPLES} samples of one photo, medians of {rounds} rounds in "
-        f"turns. The bare graph runs the same samples in the same batches of {graph.batch}, in one thread.\n\n"
+        f"{written_by()}: SmoothGrad of {samples} samples of one photo, medians of {rounds} rounds in turns. The bare "
+        f"graph runs the same samples in the same batches of {graph.batch}, in one thread.\n\n"
         "| | ms an explanation | over the bare graph |\n| --- | --- | --- |\n"
         f"| bare gradient graph | {bare:.0f} | 1.00 |\n"
         f"| ExplainService, one caller | {one:.0f} | {one / bare:.2f} |\n"
-        f"| ExplainService, {CALLERS} callers | {several:.0f} | {several / bare:.2f} |\n"
+        f"| ExplainService, {CALLERS} callers | {several:.0f} | {several / bare:.2f} |\n",
     )
-    print(REPORT.read_text())
 
 
 class Bare:
@@ -86,10 +87,10 @@ class Bare:
         self._session.run(None, part)
 
 
-async def together(target: str, photo: bytes) -> None:
+async def together(target: str, photo: bytes, samples: int) -> None:
     """Several callers at once."""
     async with lectern.aio.Client(target, timeout=TIMEOUT) as client:
-        await asyncio.gather(*(client.explain(photo, "smooth_grad", samples=SAMPLES, seed=i) for i in range(CALLERS)))
+        await asyncio.gather(*(client.explain(photo, "smooth_grad", samples=samples, seed=i) for i in range(CALLERS)))
 
 
 def timed(work: Callable[[], object]) -> float:
@@ -97,7 +98,3 @@ def timed(work: Callable[[], object]) -> float:
     started = time.perf_counter()
     work()
     return time.perf_counter() - started
-
-
-if __name__ == "__main__":
-    main()

@@ -3,21 +3,42 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 
+import numpy as np
+import onnxruntime
 import torch
+from google.protobuf import text_format
+from numpy.typing import NDArray
 from torch import nn
 
 from lectern.card import DataSource, Metric, TabularPreprocessing
+from lectern.versions import CONFIG, read_card, read_config
 from training.export.version import write_version
 from training.recipe import Graph, Trained
 
+CLASSIFIER = "image_classifier"
 FEATURES, HIDDEN, CLASSES = 429, 1024, 41
 
 
 def make_repository(exported: Path, target: Path, instances: int) -> None:
-    """Write both graphs with `instances` each into `target`."""
-    shutil.copytree(exported / "image_classifier", target / "image_classifier")
+    """Write both graphs with `instances` each into `target`, which nothing else is loaded beside."""
+    card = read_card(exported / CLASSIFIER)
+    source, version = exported / CLASSIFIER, target / CLASSIFIER / "1"  # where every server looks
+    version.mkdir(parents=True)
+    shutil.copy(source / CONFIG, target / CLASSIFIER)
+    shutil.copy(source / str(card.version) / "model.onnx", version)
+    # The classifier alone, without the gradients that explain it.
+    graph = f"{CLASSIFIER}/{{}}/model.onnx"
+    changes = {
+        "version": 1,
+        "graphs": {"forward": CLASSIFIER},
+        "explanation": None,
+        "figures": (),
+        "files": {graph.format(1): card.files[graph.format(card.version)]},
+    }
+    card.model_copy(update=changes).write(version / "card.json")
     torch.manual_seed(0)
     net = nn.Sequential(
         nn.Linear(FEATURES, HIDDEN), nn.ReLU(), nn.Linear(HIDDEN, HIDDEN), nn.ReLU(), nn.Linear(HIDDEN, CLASSES)
@@ -39,5 +60,23 @@ def make_repository(exported: Path, target: Path, instances: int) -> None:
         parameters=0,
     )
     write_version("mlp", trained, target, "benchmark", 0, 0.0)
-    for config in target.glob("*/config.pbtxt"):
-        config.write_text(config.read_text().replace("count: 1", f"count: {instances}"))
+    for model in (target / CLASSIFIER, target / "mlp"):
+        config = read_config(model)
+        config.ClearField("version_policy")
+        config.instance_group[0].count = instances
+        (model / CONFIG).write_text(text_format.MessageToString(config))
+
+
+def session(graph: Path) -> onnxruntime.InferenceSession:
+    """Bare ONNX Runtime, as every server has it: one thread a run, no spinning."""
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = 1
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    return onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
+
+
+def answers(repository: Path, model: str, inputs: Mapping[str, NDArray[np.generic]]) -> dict[str, NDArray[np.generic]]:
+    """What bare ONNX Runtime says of the inputs, by output."""
+    bare = session(repository / model / "1" / "model.onnx")
+    names = [output.name for output in bare.get_outputs()]
+    return dict(zip(names, bare.run(names, dict(inputs)), strict=True))

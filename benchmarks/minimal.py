@@ -1,8 +1,8 @@
 """The least that a Python gRPC server can do: what Lectern's checks, queue, metrics and errors are measured against.
 
-`python -m benchmarks.minimal REPOSITORY PORT` serves ModelInfer with grpc.aio and uvloop, and one thread for each graph
-that runs whatever is queued; nothing is checked, bounded, counted or cancelled. ModelInfer of the model `echo` gives
-the request's bytes back, which is what the transport alone costs.
+`python benchmarks/minimal.py REPOSITORY PORT`, in any environment, serves ModelInfer with grpc.aio and uvloop, and one
+thread for each graph that runs whatever is queued; nothing is checked, bounded, counted or cancelled. ModelInfer of the
+model `echo` gives the request's bytes back, which is what the transport alone costs.
 """
 
 from __future__ import annotations

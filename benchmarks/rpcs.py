@@ -1,23 +1,19 @@
-"""Every RPC of a server of the committed models, part of `make bench`; writes docs/benchmarks/rpcs.md."""
+"""Every RPC of a server of the committed models; writes docs/benchmarks/rpcs.md."""
 
 from __future__ import annotations
 
-import argparse
-import os
-import platform
 import sys
 import urllib.request
 from collections import defaultdict
 from dataclasses import dataclass
-from pathlib import Path
 
 import grpc
-import onnxruntime
 from google.protobuf.message import Message
 from google.protobuf.message_factory import GetMessageClass
 from prometheus_client.parser import text_string_to_metric_families
 
 from benchmarks.load import Measurement, measure
+from benchmarks.options import EXPORTED, ROOT, Options, written_by
 from benchmarks.servers import Contestant, Running, running
 from lectern.cli.rows import read_table
 from lectern.requests import attack_method, defence, explained_input
@@ -36,13 +32,12 @@ from lectern.v1 import (
 from lectern.versions import read_card
 from services.server.registry import SERVICERS, service_of
 
-ROOT = Path(__file__).parents[1]
 EXAMPLES = ROOT / "docs" / "examples"
-REPORT = ROOT / "docs" / "benchmarks" / "rpcs.md"
+SECONDS = 3
 CALLERS = 8
 EPISODE_STEPS = 50
 TEXT = "The chairs were hard, but what a wonderful film!"
-ANSWER_SECONDS = 30
+ANSWER_SECONDS = 60
 
 
 @dataclass(frozen=True)
@@ -63,7 +58,7 @@ def rows() -> list[Row]:
     character = (EXAMPLES / "character.png").read_bytes()
     story = (EXAMPLES / "beagle.txt").read_text()
     observation = act_pb2.Observation(features=[0, 1.4, 0.3, -0.5, -0.1, 0.05, 0, 0])
-    features = read_card(ROOT / "exported" / "covid_regressor").preprocessing.features
+    features = read_card(EXPORTED / "covid_regressor").preprocessing.features
     survey = read_table(EXAMPLES / "survey.csv", features)[0]
     clips = [
         classify_pb2.AudioClip(encoded=EXAMPLES.joinpath(f"{name}.wav").read_bytes())
@@ -120,28 +115,25 @@ def rows() -> list[Row]:
     ]
 
 
-def main() -> None:
-    """Measure each RPC at eight callers, and write the report."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--seconds", type=float, default=3, help="of each measurement")
-    options = parser.parse_args()
-    models = [path.parent.name for path in sorted((ROOT / "exported").glob("*/config.pbtxt"))]
+def run(options: Options) -> None:
+    """Ask every RPC, measure each at eight callers, and write the report; in brief, measure the first."""
+    seconds = options.seconds_or(SECONDS)
+    models = [path.parent.name for path in sorted(EXPORTED.glob("*/config.pbtxt"))]
     lines = []
     # Each caller may play an episode.
     settings = {"LECTERN_LIMITS__EPISODES": "8", "LECTERN_ALLOW_ATTACKS": "true"}
-    with running(Contestant("Lectern", "lectern"), ROOT / "exported", models, **settings) as server:
+    with running(Contestant("Lectern", "lectern"), EXPORTED, models, **settings) as server:
         for row in rows():
             service, name = rpc_of(row.request)
-            print(f"{service}.{name} {row.detail}", file=sys.stderr)
-            if refusal := why_not(server, f"/{service}/{name}", row.request):
-                print(f"left out: {refusal}", file=sys.stderr)
-                continue
-            result = measure_good(server, f"/{service}/{name}", row.request, options.seconds)
             title = f"`{service.rpartition('.')[2]}.{name}`" + (f", {row.detail}" if row.detail else "")
+            print(title, file=sys.stderr)
+            ask(server, f"/{service}/{name}", row.request)
+            if options.brief and lines:
+                continue
+            result = measure_good(server, f"/{service}/{name}", row.request, seconds)
             figures = (f"{result.rate:,.0f}", f"{result.p50:.1f}", f"{result.p99:.1f}", f"{result.cpu:.2f}")
             lines.append(f"| {title} | {' | '.join(figures)} |")
-    REPORT.write_text(report(lines, options.seconds))
-    print(REPORT.read_text())
+    options.write("rpcs.md", report(lines, seconds))
 
 
 def rpc_of(request: Message) -> tuple[str, str]:
@@ -154,21 +146,20 @@ def rpc_of(request: Message) -> tuple[str, str]:
     raise LookupError(f"no RPC takes a {type(request).__name__}")
 
 
-def why_not(server: Running, method: str, request: Message) -> str:
-    """What the server says if it has no model for this RPC yet, else nothing.
+def ask(server: Running, method: str, request: Message) -> None:
+    """Send the request once, as a unary call or a stream.
 
     Raises:
-        grpc.RpcError: it failed otherwise.
+        RuntimeError: it was not answered with OK and something.
     """
     with grpc.insecure_channel(server.target) as channel:
         call = channel.unary_stream(method, request_serializer=type(request).SerializeToString)
         try:
-            list(call(request, timeout=ANSWER_SECONDS))
+            answered = any(list(call(request, timeout=ANSWER_SECONDS)))
         except grpc.RpcError as error:
-            if error.code() not in (grpc.StatusCode.NOT_FOUND, grpc.StatusCode.UNIMPLEMENTED):
-                raise
-            return str(error.details())
-    return ""
+            raise RuntimeError(f"{method}: {error.code().name}, {error.details()}") from error
+    if not answered:
+        raise RuntimeError(f"{method}: the answer is empty")
 
 
 def measure_good(server: Running, method: str, request: Message, seconds: float) -> Measurement:
@@ -201,9 +192,8 @@ def report(lines: list[str], seconds: float) -> str:
         [
             "# Every RPC",
             "",
-            f"Written by `make bench` on {os.cpu_count()} cores ({platform.system()}, Python "
-            f"{platform.python_version()}, grpcio {grpc.__version__}, ONNX Runtime {onnxruntime.__version__}): the "
-            f"committed models in one process, {CALLERS} callers on the same cores by h2load, {seconds:g} s each. "
+            f"{written_by()}: the committed models in one process, {CALLERS} callers on the same cores by h2load, "
+            f"{seconds:g} s each. "
             "Images come as PNG files, and pictures go as such. Every answer was OK by the server's own count.",
             "",
             "| RPC | requests/s | p50 ms | p99 ms | CPU s per 1,000 |",
@@ -212,7 +202,3 @@ def report(lines: list[str], seconds: float) -> str:
             "",
         ]
     )
-
-
-if __name__ == "__main__":
-    main()

@@ -1,4 +1,4 @@
-"""Overload, the second part of `make bench`: arrivals that do not wait for answers, up to three times the capacity.
+"""Overload: arrivals that do not wait for answers, up to three times the capacity.
 
 A good server keeps answering as many requests as it can, on time, and refuses the rest at once; a bad one answers all
 of them late. Writes docs/benchmarks/saturation.md.
@@ -6,7 +6,6 @@ of them late. Writes docs/benchmarks/saturation.md.
 
 from __future__ import annotations
 
-import argparse
 import asyncio
 import statistics
 import sys
@@ -24,14 +23,16 @@ import uvloop
 from google.rpc import error_details_pb2
 from grpc_status import rpc_status
 from matplotlib import pyplot as plt
-from tritonclient.grpc import service_pb2 as pb
 
-from benchmarks.graphs import make_repository
+from benchmarks.graphs import CLASSIFIER, answers, make_repository
+from benchmarks.load import INFER, check, infer_request
+from benchmarks.options import EXPORTED, Options, written_by
 from benchmarks.servers import Contestant, Running, running
 
-ROOT = Path(__file__).parents[1]
-REPORT = ROOT / "docs" / "benchmarks" / "saturation.md"
-MODEL, ITEMS = "image_classifier", 8
+MODEL, ITEMS = CLASSIFIER, 8
+PHOTOS = {"images": np.random.default_rng(0).integers(0, 256, (ITEMS, 32, 32, 3), np.uint8)}
+REQUEST = infer_request(MODEL, PHOTOS).SerializeToString()
+SECONDS, DEADLINE = 10, 0.5
 LOADS = (0.5, 0.8, 1.0, 1.5, 2.0, 3.0)
 CALIBRATION_CALLERS = 16
 COLUMNS = (
@@ -45,7 +46,6 @@ COLUMNS = (
     "errors",
     "MB",
 )
-METHOD = "/inference.GRPCInferenceService/ModelInfer"
 
 
 @dataclass
@@ -67,33 +67,37 @@ class Outcome:
         return len(self.accepted) / self.seconds
 
 
-def main() -> None:
-    """Find the server's capacity, offer multiples of it, and write the report."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--seconds", type=float, default=10, help="of each load")
-    parser.add_argument("--deadline", type=float, default=0.5, help="seconds that a caller waits")
-    options = parser.parse_args()
+def run(options: Options) -> None:
+    """Find the server's capacity, offer multiples of it, and write the report.
+
+    Raises:
+        RuntimeError: the server's answer is wrong, or, in brief, a request failed that was neither late nor refused.
+    """
+    seconds = options.seconds_or(SECONDS)
+    loads = LOADS[:1] if options.brief else LOADS
     with tempfile.TemporaryDirectory() as directory:
         repository = Path(directory, "repository")
-        make_repository(ROOT / "exported", repository, 1)
+        make_repository(EXPORTED, repository, 1)
         with running(Contestant("Lectern", "lectern"), repository, (MODEL,)) as server:
-            capacity, outcomes = uvloop.run(offer_all(server, options.seconds, options.deadline))
-    REPORT.parent.mkdir(parents=True, exist_ok=True)
-    draw(capacity, outcomes, REPORT.with_suffix(".png"))
-    REPORT.write_text(report(capacity, outcomes, options))
-    print(REPORT.read_text())
+            check(server.target, infer_request(MODEL, PHOTOS), answers(repository, MODEL, PHOTOS))
+            capacity, outcomes = uvloop.run(offer_all(server, loads, seconds))
+    for outcome in outcomes if options.brief else ():
+        if outcome.failed or outcome.without_retry_info or not outcome.accepted:
+            raise RuntimeError(f"below the capacity: {outcome}")
+    draw(capacity, loads, outcomes, options.reports / "saturation.png")
+    options.write("saturation.md", report(capacity, loads, outcomes, seconds))
 
 
-async def offer_all(server: Running, seconds: float, deadline: float) -> tuple[float, list[Outcome]]:
+async def offer_all(server: Running, loads: Sequence[float], seconds: float) -> tuple[float, list[Outcome]]:
     """Capacity in requests per second, and the outcome of each load."""
     async with grpc.aio.insecure_channel(server.target) as channel:
-        call = channel.unary_unary(METHOD)
+        call = channel.unary_unary(INFER)
         await closed_loop(call, 2)
         capacity = await closed_loop(call, seconds)
         outcomes = []
-        for load in LOADS:
+        for load in loads:
             print(f"offering {load:g} x {capacity:.0f} requests/s", file=sys.stderr)
-            outcome = await offer(call, load * capacity, seconds, deadline)
+            outcome = await offer(call, load * capacity, seconds)
             outcome.memory = psutil.Process(server.pid).memory_info().rss / 1e6
             outcomes.append(outcome)
             await asyncio.sleep(1)
@@ -107,24 +111,22 @@ async def closed_loop(call: grpc.aio.UnaryUnaryMultiCallable[bytes, bytes], seco
     async def caller() -> None:
         nonlocal answered
         while time.monotonic() < end:
-            await call(_request())
+            await call(REQUEST)
             answered += 1
 
     await asyncio.gather(*(caller() for _ in range(CALIBRATION_CALLERS)))
     return answered / seconds
 
 
-async def offer(
-    call: grpc.aio.UnaryUnaryMultiCallable[bytes, bytes], rate: float, seconds: float, deadline: float
-) -> Outcome:
+async def offer(call: grpc.aio.UnaryUnaryMultiCallable[bytes, bytes], rate: float, seconds: float) -> Outcome:
     """Send at `rate` with exponential gaps, whatever comes back."""
-    outcome, gaps, message = Outcome(seconds), np.random.default_rng(0), _request()
+    outcome, gaps = Outcome(seconds), np.random.default_rng(0)
     tasks = set()
 
     async def send() -> None:
         started = time.monotonic()
         try:
-            await call(message, timeout=deadline)
+            await call(REQUEST, timeout=DEADLINE)
             outcome.accepted.append(time.monotonic() - started)
         except grpc.aio.AioRpcError as error:
             _note(outcome, error, time.monotonic() - started)
@@ -156,21 +158,14 @@ def _note(outcome: Outcome, error: grpc.aio.AioRpcError, seconds: float) -> None
             outcome.failed[code.name] = outcome.failed.get(code.name, 0) + 1
 
 
-def _request() -> bytes:
-    request = pb.ModelInferRequest(model_name=MODEL)
-    request.inputs.add(name="images", datatype="UINT8", shape=[ITEMS, 32, 32, 3])
-    request.raw_input_contents.append(bytes(ITEMS * 32 * 32 * 3))
-    return request.SerializeToString()  # type: ignore[no-any-return]
-
-
-def report(capacity: float, outcomes: Sequence[Outcome], options: argparse.Namespace) -> str:
+def report(capacity: float, loads: Sequence[float], outcomes: Sequence[Outcome], seconds: float) -> str:
     """Markdown."""
     peak = max(o.goodput for o in outcomes)
     lines = [
         "# Saturation",
         "",
-        f"Written by `make bench`: requests of {ITEMS} photos to `{MODEL}` with exponential gaps for "
-        f"{options.seconds:g} s a load, each with a deadline of {options.deadline * 1000:.0f} ms; client on the same "
+        f"{written_by()}: requests of {ITEMS} photos to `{MODEL}` with exponential gaps for {seconds:g} s a load, each "
+        f"with a deadline of {DEADLINE * 1000:.0f} ms; client on the same "
         f"cores. {CALIBRATION_CALLERS} callers who wait for their answers get {capacity:.0f} requests/s (1.0 x).",
         "",
         "![goodput over offered load](saturation.png)",
@@ -178,7 +173,7 @@ def report(capacity: float, outcomes: Sequence[Outcome], options: argparse.Names
         f"| {' | '.join(COLUMNS)} |",
         "| --- " * len(COLUMNS) + "|",
     ]
-    for load, o in zip(LOADS, outcomes, strict=True):
+    for load, o in zip(loads, outcomes, strict=True):
         accepted, refused = (_percentiles(times) for times in (o.accepted, o.refused))
         errors = ", ".join(f"{n} {code}" for code, n in o.failed.items()) or "0"
         lines.append(
@@ -196,13 +191,13 @@ def _percentiles(times: Sequence[float]) -> tuple[float, float]:
     return 1000 * statistics.median(times), 1000 * float(np.percentile(times, 99))
 
 
-def draw(capacity: float, outcomes: Sequence[Outcome], path: Path) -> None:
+def draw(capacity: float, loads: Sequence[float], outcomes: Sequence[Outcome], path: Path) -> None:
     """Goodput, refusals and late answers over the offered load."""
     mpl.use("Agg")
     figure, axis = plt.subplots(figsize=(7, 4), layout="constrained")
-    axis.plot(LOADS, [o.goodput for o in outcomes], "o-", label="answered in time")
-    axis.plot(LOADS, [len(o.refused) / o.seconds for o in outcomes], "s--", label="refused at once")
-    axis.plot(LOADS, [o.late / o.seconds for o in outcomes], "^:", label="late")
+    axis.plot(loads, [o.goodput for o in outcomes], "o-", label="answered in time")
+    axis.plot(loads, [len(o.refused) / o.seconds for o in outcomes], "s--", label="refused at once")
+    axis.plot(loads, [o.late / o.seconds for o in outcomes], "^:", label="late")
     axis.axhline(capacity, color="grey", linewidth=0.8)
     axis.set_xlabel("offered load, multiples of capacity")
     axis.set_ylabel("requests/s")
@@ -210,7 +205,3 @@ def draw(capacity: float, outcomes: Sequence[Outcome], path: Path) -> None:
     axis.spines[["top", "right"]].set_visible(False)
     axis.legend(frameon=False)
     figure.savefig(path, dpi=110)
-
-
-if __name__ == "__main__":
-    main()
