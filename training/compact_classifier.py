@@ -32,6 +32,7 @@ from torch.nn import functional as F
 from lectern.card import Baseline, ImagePreprocessing, Metric, Table
 from lectern.client import Client
 from lectern.versions import read_card
+from training.cpu import cpu_name
 from training.data import cifar10
 from training.data.cifar10 import Cifar10, Split
 from training.evaluate import Track
@@ -39,7 +40,7 @@ from training.export.onnx import export_graph, load_weights, round_to_half, serv
 from training.export.quantize import quantize
 from training.photos import accuracy, augmented, score, served_accuracy, triangle
 from training.recipe import QUANTISED, Figure, Graph, Trained
-from training.run import Run, cpu, device_name
+from training.run import Run, device_name
 
 TEACHER = Path(__file__).parents[1] / "exported" / "image_classifier"
 TARGET_ACCURACY = 0.88
@@ -221,7 +222,7 @@ def pair(
         ),
         tables=(
             Table(
-                title=f"Compression; times are the fastest of runs in turns on one thread of {cpu()}",
+                title=f"Compression; times are the fastest of runs in turns on one thread of {cpu_name()}",
                 columns=(
                     "network",
                     "parameters other than zero",

@@ -35,6 +35,7 @@ from lectern.client import Client
 from lectern.versions import read_card
 from lectern.windows import best_spans, padded, question_windows
 from training import text_encoder
+from training.cpu import cpu_name
 from training.data import labelled_texts, mails, questions, sentiments, sword
 from training.data.labelled_texts import LabelledTexts
 from training.data.questions import NAME, XQUAD, Question, Questions, unanswerable
@@ -51,7 +52,7 @@ from training.reading import (
     span_loss,
 )
 from training.recipe import FLOAT32, INT8, Graph, Tolerance, Trained
-from training.run import Run, cpu, device_name
+from training.run import Run, device_name
 from training.text_encoder import TOKENIZER, WEIGHTS, Shape, TextEncoder
 
 TARGET_EXACT_MATCH, TARGET_XQUAD = 0.80, 0.50
@@ -454,7 +455,7 @@ def comparison(answerers: dict[str, Answerer], scores: dict[str, list[Score]]) -
         figures = (bible.exact_match, bible.f1, xquad.exact_match, xquad.f1, refused.exact_match)
         rows.append((name, size, round(answerer.milliseconds(), 1), *(round(figure, 4) for figure in figures)))
     return Table(
-        title=f"32 and 8 bits on the test split, timed on {cpu()}",
+        title=f"32 and 8 bits on the test split, timed on {cpu_name()}",
         columns=(
             *("arithmetic", "MB", f"ms for {MAX_TOKENS} tokens, one thread"),
             *("exact match", "F1", "XQuAD exact match", "XQuAD F1", "unanswerable questions refused"),

@@ -16,12 +16,12 @@ from lightning.fabric import Fabric, seed_everything
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from training.cpu import cpu_name
 from training.data.fetch import cache_dir
 
 T = TypeVar("T")
 
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # from malloc.h
-CPU_FEATURES = ("avx2", "avx512f", "avx_vnni", "avx512_vnni", "avx512_bf16", "amx_int8", "asimddp", "i8mm")
 SLIVERS = Path(__file__).parents[1] / "tests" / "data"
 
 
@@ -134,12 +134,4 @@ def device_name(fabric: Fabric) -> str:
     """The device as a card names it."""
     if fabric.device.type == "cuda":
         return torch.cuda.get_device_name(fabric.device)
-    return f"{cpu()}, {torch.get_num_threads()} threads"
-
-
-def cpu() -> str:
-    """This machine's CPU and those of its features that decide how fast integers and halves are computed."""
-    lines = dict(line.split(":", 1) for line in Path("/proc/cpuinfo").read_text().splitlines() if ":" in line)
-    fields = {name.strip(): value.strip() for name, value in lines.items()}
-    present = fields.get("flags", fields.get("Features", "")).split()
-    return f"{fields.get('model name', 'CPU')} ({', '.join(f for f in CPU_FEATURES if f in present)})"
+    return f"{cpu_name()}, {torch.get_num_threads()} threads"
