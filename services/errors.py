@@ -12,14 +12,17 @@ from typing import ClassVar
 from google.protobuf.duration_pb2 import Duration
 from google.rpc import code_pb2, error_details_pb2, status_pb2
 
+from services.excerpt import excerpt
+
 FieldViolation = tuple[str, str]
+VIOLATION_BYTES = 2000  # of all in one status: gRPC's clients take 8 KiB of trailers, and lose the status over that
 
 
 class ServiceError(Exception):
     """A failure that a client is told about.
 
     Args:
-        message: what was wrong and what to do, for people.
+        message: what was wrong and what to do, for people; an excerpt of it is kept where it is long.
         violations: request fields at fault, each with what is wrong with it.
         retry_after: seconds after which trying again makes sense.
     """
@@ -29,9 +32,9 @@ class ServiceError(Exception):
     def __init__(
         self, message: str, *, violations: Sequence[FieldViolation] = (), retry_after: float | None = None
     ) -> None:
-        super().__init__(message)
-        self.message = message
-        self.violations = tuple(violations)
+        self.message = excerpt(message)
+        super().__init__(self.message)
+        self.violations = tuple((excerpt(f), excerpt(description)) for f, description in violations)
         self.retry_after = retry_after
 
     @classmethod
@@ -46,6 +49,9 @@ class ServiceError(Exception):
             details = error_details_pb2.BadRequest()
             for field, description in self.violations:
                 details.field_violations.add(field=field, description=description)
+                if details.ByteSize() > VIOLATION_BYTES and len(details.field_violations) > 1:
+                    del details.field_violations[-1]
+                    break
             status.details.add().Pack(details)
         if self.retry_after is not None:
             delay = Duration()

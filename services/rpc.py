@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from services.errors import InvalidArgument
 
 PRIORITY = "x-priority"
 REQUEST_ID = "x-request-id"
+PRIORITY_DIGITS = 9
 _ACCEPTED_ID = re.compile(r"[\x21-\x7e]{1,128}")
 
 
@@ -39,12 +41,26 @@ class Call:
         """The caller's `x-priority`, as of `Graph.infer`; 0 if it names none.
 
         Raises:
-            InvalidArgument: it is no number.
+            InvalidArgument: it is no number, or too long for one.
         """
         given = self.metadata.get(PRIORITY, "0")
-        if not (given.isascii() and given.isdigit()):
+        if not (given.isascii() and given.isdigit() and len(given) <= PRIORITY_DIGITS):
             raise InvalidArgument(f"metadata {PRIORITY} is {given!r}; send a number from 1, the first, or nothing")
         return int(given)
+
+    @property
+    def caller(self) -> str:
+        """Who calls: the name of its token or certificate, else its address without the port."""
+        return self.client or self.peer.rpartition(":")[0]
+
+
+def merged(headers: Iterable[tuple[str, str]]) -> dict[str, str]:
+    """Metadata by key. A key that is given again has all its values, as HTTP joins them, so none of them wins: two
+    tokens are no token, two priorities no priority."""
+    metadata: dict[str, str] = {}
+    for key, value in headers:
+        metadata[key] = f"{metadata[key]}, {value}" if key in metadata else value
+    return metadata
 
 
 def accepted_request_id(given: str) -> str:

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -16,6 +15,7 @@ from services.act.environment import FRAME_WIDTH, MIN_FRAME_WIDTH, Environment
 from services.codecs.tensors import INLINE_ROWS, matrix_of
 from services.errors import InvalidArgument, ResourceExhausted
 from services.limits import Limits
+from services.places import Places
 from services.rpc import Call
 from services.runtime.repository import Model, Repository
 
@@ -30,7 +30,7 @@ class ActServicer:
     def __init__(self, repository: Repository, limits: Limits) -> None:
         self._repository = repository
         self._limits = limits
-        self._episodes = 0
+        self._places = Places(limits.episodes)
 
     async def Act(self, request: pb.ActRequest, call: Call) -> pb.ActResponse:
         model, preprocessing = self._find(request, call)
@@ -45,7 +45,13 @@ class ActServicer:
         frame_width = _checked("frame_width", request.frame_width, MIN_FRAME_WIDTH, FRAME_WIDTH)
         every = request.frame_every
         random = np.random.default_rng(request.seed) if request.sample else None
-        with self._place():
+        with self._places.take(call.caller) as has_place:
+            if not has_place:
+                raise ResourceExhausted(
+                    f"{self._limits.episodes} episodes may be played at once, and half of the free places by one "
+                    "client; try again later",
+                    retry_after=RETRY_AFTER_SECONDS,
+                )
             environment = await pools.codecs.run(
                 Environment, preprocessing.environment, request.seed, frame_width if every else None
             )
@@ -79,20 +85,6 @@ class ActServicer:
         if not isinstance(model.card.preprocessing, ObservationPreprocessing):
             raise InvalidArgument.field("model", f"{model.card.name} does not take observations")
         return model, model.card.preprocessing
-
-    @contextmanager
-    def _place(self) -> Iterator[None]:
-        """One of the places for episodes, while it is played."""
-        if self._episodes >= self._limits.episodes:
-            raise ResourceExhausted(
-                f"{self._episodes} episodes are being played, which is the most at once; try again later",
-                retry_after=RETRY_AFTER_SECONDS,
-            )
-        self._episodes += 1
-        try:
-            yield
-        finally:
-            self._episodes -= 1
 
 
 async def _act(

@@ -43,5 +43,4 @@ class Access:
         if self._tokens:
             client = self._tokens.authenticate(call, scope)
             return self._quota.admit(client.name, client.allowance)
-        # Without a token: the name in the client's certificate, else its address without the port.
-        return self._quota.admit(call.client or call.peer.rpartition(":")[0], self._default)
+        return self._quota.admit(call.caller, self._default)

@@ -77,10 +77,14 @@ class TokenFile(BaseModel):
     tokens: tuple[Token, ...] = ()
 
     @model_validator(mode="after")
-    def _names_differ(self) -> TokenFile:
+    def _tokens_differ(self) -> TokenFile:
         names = [token.name for token in self.tokens]
         if repeated := next((name for name in names if names.count(name) > 1), None):
             raise ValueError(f"two tokens are called {repeated!r}")
+        names_by_hash: dict[str, str] = {}
+        for token in self.tokens:
+            if (other := names_by_hash.setdefault(token.sha256, token.name)) != token.name:
+                raise ValueError(f"{other!r} and {token.name!r} are the same token: remove one")
         return self
 
     @classmethod

@@ -11,8 +11,10 @@ from pythonjsonlogger.json import JsonFormatter
 from rich.console import Console
 from rich.logging import RichHandler
 
+from services.excerpt import excerpt
 from services.server.settings import Settings
 
+LINE_BYTES = 10_000  # of a line's message, and of each of its fields
 OURS = ("lectern", "services")
 STAGES = ("codec", "queue", "inference")
 
@@ -36,6 +38,7 @@ def configure(settings: Settings) -> None:
                 rename_fields={"asctime": "time", "levelname": "level"},
             )
         )
+    handler.addFilter(_shorten)
     level = logging.getLevelNamesMapping()[settings.log_level.upper()]
     # What libraries say at debug would bury our own lines.
     logging.basicConfig(level=max(level, logging.INFO), handlers=[handler], force=True)
@@ -51,6 +54,15 @@ def _drop_what_cannot_be_written() -> None:
         sys.stderr.flush()
     except OSError:
         sys.stderr = None
+
+
+def _shorten(record: logging.LogRecord) -> bool:
+    """Keep what callers sent from filling the log; tracebacks stay whole."""
+    record.msg, record.args = excerpt(record.getMessage(), LINE_BYTES), None
+    for name, value in vars(record).items():
+        if isinstance(value, str) and name not in ("msg", "exc_text"):
+            setattr(record, name, excerpt(value, LINE_BYTES))
+    return True
 
 
 class JsonLineFormatter(JsonFormatter):

@@ -1,0 +1,14 @@
+"""Text that others sent, short enough for an error, a trailer or a line of the log."""
+
+from __future__ import annotations
+
+LONGEST = 1000  # bytes
+
+
+def excerpt(text: str, longest: int = LONGEST) -> str:
+    """The text, or its start and end where it has more than `longest` bytes of UTF-8."""
+    content = text.encode(errors="replace")
+    if len(content) <= longest:
+        return text
+    head, tail = content[: longest * 6 // 10], content[-longest * 3 // 10 :]
+    return f"{head.decode(errors='ignore')} … ({len(content):,} bytes) … {tail.decode(errors='ignore')}"

@@ -1,0 +1,35 @@
+"""Places that clients share: whoever holds none gets one as long as one is free."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+
+class Places:
+    """A number of places, of which a client may take another while more are free than it holds itself.
+
+    So one client holds half of them at most, the next half of the rest, and one of `count` clients never all.
+    This is the dynamic threshold of shared packet buffers (Choudhury and Hahne, 1998).
+    """
+
+    def __init__(self, count: int) -> None:
+        self._free = count
+        self._held: Counter[str] = Counter()
+
+    @contextmanager
+    def take(self, client: str) -> Iterator[bool]:
+        """Hold a place in the `with` block; False = there is none for this client now."""
+        if self._free <= self._held[client]:
+            yield False
+            return
+        self._free -= 1
+        self._held[client] += 1
+        try:
+            yield True
+        finally:
+            self._free += 1
+            self._held[client] -= 1
+            if not self._held[client]:
+                del self._held[client]
