@@ -33,6 +33,8 @@ RETRY_POLICY = {
 
 SERVICE_CONFIG = {
     "loadBalancingConfig": [{"round_robin": {}}],
+    # A server that drains says so before it refuses calls. Only policies such as round_robin ask.
+    "healthCheckConfig": {"serviceName": ""},
     # The empty name stands for every method: none changes anything on the server, so that all may be repeated.
     "methodConfig": [{"name": [{}], "retryPolicy": RETRY_POLICY}],
     "retryThrottling": {"maxTokens": 100, "tokenRatio": 0.1},

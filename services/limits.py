@@ -15,6 +15,7 @@ class Limits(BaseModel):
     message_fields: PositiveInt = Field(
         100_000, description="Fields in one message of more than 64 KiB; each costs memory, however few its bytes."
     )
+    calls: PositiveInt = Field(4096, description="Calls under way in one process; the next is RESOURCE_EXHAUSTED.")
     images: PositiveInt = Field(256, description="Images in one request.")
     image_bytes: PositiveInt = Field(16 * 2**20, description="Bytes of one encoded image.")
     image_pixels: PositiveInt = Field(50_000_000, description="Width times height of one image, before resizing.")

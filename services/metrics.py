@@ -9,7 +9,7 @@ import math
 import os
 from collections.abc import Iterator
 
-from prometheus_client import Counter, Gauge, Histogram, Metric
+from prometheus_client import Counter, Gauge, Histogram, Metric, Summary
 from prometheus_client.multiprocess import MultiProcessCollector
 from prometheus_client.registry import Collector
 
@@ -29,6 +29,18 @@ QUEUE_SECONDS = Histogram(
 INFERENCE_SECONDS = Histogram("lectern_inference_seconds", "Seconds one batch ran.", GRAPH, buckets=SECONDS)
 BATCH_SIZE = Histogram("lectern_batch_size", "Items in one batch.", GRAPH, buckets=BATCH_SIZES)
 QUEUE_DEPTH = Gauge("lectern_queue_depth", "Requests waiting in the queue.", GRAPH, multiprocess_mode="livesum")
+GRAPH_REQUEST_SECONDS = Summary(
+    "lectern_graph_request_seconds", "Seconds from a request's arrival at its graph to its answer.", GRAPH
+)
+GRAPH_FAILURE_SECONDS = Summary(
+    "lectern_graph_failure_seconds", "The same of requests that were refused, failed or given up.", GRAPH
+)
+GRAPH_LAST_REQUEST = Gauge(
+    "lectern_graph_last_request_timestamp_seconds",
+    "When the last request of the graph ended.",
+    GRAPH,
+    multiprocess_mode="max",
+)
 REJECTED = Counter("lectern_rejected", "Requests that a graph's queue did not run.", ("model", "reason"))
 DECODE_WAITING = Gauge(
     "lectern_decode_waiting", "Sequences waiting for a row of the decode batch.", GRAPH, multiprocess_mode="livesum"
@@ -57,12 +69,22 @@ def end_version(model: str, version: str) -> None:
 
 def end_graph(graph: str, version: str, engine: str, provider: str) -> None:
     """Drop what is measured of a graph that is gone."""
-    for metric in (QUEUE_SECONDS, INFERENCE_SECONDS, BATCH_SIZE, QUEUE_DEPTH, DECODE_WAITING, DECODE_TOKENS):
+    for metric in (
+        QUEUE_SECONDS,
+        INFERENCE_SECONDS,
+        BATCH_SIZE,
+        QUEUE_DEPTH,
+        DECODE_WAITING,
+        DECODE_TOKENS,
+        GRAPH_REQUEST_SECONDS,
+        GRAPH_FAILURE_SECONDS,
+        GRAPH_LAST_REQUEST,
+    ):
         _end(metric, graph, version)
     _end(MODEL_INFO, graph, version, engine, provider)
 
 
-def _end(metric: Counter | Gauge | Histogram, *labels: str) -> None:
+def _end(metric: Counter | Gauge | Histogram | Summary, *labels: str) -> None:
     if "PROMETHEUS_MULTIPROC_DIR" not in os.environ:
         metric.remove(*labels)
     elif isinstance(metric, Gauge):

@@ -1,12 +1,14 @@
-"""GRPCInferenceService of the Open Inference Protocol v2, with Triton's model-repository extension.
+"""GRPCInferenceService of the Open Inference Protocol v2, with Triton's extensions that `EXTENSIONS` names.
 
 Specification: https://github.com/kserve/open-inference-protocol. Messages are tritonclient's own, so that server and
-client agree to the byte.
+client agree to the byte. Parameters that are hints (`binary_data_size`, `content_type`) are ignored; one whose neglect
+would make the answer wrong is refused.
 """
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+import asyncio
+from collections.abc import AsyncIterator, Iterable, Sequence
 from contextlib import aclosing
 
 from tritonclient.grpc import service_pb2 as pb
@@ -14,16 +16,24 @@ from tritonclient.grpc import service_pb2 as pb
 from lectern import distribution
 from services.codecs import tensors
 from services.codecs.tensors import Array
-from services.errors import InvalidArgument, PermissionDenied, ServiceError
+from services.errors import InvalidArgument, PermissionDenied, ServiceError, Unimplemented
+from services.inference import classification
 from services.limits import Limits
 from services.rpc import Call
+from services.runtime import statistics
 from services.runtime.graph import Graph
 from services.runtime.loader import State
 from services.runtime.repository import Repository
 from services.streams import pipelined
 
-EXTENSIONS = ("model_repository", "model_configuration", "schedule_policy")
+EXTENSIONS = ("classification", "model_configuration", "model_repository", "schedule_policy", "statistics")
 SEQUENCE_PARAMETERS = ("sequence_id", "sequence_start", "sequence_end")
+SHARED_MEMORY = "shared_memory_"
+FINAL_RESPONSE = "triton_final_response"
+VERSION_DIGITS = 18
+NAME_BYTES = 256
+NO_SHARED_MEMORY = "shared memory is not served: send the tensor's values in the message"
+LONGEST_WAIT = 10**15  # microseconds: 30 years, which every number of the protocol holds
 
 
 class InferenceServicer:
@@ -66,16 +76,19 @@ class InferenceServicer:
     async def ModelInfer(self, request: pb.ModelInferRequest, call: Call) -> pb.ModelInferResponse:
         graph = self._graph(request.model_name, request.model_version)
         call.model = f"{graph.config.name}/{graph.version}"
-        inputs = _decode(request, graph)
+        inputs, requested = _decode(request, graph), _requested(request, graph)
         outputs = await graph.infer(inputs, call.deadline, *_queueing(request, call))
-        return _encode(request, graph, outputs)
+        return _encode(request, graph, outputs, requested, self._labels(graph))
 
     async def ModelStreamInfer(
         self, requests: AsyncIterator[pb.ModelInferRequest], call: Call
     ) -> AsyncIterator[pb.ModelStreamInferResponse]:
         async def infer(request: pb.ModelInferRequest) -> pb.ModelStreamInferResponse:
             try:
-                return pb.ModelStreamInferResponse(infer_response=await self.ModelInfer(request, call))
+                response = await self.ModelInfer(request, call)
+                if request.parameters["triton_enable_empty_final_response"].bool_param:
+                    response.parameters[FINAL_RESPONSE].bool_param = True  # each request has one response
+                return pb.ModelStreamInferResponse(infer_response=response)
             except ServiceError as error:  # the protocol reports one request's failure without ending the stream
                 failed = pb.ModelInferResponse(id=request.id, model_name=request.model_name)
                 return pb.ModelStreamInferResponse(error_message=error.message, infer_response=failed)
@@ -83,6 +96,53 @@ class InferenceServicer:
         async with aclosing(pipelined(requests, infer, self._limits.stream_window)) as responses:
             async for response in responses:
                 yield response
+
+    async def ModelStatistics(self, request: pb.ModelStatisticsRequest, call: Call) -> pb.ModelStatisticsResponse:
+        wanted = list(self._repository.graphs())
+        if request.name:
+            graph = self._graph(request.name, request.version)
+            wanted = [(n, v) for n, v in wanted if n == request.name and (not request.version or v == graph.version)]
+        if any(self._repository.graph(*of_graph).provider == "triton" for of_graph in wanted):
+            raise Unimplemented("this server's models run in a Triton, which counts them: ask it for ModelStatistics")
+        known = await asyncio.to_thread(statistics.of_graphs)
+        response = pb.ModelStatisticsResponse()
+        for name, version in wanted:
+            _describe(known[name, str(version)], response.model_stats.add(name=name, version=str(version)))
+        return response
+
+    async def SystemSharedMemoryStatus(
+        self, request: pb.SystemSharedMemoryStatusRequest, call: Call
+    ) -> pb.SystemSharedMemoryStatusResponse:
+        return pb.SystemSharedMemoryStatusResponse()  # none is registered
+
+    async def CudaSharedMemoryStatus(
+        self, request: pb.CudaSharedMemoryStatusRequest, call: Call
+    ) -> pb.CudaSharedMemoryStatusResponse:
+        return pb.CudaSharedMemoryStatusResponse()
+
+    async def SystemSharedMemoryUnregister(
+        self, request: pb.SystemSharedMemoryUnregisterRequest, call: Call
+    ) -> pb.SystemSharedMemoryUnregisterResponse:
+        return pb.SystemSharedMemoryUnregisterResponse()  # as Triton answers where there is no such region
+
+    async def CudaSharedMemoryUnregister(
+        self, request: pb.CudaSharedMemoryUnregisterRequest, call: Call
+    ) -> pb.CudaSharedMemoryUnregisterResponse:
+        return pb.CudaSharedMemoryUnregisterResponse()
+
+    async def SystemSharedMemoryRegister(self, request: pb.SystemSharedMemoryRegisterRequest, call: Call) -> None:
+        raise Unimplemented(NO_SHARED_MEMORY)
+
+    async def CudaSharedMemoryRegister(self, request: pb.CudaSharedMemoryRegisterRequest, call: Call) -> None:
+        raise Unimplemented(NO_SHARED_MEMORY)
+
+    async def TraceSetting(self, request: pb.TraceSettingRequest, call: Call) -> None:
+        raise Unimplemented(
+            "tracing is set when the server starts: LECTERN_TRACING and OpenTelemetry's OTEL_ variables"
+        )
+
+    async def LogSettings(self, request: pb.LogSettingsRequest, call: Call) -> None:
+        raise Unimplemented("the log is set when the server starts: LECTERN_LOG_LEVEL and LECTERN_LOG_FORMAT")
 
     async def RepositoryIndex(self, request: pb.RepositoryIndexRequest, call: Call) -> pb.RepositoryIndexResponse:
         response = pb.RepositoryIndexResponse()
@@ -119,9 +179,19 @@ class InferenceServicer:
             )
 
     def _graph(self, name: str, version: str) -> Graph:
-        if version and not (version.isascii() and version.isdigit()):
+        if len(name.encode()) > NAME_BYTES:
+            raise InvalidArgument.field("model_name", f"has {len(name):,} characters; no model is called so")
+        if version and not (version.isascii() and version.isdigit() and len(version) <= VERSION_DIGITS):
             raise InvalidArgument.field("model_version", f"is {version!r}; send a number, or nothing for the latest")
         return self._repository.graph(name, int(version or 0))
+
+    def _labels(self, graph: Graph) -> Sequence[str]:
+        """The labels of the model whose forward graph this is; none for any other graph."""
+        versions = self._repository.models.get(graph.config.name, {})
+        version = versions.get(graph.version)
+        if version is None or version.card is None or version.graphs.get("forward") is not graph:
+            return ()
+        return version.card.labels
 
 
 def _decode(request: pb.ModelInferRequest, graph: Graph) -> dict[str, Array]:
@@ -140,11 +210,7 @@ def _decode(request: pb.ModelInferRequest, graph: Graph) -> dict[str, Array]:
                 "is given twice" if spec else f"is not an input of {graph.config.name}; it takes: {', '.join(specs)}"
             )
             raise InvalidArgument.field(f"{field}.name", f"{tensor.name!r} {problem}")
-        if tensor.parameters:
-            names = ", ".join(sorted(tensor.parameters))
-            raise InvalidArgument.field(
-                f"{field}.parameters", f"{names}: not served; send the tensor's values in the request"
-            )
+        _refuse_shared_memory(tensor.parameters, field)
         tensors.check_shape(spec, tensor.shape, tensor.datatype, batched, field)
         if not raw:
             arrays[spec.name] = tensors.from_contents(tensor.contents, spec, tensor.shape, f"{field}.contents")
@@ -162,28 +228,81 @@ def _decode(request: pb.ModelInferRequest, graph: Graph) -> dict[str, Array]:
 def _queueing(request: pb.ModelInferRequest, call: Call) -> tuple[int, float]:
     """Priority and queue timeout in seconds, from the parameters that Triton has for them, or the call's metadata."""
     for name in SEQUENCE_PARAMETERS:
-        if name in request.parameters:
+        if name in request.parameters and _value(request.parameters[name]):
             raise InvalidArgument.field(f"parameters[{name}]", "is not served: no model here keeps a sequence's state")
     numbers = []
     for name in ("priority", "timeout"):
-        parameter = request.parameters[name] if name in request.parameters else pb.InferParameter(uint64_param=0)
-        kind = parameter.WhichOneof("parameter_choice")
-        value = getattr(parameter, kind) if kind in ("int64_param", "uint64_param") else -1
-        if value < 0:
+        value = _value(request.parameters[name]) if name in request.parameters else 0
+        if type(value) is not int or value < 0:
             raise InvalidArgument.field(f"parameters[{name}]", "must be an integer from 0")
         numbers.append(value)
-    return numbers[0] or call.priority, numbers[1] / 1e6
+    return numbers[0] or call.priority, min(numbers[1], LONGEST_WAIT) / 1e6
 
 
-def _encode(request: pb.ModelInferRequest, graph: Graph, outputs: dict[str, Array]) -> pb.ModelInferResponse:
-    names = [o.name for o in request.outputs] or list(outputs)
-    if unknown := next((n for n in names if n not in outputs), None):
-        raise InvalidArgument.field("outputs", f"{unknown!r} is not an output; there are: {', '.join(outputs)}")
-    if parameters := [name for o in request.outputs for name in o.parameters]:
-        raise InvalidArgument.field("outputs", f"have parameters that are not served: {', '.join(sorted(parameters))}")
+def _value(parameter: pb.InferParameter) -> bool | int | float | str | None:
+    kind = parameter.WhichOneof("parameter_choice")
+    return getattr(parameter, kind) if kind else None
+
+
+def _refuse_shared_memory(parameters: Iterable[str], field: str) -> None:
+    if name := next((name for name in parameters if name.startswith(SHARED_MEMORY)), None):
+        raise InvalidArgument.field(f"{field}.parameters", f"{name}: {NO_SHARED_MEMORY}")
+
+
+def _requested(request: pb.ModelInferRequest, graph: Graph) -> dict[str, int]:
+    """The outputs that are asked for, each with how many classes of it; 0 = the tensor.
+
+    Raises:
+        InvalidArgument: there is no such output, it is named twice, or it cannot be given so.
+    """
+    specs = {spec.name: spec for spec in graph.config.outputs}
+    requested: dict[str, int] = {}
+    for i, output in enumerate(request.outputs):
+        if output.name not in specs:
+            raise InvalidArgument.field("outputs", f"{output.name!r} is not an output; there are: {', '.join(specs)}")
+        if output.name in requested:
+            raise InvalidArgument.field("outputs", f"{output.name!r} is given twice")
+        _refuse_shared_memory(output.parameters, f"outputs[{i}]")
+        classes = _value(output.parameters["classification"]) if "classification" in output.parameters else 0
+        field = f"outputs[{i}].parameters[classification]"
+        if type(classes) is not int or classes < 0:
+            raise InvalidArgument.field(field, "must be an integer from 0")
+        if classes and specs[output.name].dtype.kind not in classification.KINDS:
+            raise InvalidArgument.field(field, f"is for outputs of numbers; {output.name!r} is none")
+        requested[output.name] = classes
+    return requested or dict.fromkeys(specs, 0)
+
+
+def _encode(
+    request: pb.ModelInferRequest,
+    graph: Graph,
+    outputs: dict[str, Array],
+    requested: dict[str, int],
+    labels: Sequence[str],
+) -> pb.ModelInferResponse:
     response = pb.ModelInferResponse(model_name=graph.config.name, model_version=str(graph.version), id=request.id)
     datatypes = {spec.name: spec.datatype for spec in graph.config.outputs}
-    for name in names:
-        response.outputs.add(name=name, datatype=datatypes[name], shape=outputs[name].shape)
-        response.raw_output_contents.append(tensors.to_raw(outputs[name]))
+    batched = graph.config.max_batch_size > 0
+    for name, classes in requested.items():
+        if classes:
+            shape, content = classification.largest(outputs[name], classes, batched, labels)
+            response.outputs.add(name=name, datatype="BYTES", shape=shape)
+        else:
+            content = tensors.to_raw(outputs[name])
+            response.outputs.add(name=name, datatype=datatypes[name], shape=outputs[name].shape)
+        response.raw_output_contents.append(content)
     return response
+
+
+def _describe(known: statistics.GraphStatistics, described: pb.ModelStatistics) -> None:
+    """Fill in Triton's message. `compute_infer` counts batches, as `execution_count` does."""
+    described.last_inference = int(known.last_request * 1000)
+    described.inference_count, described.execution_count = known.rows, known.runs.count
+    stats = described.inference_stats
+    for total, duration in (
+        (known.successes, stats.success),
+        (known.failures, stats.fail),
+        (known.waits, stats.queue),
+        (known.runs, stats.compute_infer),
+    ):
+        duration.count, duration.ns = total.count, int(total.seconds * 1e9)

@@ -22,6 +22,7 @@ from services.runtime.config import GraphConfig
 from services.runtime.cost import RunCost
 from services.runtime.graph import Array, EngineError, Graph, InputError, MisfitError
 from services.runtime.scheduler import Options, Scheduler
+from services.runtime.statistics import RequestCounter
 
 Device = Literal["auto", "cpu", "cuda"]
 WARM_UP_BYTES = 256 * 2**20  # most of the inputs of its largest batch
@@ -106,15 +107,18 @@ class OnnxGraph:
         self._axes = axes
         self._scheduler = Scheduler(config, version, runner, cost)
         self._scheduler.start()
+        self._counter = RequestCounter(config.name, version)
         weakref.finalize(self, self._scheduler.close)
 
     async def infer(
         self, inputs: Mapping[str, Array], deadline: float = float("inf"), priority: int = 0, max_wait: float = 0.0
     ) -> dict[str, Array]:
-        return self._named(await self._scheduler.run(self._arrays(inputs), deadline, priority, max_wait))
+        with self._counter.request():
+            return self._named(await self._scheduler.run(self._arrays(inputs), deadline, priority, max_wait))
 
     def run(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
-        return self._named(self._scheduler.run_now(self._arrays(inputs)))
+        with self._counter.request():
+            return self._named(self._scheduler.run_now(self._arrays(inputs)))
 
     async def healthy(self) -> bool:
         return True

@@ -25,6 +25,7 @@ from services.runtime.repository import Repository
 from services.runtime.triton_engine import TritonEngine
 from services.server import health, reflection, registry, telemetry, tls, transport
 from services.server.access import Access
+from services.server.addresses import authority, check_free
 from services.server.auth import INFERENCE, MODELS
 from services.server.model_service import ModelServicer
 from services.server.pipeline import Endpoint, Gate
@@ -56,7 +57,7 @@ class App:
         self._send_spans = telemetry.start(settings)
         self._access = Access.of(settings)
         self._certificates = tls.certificates(settings)
-        self._gate = Gate(self._access)
+        self._gate = Gate(self._access, settings.limits.calls)
         self._health = health.HealthServicer()
         self._transport = transport.create(settings, self._certificates)
         needed = {name for capability in settings.capabilities for name in registry.models_of(capability)}
@@ -190,10 +191,13 @@ class App:
     async def _listen(self) -> int:
         host, port = self._settings.host, self._settings.port
         try:
+            if self._settings.workers == 1:
+                check_free(host, port)
             return await self._transport.start(host, port)
         except OSError as error:
             raise StartError(
-                f"cannot listen on {host}:{port}: is another server running there? Choose another with --port"
+                f"cannot listen on {authority(host, port)} ({error.strerror or error}): is another server running "
+                "there? Choose another with --port"
             ) from error
 
     async def _drain(self) -> None:

@@ -7,6 +7,7 @@ import logging
 from rich.console import Console
 from rich.table import Table
 
+from services.server.addresses import authority
 from services.server.logs import is_console
 from services.server.report import Ready
 from services.server.settings import Settings
@@ -24,7 +25,7 @@ COLOURS = {"READY": "green", "LOADING": "yellow", "UNAVAILABLE": "red"}
 
 def announce(settings: Settings, ready: Ready, metrics_port: int) -> None:
     """Say where the server listens and what it serves."""
-    target = f"{settings.host}:{ready.port}"
+    target = authority(settings.host, ready.port)
     if not is_console(settings):
         ports = {"target": target, "metrics_port": metrics_port, "workers": settings.workers}
         log.info("serving", extra=ports | {"models": [f"{m.name}/{m.version} {m.state}" for m in ready.models]})
@@ -45,7 +46,7 @@ def announce(settings: Settings, ready: Ready, metrics_port: int) -> None:
     console.print("Try, in another terminal:")
     for command in ("lectern models", *(EXAMPLES[c] for c in _answering(ready))):
         console.print(f"  {command}{suffix}", highlight=False)
-    console.print(f"  curl http://{settings.host}:{metrics_port}/metrics", highlight=False)
+    console.print(f"  curl http://{authority(settings.host, metrics_port)}/metrics", highlight=False)
     console.print("Stop with Ctrl-C: accepted requests are finished first.")
 
 

@@ -2,18 +2,26 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Iterable
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 from typing import Any, NoReturn
 
 import grpc
 from grpc_status import rpc_status
 
-from services.rpc import REQUEST_ID, Call, accepted_request_id
+from services.errors import ResourceExhausted
+from services.rpc import REQUEST_ID, Call, accepted_request_id, merged
+from services.server.addresses import authority
 from services.server.pipeline import Endpoint, StatusError
+from services.server.settings import Settings
 from services.server.tls import Pem
 from services.server.watched import Watched
+
+# Calls that no handler has begun; gRPC cancels those beyond it, where `Limits.calls` refuses them with a reason.
+PENDING_CALLS = 1_000_000
+ABORT_SECONDS = 5.0
 
 
 class Server:
@@ -23,40 +31,30 @@ class Server:
         certificates: None = plaintext.
     """
 
-    def __init__(self, message_bytes: int, drain_seconds: float, certificates: Watched[Pem] | None) -> None:
-        self._message_bytes, self._drain_seconds, self._certificates = message_bytes, drain_seconds, certificates
+    def __init__(self, settings: Settings, certificates: Watched[Pem] | None) -> None:
+        self._settings, self._certificates = settings, certificates
         self._mutual_tls = certificates is not None and certificates.value.client_ca is not None
         self._handlers: list[grpc.GenericRpcHandler] = []
 
     def add_endpoints(self, endpoints: Iterable[Endpoint]) -> None:
         services: dict[str, dict[str, Any]] = {}
         for endpoint in endpoints:
-            handler = _handler(endpoint, self._mutual_tls)
+            handler = _handler(endpoint, self._mutual_tls, self._settings.reader_timeout_seconds)
             services.setdefault(endpoint.method.service, {})[endpoint.method.name] = handler
         self._handlers += [grpc.method_handlers_generic_handler(name, methods) for name, methods in services.items()]
 
     async def start(self, host: str, port: int) -> int:
         # Made here: it belongs to the running event loop.
-        self._server = grpc.aio.server(
-            handlers=self._handlers,
-            options=[
-                ("grpc.max_receive_message_length", self._message_bytes),
-                ("grpc.max_send_message_length", self._message_bytes),
-                ("grpc.so_reuseport", 1),
-                # Clients that keep idle connections alive are welcome.
-                ("grpc.http2.min_ping_interval_without_data_ms", 10_000),
-                ("grpc.keepalive_permit_without_calls", 1),
-            ],
-        )
+        self._server = grpc.aio.server(handlers=self._handlers, options=_options(self._settings))
         try:
-            port = self._bind(f"{host}:{port}")
+            port = self._bind(authority(host, port))
         except RuntimeError as error:
             raise OSError(str(error)) from error
         await self._server.start()
         return port
 
     async def stop(self) -> None:
-        await self._server.stop(self._drain_seconds)
+        await self._server.stop(self._settings.drain_seconds)
 
     def _bind(self, address: str) -> int:
         certificates = self._certificates
@@ -80,11 +78,34 @@ class Server:
         return self._server.add_secure_port(address, credentials)
 
 
+def _options(settings: Settings) -> list[tuple[str, int]]:
+    """Channel arguments: https://grpc.github.io/grpc/core/group__grpc__arg__keys.html."""
+    options = [
+        ("grpc.max_receive_message_length", settings.limits.message_bytes),
+        ("grpc.max_send_message_length", settings.limits.message_bytes),
+        # The workers of one supervisor, which holds the port for them.
+        ("grpc.so_reuseport", int(settings.workers > 1)),
+        ("grpc.max_concurrent_streams", settings.max_concurrent_streams),
+        ("grpc.server.max_pending_requests", PENDING_CALLS),
+        ("grpc.server.max_pending_requests_hard_limit", PENDING_CALLS),
+        # Clients that keep idle connections alive are welcome.
+        ("grpc.http2.min_ping_interval_without_data_ms", 10_000),
+        ("grpc.keepalive_permit_without_calls", 1),
+    ]
+    if settings.max_connection_age_seconds:
+        # gRPC closes each up to a tenth sooner or later, so that not all clients come back at once.
+        options += [
+            ("grpc.max_connection_age_ms", round(1000 * settings.max_connection_age_seconds)),
+            ("grpc.max_connection_age_grace_ms", round(1000 * settings.max_connection_age_grace_seconds)),
+        ]
+    return options
+
+
 def _configuration(pem: Pem) -> grpc.ServerCertificateConfiguration:
     return grpc.ssl_server_certificate_configuration([(pem.key, pem.certificate)], pem.client_ca)
 
 
-def _handler(endpoint: Endpoint, mutual_tls: bool) -> Any:
+def _handler(endpoint: Endpoint, mutual_tls: bool, reader_timeout: float) -> Any:
     # No (de)serializers: bytes pass through, so that a message that cannot be parsed gets our error, not INTERNAL.
     async def unary(request: bytes, context: grpc.aio.ServicerContext[bytes, bytes]) -> bytes:
         call = _call(endpoint, context, mutual_tls)
@@ -96,11 +117,11 @@ def _handler(endpoint: Endpoint, mutual_tls: bool) -> Any:
     # Streams are written, not yielded: grpc leaves the generator of a call that ended to the garbage collector.
     async def server_stream(request: bytes, context: grpc.aio.ServicerContext[bytes, bytes]) -> None:
         call = _call(endpoint, context, mutual_tls)
-        await _write(endpoint.server_stream(request, call), context, call)
+        await _write(endpoint.server_stream(request, call), context, call, reader_timeout)
 
     async def bidi_stream(requests: AsyncIterator[bytes], context: grpc.aio.ServicerContext[bytes, bytes]) -> None:
         call = _call(endpoint, context, mutual_tls)
-        await _write(endpoint.bidi_stream(requests, call), context, call)
+        await _write(endpoint.bidi_stream(requests, call), context, call, reader_timeout)
 
     if endpoint.method.client_streaming:
         return grpc.stream_stream_rpc_method_handler(bidi_stream)
@@ -110,14 +131,26 @@ def _handler(endpoint: Endpoint, mutual_tls: bool) -> Any:
 
 
 async def _write(
-    responses: AsyncGenerator[bytes, None], context: grpc.aio.ServicerContext[bytes, bytes], call: Call
+    responses: AsyncGenerator[bytes, None],
+    context: grpc.aio.ServicerContext[bytes, bytes],
+    call: Call,
+    reader_timeout: float,
 ) -> None:
     try:
         async with aclosing(responses):
             async for response in responses:
-                await context.write(response)
+                try:
+                    async with asyncio.timeout(reader_timeout):
+                        await context.write(response)
+                except TimeoutError:
+                    await responses.athrow(
+                        ResourceExhausted(f"the stream ends: nothing was read of it for {reader_timeout:g} s")
+                    )
     except StatusError as error:
-        await _abort(context, call, error)
+        # Who does not read does not get the status either: what this call holds is freed, and the stream is reset.
+        with suppress(TimeoutError):
+            async with asyncio.timeout(ABORT_SECONDS):
+                await _abort(context, call, error)
 
 
 async def _abort(context: grpc.aio.ServicerContext[bytes, bytes], call: Call, error: StatusError) -> NoReturn:
@@ -127,7 +160,8 @@ async def _abort(context: grpc.aio.ServicerContext[bytes, bytes], call: Call, er
 
 
 def _call(endpoint: Endpoint, context: grpc.aio.ServicerContext[bytes, bytes], mutual_tls: bool) -> Call:
-    metadata = {str(key): value for key, value in context.invocation_metadata() or () if isinstance(value, str)}
+    given = context.invocation_metadata() or ()
+    metadata = merged((str(key), value) for key, value in given if isinstance(value, str))
     request_id = accepted_request_id(metadata.get(REQUEST_ID, ""))
     context.set_trailing_metadata(((REQUEST_ID, request_id),))
     remaining = context.time_remaining()

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import json
+import socket
 import threading
 from collections.abc import Callable, Iterable
-from socketserver import ThreadingMixIn
+from socketserver import TCPServer, ThreadingMixIn
 from typing import Any
-from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
+from wsgiref.simple_server import WSGIRequestHandler, WSGIServer
 
 from prometheus_client import REGISTRY, CollectorRegistry, make_wsgi_app
 
+from services.server.addresses import Address, addresses, authority
 from services.server.settings import StartError
 
 StartResponse = Callable[[str, list[tuple[str, str]]], Any]
@@ -24,8 +26,24 @@ _NOT_SERVING: _Answer = ("503 Service Unavailable", {"status": "NOT_SERVING"})
 class _Server(ThreadingMixIn, WSGIServer):
     daemon_threads = True
 
+    def __init__(self, address: Address, app: Callable[[dict[str, Any], StartResponse], Iterable[bytes]]) -> None:
+        self.address_family, host_and_port = address
+        super().__init__(host_and_port, _Handler)
+        self.set_app(app)
+
+    def server_bind(self) -> None:
+        # Not the base class's, which asks a resolver for this machine's name and waits for it.
+        if self.address_family == socket.AF_INET6:
+            both_families = self.server_address[0] == "::"
+            self.socket.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, not both_families)
+        TCPServer.server_bind(self)
+        self.server_name, self.server_port = str(self.server_address[0]), int(self.server_address[1])
+        self.setup_environ()
+
 
 class _Handler(WSGIRequestHandler):
+    timeout = 10  # seconds that a connection may be silent
+
     def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 - the base class's name
         """A scrape every few seconds is not worth a line."""
 
@@ -49,6 +67,10 @@ def start_http(
     metrics_app = make_wsgi_app(registry)
 
     def app(environ: dict[str, Any], start_response: StartResponse) -> Iterable[bytes]:
+        body = b"".join(answer(environ, start_response))
+        return [] if environ["REQUEST_METHOD"] == "HEAD" else [body]
+
+    def answer(environ: dict[str, Any], start_response: StartResponse) -> Iterable[bytes]:
         match environ["PATH_INFO"]:
             case "/metrics":
                 return metrics_app(environ, start_response)  # type: ignore[no-any-return]
@@ -58,14 +80,21 @@ def start_http(
                 status, document = _SERVING if ready() else _NOT_SERVING
             case _:
                 status, document = "404 Not Found", {"paths": ["/metrics", "/healthz", "/readyz"]}
-        start_response(status, [("Content-Type", "application/json")])
-        return [json.dumps(document).encode() + b"\n"]
+        body = json.dumps(document).encode() + b"\n"
+        start_response(status, [("Content-Type", "application/json"), ("Content-Length", str(len(body)))])
+        return [body]
 
+    servers: list[_Server] = []
     try:
-        server = make_server(host, port, app, server_class=_Server, handler_class=_Handler)
+        for family, (address, _) in addresses(host, port):
+            servers.append(_Server((family, (address, port)), app))
+            port = servers[0].server_port  # where any was asked for, the same for every address
     except OSError as error:
+        for server in servers:
+            server.server_close()
         raise StartError(
-            f"cannot listen on {host}:{port} for HTTP ({error.strerror}): choose another with --metrics-port"
+            f"cannot listen on {authority(host, port)} for HTTP ({error.strerror}): choose another with --metrics-port"
         ) from error
-    threading.Thread(target=server.serve_forever, name="http", daemon=True).start()
-    return int(server.server_port)
+    for server in servers:
+        threading.Thread(target=server.serve_forever, name="http", daemon=True).start()
+    return port

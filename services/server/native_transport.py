@@ -22,7 +22,7 @@ from h2corn import Config
 from h2corn import Server as HttpServer
 
 from services.errors import DeadlineExceeded, InvalidArgument, ResourceExhausted, ServiceError, Unimplemented
-from services.rpc import REQUEST_ID, Call, accepted_request_id
+from services.rpc import REQUEST_ID, Call, accepted_request_id, merged
 from services.server.pipeline import Endpoint, StatusError
 
 PREFIX_BYTES = 5  # compressed flag and length, before each message
@@ -257,11 +257,11 @@ def _deadline(call: Call) -> AbstractAsyncContextManager[object]:
 
 
 def _call(endpoint: Endpoint | None, scope: Any, headers: Mapping[bytes, bytes]) -> Call:
-    metadata = {
-        key.decode(): value.decode("latin-1")
-        for key, value in headers.items()
+    metadata = merged(
+        (key.decode(), value.decode("latin-1"))
+        for key, value in scope["headers"]
         if key not in TRANSPORT_HEADERS and not key.endswith(b"-bin")
-    }
+    )
     host, port = scope["client"]
     return Call(
         service=endpoint.method.service if endpoint else "",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import sys
 import time
 from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterator
@@ -14,7 +15,15 @@ from google.protobuf.message import DecodeError
 from google.rpc import code_pb2, status_pb2
 
 from services import budget, metrics, pools, tracing
-from services.errors import Cancelled, DeadlineExceeded, Internal, InvalidArgument, ServiceError, Unavailable
+from services.errors import (
+    Cancelled,
+    DeadlineExceeded,
+    Internal,
+    InvalidArgument,
+    ResourceExhausted,
+    ServiceError,
+    Unavailable,
+)
 from services.limits import Limits
 from services.numeric import NumericLoop
 from services.rpc import Call
@@ -43,10 +52,11 @@ class Gate:
 
     Args:
         access: None = everyone's.
+        calls: how many may be under way.
     """
 
-    def __init__(self, access: Access | None = None) -> None:
-        self.access = access
+    def __init__(self, access: Access | None = None, calls: int = sys.maxsize) -> None:
+        self.access, self.calls = access, calls
         self.draining = False
         self.active = 0
         self.finished = 0
@@ -174,6 +184,10 @@ class _Observation:
         try:
             if self._gate.draining:
                 raise Unavailable("the server is shutting down; try another", retry_after=0.1)
+            if self._gate.active > self._gate.calls:
+                raise ResourceExhausted(
+                    f"{self._gate.calls} calls are under way, the most at once; try again later", retry_after=0.1
+                )
             if self._gate.access is not None:
                 self.lease = self._gate.access.admit(self._call, self._endpoint.method.scope)
         except Exception as error:

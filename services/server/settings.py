@@ -38,7 +38,7 @@ class Settings(BaseSettings):
     port: Port = Field(8001, description="Port of gRPC; 0 = any free one.")
     metrics_port: Port = Field(8002, description="Port of HTTP /metrics, /healthz and /readyz; 0 = any free one.")
     transport: Literal["grpc", "native"] = Field(
-        "grpc", description="What carries calls; native: plaintext, faster for small models (docs/transport.md)."
+        "grpc", description="What carries calls; native is deprecated (docs/transport.md)."
     )
     engine: Literal["onnxruntime", "triton"] = Field("onnxruntime", description="What runs the graphs.")
     triton_url: str = Field("127.0.0.1:8001", description="gRPC address of the Triton that engine=triton uses.")
@@ -92,6 +92,19 @@ class Settings(BaseSettings):
     )
     tracing: bool | None = Field(
         None, description="Export OpenTelemetry spans; unset: if OTEL_EXPORTER_OTLP_ENDPOINT is set."
+    )
+    max_concurrent_streams: PositiveInt = Field(
+        256, description="Calls under way on one connection; its client keeps further ones back."
+    )
+    max_connection_age_seconds: NonNegativeFloat = Field(
+        300.0,
+        description="About when a connection is closed, so that its client looks for new addresses; 0 = never.",
+    )
+    max_connection_age_grace_seconds: PositiveFloat = Field(
+        600.0, description="Longest time that calls on a connection of that age may still take."
+    )
+    reader_timeout_seconds: PositiveFloat = Field(
+        20.0, description="A stream ends whose caller has not read for so long."
     )
     limits: Limits = Field(Limits(), description="Bounds on requests, e.g. LECTERN_LIMITS__IMAGES.")
     client_limits: ClientLimits = Field(ClientLimits(), description="Bounds on each client.")

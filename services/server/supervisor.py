@@ -24,6 +24,7 @@ from prometheus_client.multiprocess import mark_process_dead
 
 from services import metrics
 from services.server import logs
+from services.server.addresses import addresses, authority, check_free
 from services.server.banner import announce
 from services.server.http import start_http
 from services.server.report import Ready
@@ -196,13 +197,15 @@ class _Supervisor:
 
 def _reserve(settings: Settings) -> socket.socket:
     """Hold the port without listening on it, so that workers share one even when any was asked for."""
-    reserved = socket.socket(socket.AF_INET6 if ":" in settings.host else socket.AF_INET)
-    reserved.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
     try:
-        reserved.bind((settings.host, settings.port))
+        check_free(settings.host, settings.port)
+        family, address = addresses(settings.host, settings.port)[0]
+        reserved = socket.socket(family)
+        reserved.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        reserved.bind(address)
     except OSError as error:
         raise StartError(
-            f"cannot listen on {settings.host}:{settings.port} ({error.strerror}): choose another with --port"
+            f"cannot listen on {authority(settings.host, settings.port)} ({error.strerror}): choose another with --port"
         ) from error
     return reserved
 

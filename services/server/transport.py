@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable
-from typing import Protocol
+from typing import Literal, Protocol
 
 from lectern.distribution import how_to_install
 from services.server import grpc_transport
@@ -13,6 +14,8 @@ from services.server.settings import Settings, StartError
 from services.server.tls import Pem
 from services.server.watched import Watched
 
+log = logging.getLogger(__name__)
+
 
 class Transport(Protocol):
     """A gRPC server of endpoints."""
@@ -21,7 +24,7 @@ class Transport(Protocol):
         """Serve each under its service's and method's name; before `start`."""
 
     async def start(self, host: str, port: int) -> int:
-        """Listen, beside other processes that share the port; returns the port.
+        """Listen, alone or beside the other workers of one supervisor; returns the port.
 
         Raises:
             OSError: the address is taken.
@@ -37,9 +40,8 @@ def create(settings: Settings, certificates: Watched[Pem] | None) -> Transport:
     Raises:
         StartError: its package is not installed, or it has no TLS.
     """
-    message_bytes, drain_seconds = settings.limits.message_bytes, settings.drain_seconds
     if settings.transport == "grpc":
-        return grpc_transport.Server(message_bytes, drain_seconds, certificates)
+        return grpc_transport.Server(settings, certificates)
     if certificates is not None:
         raise StartError('transport "native" is plaintext: take transport "grpc" for TLS, or put Envoy before it')
     try:
@@ -47,4 +49,6 @@ def create(settings: Settings, certificates: Watched[Pem] | None) -> Transport:
     except ImportError as error:
         how = how_to_install("native")
         raise StartError(f'transport "native" needs more packages ({error}): {how}') from error
-    return native_transport.Server(message_bytes, drain_seconds, "text" if is_console(settings) else "json")
+    log.warning('transport "native" is deprecated: it has none of the limits on connections of "grpc"')
+    log_format: Literal["text", "json"] = "text" if is_console(settings) else "json"
+    return native_transport.Server(settings.limits.message_bytes, settings.drain_seconds, log_format)
