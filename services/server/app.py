@@ -201,12 +201,14 @@ class App:
             ) from error
 
     async def _drain(self) -> None:
-        """Say NOT_SERVING, let balancers notice, refuse new work, and finish what was accepted."""
+        """Say NOT_SERVING, let balancers notice, send callers elsewhere, and finish what was accepted.
+
+        Nothing is refused before: a call that arrives until callers know is answered.
+        """
         log.info("draining: %d requests under way", self._gate.active)
         self.serving = False
         self._health.drain()
         await asyncio.sleep(self._settings.drain_pause_seconds)
-        self._gate.draining = True
         self._health.close()
         await self._transport.stop()
         await asyncio.to_thread(self._send_spans)

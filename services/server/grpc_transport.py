@@ -22,6 +22,7 @@ from services.server.watched import Watched
 # Calls that no handler has begun; gRPC cancels those beyond it, where `Limits.calls` refuses them with a reason.
 PENDING_CALLS = 1_000_000
 ABORT_SECONDS = 5.0
+PAUSE_SECONDS, LONGEST_WAIT_SECONDS = 0.002, 0.5  # between calls, when the server stops
 
 
 class Server:
@@ -35,11 +36,12 @@ class Server:
         self._settings, self._certificates = settings, certificates
         self._mutual_tls = certificates is not None and certificates.value.client_ca is not None
         self._handlers: list[grpc.GenericRpcHandler] = []
+        self._arrivals = _Arrivals()
 
     def add_endpoints(self, endpoints: Iterable[Endpoint]) -> None:
         services: dict[str, dict[str, Any]] = {}
         for endpoint in endpoints:
-            handler = _handler(endpoint, self._mutual_tls, self._settings.reader_timeout_seconds)
+            handler = _handler(endpoint, self._mutual_tls, self._settings.reader_timeout_seconds, self._arrivals)
             services.setdefault(endpoint.method.service, {})[endpoint.method.name] = handler
         self._handlers += [grpc.method_handlers_generic_handler(name, methods) for name, methods in services.items()]
 
@@ -54,6 +56,8 @@ class Server:
         return port
 
     async def stop(self) -> None:
+        # gRPC cancels what it has not handed over yet.
+        await self._arrivals.pause()
         await self._server.stop(self._settings.drain_seconds)
 
     def _bind(self, address: str) -> int:
@@ -78,6 +82,19 @@ class Server:
         return self._server.add_secure_port(address, credentials)
 
 
+class _Arrivals:
+    """When the last call was handed over by gRPC, which does so one after the other."""
+
+    def __init__(self) -> None:
+        self.last = 0.0
+
+    async def pause(self) -> None:
+        """Wait for a moment without calls, so that none is on its way from gRPC; not for long, where there is none."""
+        end = time.monotonic() + LONGEST_WAIT_SECONDS
+        while time.monotonic() < min(end, self.last + PAUSE_SECONDS):
+            await asyncio.sleep(PAUSE_SECONDS / 4)
+
+
 def _options(settings: Settings) -> list[tuple[str, int]]:
     """Channel arguments: https://grpc.github.io/grpc/core/group__grpc__arg__keys.html."""
     options = [
@@ -86,6 +103,8 @@ def _options(settings: Settings) -> list[tuple[str, int]]:
         # The workers of one supervisor, which holds the port for them.
         ("grpc.so_reuseport", int(settings.workers > 1)),
         ("grpc.max_concurrent_streams", settings.max_concurrent_streams),
+        # It refuses some calls of a client that has as many streams as it may: 5,667 of 10,000 sent at once.
+        ("grpc.http.overload_protection", 0),
         ("grpc.server.max_pending_requests", PENDING_CALLS),
         ("grpc.server.max_pending_requests_hard_limit", PENDING_CALLS),
         # Clients that keep idle connections alive are welcome.
@@ -105,9 +124,10 @@ def _configuration(pem: Pem) -> grpc.ServerCertificateConfiguration:
     return grpc.ssl_server_certificate_configuration([(pem.key, pem.certificate)], pem.client_ca)
 
 
-def _handler(endpoint: Endpoint, mutual_tls: bool, reader_timeout: float) -> Any:
+def _handler(endpoint: Endpoint, mutual_tls: bool, reader_timeout: float, arrivals: _Arrivals) -> Any:
     # No (de)serializers: bytes pass through, so that a message that cannot be parsed gets our error, not INTERNAL.
     async def unary(request: bytes, context: grpc.aio.ServicerContext[bytes, bytes]) -> bytes:
+        arrivals.last = time.monotonic()
         call = _call(endpoint, context, mutual_tls)
         try:
             return await endpoint.unary(request, call)
@@ -116,10 +136,12 @@ def _handler(endpoint: Endpoint, mutual_tls: bool, reader_timeout: float) -> Any
 
     # Streams are written, not yielded: grpc leaves the generator of a call that ended to the garbage collector.
     async def server_stream(request: bytes, context: grpc.aio.ServicerContext[bytes, bytes]) -> None:
+        arrivals.last = time.monotonic()
         call = _call(endpoint, context, mutual_tls)
         await _write(endpoint.server_stream(request, call), context, call, reader_timeout)
 
     async def bidi_stream(requests: AsyncIterator[bytes], context: grpc.aio.ServicerContext[bytes, bytes]) -> None:
+        arrivals.last = time.monotonic()
         call = _call(endpoint, context, mutual_tls)
         await _write(endpoint.bidi_stream(requests, call), context, call, reader_timeout)
 

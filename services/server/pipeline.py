@@ -1,4 +1,4 @@
-"""The one chain that every RPC passes, whatever its transport: drain, access, errors to status, metrics, log."""
+"""The one chain that every RPC passes, whatever its transport: limits, access, errors to status, metrics, log."""
 
 from __future__ import annotations
 
@@ -22,7 +22,6 @@ from services.errors import (
     InvalidArgument,
     ResourceExhausted,
     ServiceError,
-    Unavailable,
 )
 from services.limits import Limits
 from services.numeric import NumericLoop
@@ -57,7 +56,6 @@ class Gate:
 
     def __init__(self, access: Access | None = None, calls: int = sys.maxsize) -> None:
         self.access, self.calls = access, calls
-        self.draining = False
         self.active = 0
         self.finished = 0
 
@@ -182,8 +180,6 @@ class _Observation:
         self._endpoint.started.inc()
         self._gate.active += 1
         try:
-            if self._gate.draining:
-                raise Unavailable("the server is shutting down; try another", retry_after=0.1)
             if self._gate.active > self._gate.calls:
                 raise ResourceExhausted(
                     f"{self._gate.calls} calls are under way, the most at once; try again later", retry_after=0.1
