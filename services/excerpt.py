@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-LONGEST = 1000  # bytes
+LONGEST = 1300  # bytes; gRPC repeats an error percent-encoded and in base64, in trailers of 8 KiB at most
 
 
 def excerpt(text: str, longest: int = LONGEST) -> str:

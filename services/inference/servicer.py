@@ -214,7 +214,7 @@ def _decode(request: pb.ModelInferRequest, graph: Graph) -> dict[str, Array]:
         tensors.check_shape(spec, tensor.shape, tensor.datatype, batched, field)
         if not raw:
             arrays[spec.name] = tensors.from_contents(tensor.contents, spec, tensor.shape, f"{field}.contents")
-        elif tensor.HasField("contents"):
+        elif tensor.contents.ListFields():
             raise InvalidArgument.field(f"{field}.contents", "must be empty when raw_input_contents is used")
         else:
             arrays[spec.name] = tensors.from_raw(raw[i], spec, tensor.shape, f"raw_input_contents[{i}]")

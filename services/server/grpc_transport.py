@@ -22,7 +22,7 @@ from services.server.watched import Watched
 # Calls that no handler has begun; gRPC cancels those beyond it, where `Limits.calls` refuses them with a reason.
 PENDING_CALLS = 1_000_000
 ABORT_SECONDS = 5.0
-PAUSE_SECONDS, LONGEST_WAIT_SECONDS = 0.002, 0.5  # between calls, when the server stops
+ROUND_SECONDS, QUIET_ROUNDS, LONGEST_WAIT_SECONDS = 0.0005, 4, 0.5
 
 
 class Server:
@@ -83,16 +83,22 @@ class Server:
 
 
 class _Arrivals:
-    """When the last call was handed over by gRPC, which does so one after the other."""
+    """The calls that gRPC has handed over, which it does one after the other."""
 
     def __init__(self) -> None:
-        self.last = 0.0
+        self.count = 0
 
     async def pause(self) -> None:
-        """Wait for a moment without calls, so that none is on its way from gRPC; not for long, where there is none."""
-        end = time.monotonic() + LONGEST_WAIT_SECONDS
-        while time.monotonic() < min(end, self.last + PAUSE_SECONDS):
-            await asyncio.sleep(PAUSE_SECONDS / 4)
+        """Wait for a moment in which none is on its way from gRPC; not for long, where there is no such moment.
+
+        That is some rounds of the event loop without a call, none of which took long: then calls came meanwhile.
+        """
+        end, quiet = time.monotonic() + LONGEST_WAIT_SECONDS, 0
+        while quiet < QUIET_ROUNDS and (started := time.monotonic()) < end:
+            count = self.count
+            await asyncio.sleep(ROUND_SECONDS)
+            is_quiet = self.count == count and time.monotonic() - started < 3 * ROUND_SECONDS
+            quiet = quiet + 1 if is_quiet else 0
 
 
 def _options(settings: Settings) -> list[tuple[str, int]]:
@@ -127,7 +133,7 @@ def _configuration(pem: Pem) -> grpc.ServerCertificateConfiguration:
 def _handler(endpoint: Endpoint, mutual_tls: bool, reader_timeout: float, arrivals: _Arrivals) -> Any:
     # No (de)serializers: bytes pass through, so that a message that cannot be parsed gets our error, not INTERNAL.
     async def unary(request: bytes, context: grpc.aio.ServicerContext[bytes, bytes]) -> bytes:
-        arrivals.last = time.monotonic()
+        arrivals.count += 1
         call = _call(endpoint, context, mutual_tls)
         try:
             return await endpoint.unary(request, call)
@@ -136,12 +142,12 @@ def _handler(endpoint: Endpoint, mutual_tls: bool, reader_timeout: float, arriva
 
     # Streams are written, not yielded: grpc leaves the generator of a call that ended to the garbage collector.
     async def server_stream(request: bytes, context: grpc.aio.ServicerContext[bytes, bytes]) -> None:
-        arrivals.last = time.monotonic()
+        arrivals.count += 1
         call = _call(endpoint, context, mutual_tls)
         await _write(endpoint.server_stream(request, call), context, call, reader_timeout)
 
     async def bidi_stream(requests: AsyncIterator[bytes], context: grpc.aio.ServicerContext[bytes, bytes]) -> None:
-        arrivals.last = time.monotonic()
+        arrivals.count += 1
         call = _call(endpoint, context, mutual_tls)
         await _write(endpoint.bidi_stream(requests, call), context, call, reader_timeout)
 

@@ -6,7 +6,7 @@ const { GrpcReflection } = require("grpc-js-reflection-client");
 
 async function main(target, photosFile, imageFile) {
   const credentials = grpc.credentials.createInsecure();
-  const reflection = new GrpcReflection(target, credentials);
+  const reflection = new GrpcReflection(target, credentials, {}, "v1");
   const services = await reflection.listServices();
   const answers = { services, methods: {} };
   const call = async (service, method, request) => {
@@ -28,12 +28,12 @@ async function main(target, photosFile, imageFile) {
   const photos = fs.readFileSync(photosFile);
   const tensor = { name: "images", datatype: "UINT8", shape: [photos.length / 3072, 32, 32, 3] };
   const inferred = await call("inference.GRPCInferenceService", "ModelInfer", {
-    modelName: "image_classifier", inputs: [tensor], rawInputContents: [photos],
+    model_name: "image_classifier", inputs: [tensor], raw_input_contents: [photos],
   });
-  const raw = inferred.rawOutputContents[0];
+  const raw = inferred.raw_output_contents[0];
   answers.logits = Array.from({ length: raw.length / 4 }, (_, i) => raw.readFloatLE(4 * i));
   const classified = await call("lectern.v1.ClassifyService", "ClassifyImage", {
-    images: [fs.readFileSync(imageFile)], topK: 1,
+    images: [fs.readFileSync(imageFile)], top_k: 1,
   });
   answers.label = classified.results[0].classes[0].label;
   try {

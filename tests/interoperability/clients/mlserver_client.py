@@ -17,12 +17,12 @@ def main(target: str, photos: np.ndarray) -> dict[str, object]:
     with grpc.insecure_channel(target) as channel:
         stub = dataplane_pb2_grpc.GRPCInferenceServiceStub(channel)
         metadata = stub.ModelMetadata(pb.ModelMetadataRequest(name="image_classifier"), timeout=30)
-        request = InferenceRequest(inputs=[NumpyCodec.encode_input("images", photos)])
         answers: dict[str, object] = {
             "metadata": converters.ModelMetadataResponseConverter.to_types(metadata).name,
-            "content_type": request.inputs[0].parameters.content_type,
         }
         for raw in (True, False):
+            request = InferenceRequest(inputs=[NumpyCodec.encode_input("images", photos)])
+            answers["content_type"] = request.inputs[0].parameters.content_type
             message = converters.ModelInferRequestConverter.from_types(
                 request, model_name="image_classifier", use_raw=raw
             )
