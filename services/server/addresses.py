@@ -14,19 +14,21 @@ def authority(host: str, port: int) -> str:
 
 
 def addresses(host: str, port: int) -> list[Address]:
-    """Every address of a host, as `localhost` has one of either family; those of a family that this machine lacks are
-    left out.
+    """Every address of a host; those of a family that this machine lacks are left out.
+
+    `localhost` is both 127.0.0.1 and ::1 (RFC 6761), also where /etc/hosts has one of them alone.
 
     Raises:
         OSError: there is no such host.
     """
-    found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
-    distinct: list[Address] = []
-    for family, _, _, _, address in found:
-        candidate = (family, (str(address[0]), int(address[1])))
-        if candidate not in distinct:
-            distinct.append(candidate)
-    return [(f, a) for f, a in distinct if _is_local(f, a[0])] or distinct
+    names = ("127.0.0.1", "::1") if host == "localhost" else (host,)
+    known: list[Address] = []
+    for name in names:
+        for family, _, _, _, address in socket.getaddrinfo(name, port, type=socket.SOCK_STREAM):
+            candidate = (family, (str(address[0]), int(address[1])))
+            if candidate not in known:
+                known.append(candidate)
+    return [(family, address) for family, address in known if _is_local(family, address[0])] or known
 
 
 def check_free(host: str, port: int) -> None:

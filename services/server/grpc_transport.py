@@ -13,7 +13,7 @@ from grpc_status import rpc_status
 
 from services.errors import ResourceExhausted
 from services.rpc import REQUEST_ID, Call, accepted_request_id, merged
-from services.server.addresses import authority
+from services.server.addresses import addresses, authority
 from services.server.pipeline import Endpoint, StatusError
 from services.server.settings import Settings
 from services.server.tls import Pem
@@ -49,7 +49,8 @@ class Server:
         # Made here: it belongs to the running event loop.
         self._server = grpc.aio.server(handlers=self._handlers, options=_options(self._settings))
         try:
-            port = self._bind(authority(host, port))
+            for _, (address, _) in addresses(host, port):
+                port = self._bind(authority(address, port))
         except RuntimeError as error:
             raise OSError(str(error)) from error
         await self._server.start()

@@ -67,8 +67,9 @@ def start_http(
     metrics_app = make_wsgi_app(registry)
 
     def app(environ: dict[str, Any], start_response: StartResponse) -> Iterable[bytes]:
-        body = b"".join(answer(environ, start_response))
-        return [] if environ["REQUEST_METHOD"] == "HEAD" else [body]
+        is_head = environ["REQUEST_METHOD"] == "HEAD"
+        body = b"".join(answer(environ | ({"REQUEST_METHOD": "GET"} if is_head else {}), start_response))
+        return [] if is_head else [body]
 
     def answer(environ: dict[str, Any], start_response: StartResponse) -> Iterable[bytes]:
         match environ["PATH_INFO"]:
