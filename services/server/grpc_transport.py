@@ -21,7 +21,6 @@ from services.server.watched import Watched
 
 # Calls that no handler has begun; gRPC cancels those beyond it, where `Limits.calls` refuses them with a reason.
 PENDING_CALLS = 1_000_000
-ABORT_SECONDS = 5.0
 ROUND_SECONDS, QUIET_ROUNDS, LONGEST_WAIT_SECONDS = 0.0005, 4, 0.5
 
 
@@ -172,14 +171,14 @@ async def _write(
                     async with asyncio.timeout(reader_timeout):
                         await context.write(response)
                 except TimeoutError:
-                    await responses.athrow(
-                        ResourceExhausted(f"the stream ends: nothing was read of it for {reader_timeout:g} s")
-                    )
+                    with suppress(StatusError):
+                        await responses.athrow(
+                            ResourceExhausted(f"the stream ends: nothing was read of it for {reader_timeout:g} s")
+                        )
+                    # No status can follow a message that was not sent. This has gRPC reset the stream.
+                    raise asyncio.CancelledError from None
     except StatusError as error:
-        # Who does not read does not get the status either: what this call holds is freed, and the stream is reset.
-        with suppress(TimeoutError):
-            async with asyncio.timeout(ABORT_SECONDS):
-                await _abort(context, call, error)
+        await _abort(context, call, error)
 
 
 async def _abort(context: grpc.aio.ServicerContext[bytes, bytes], call: Call, error: StatusError) -> NoReturn:
