@@ -175,7 +175,8 @@ async def _write(
                         await responses.athrow(
                             ResourceExhausted(f"the stream ends: nothing was read of it for {reader_timeout:g} s")
                         )
-                    # No status can follow a message that was not sent. This has gRPC reset the stream.
+                    # No status can follow a message that was not sent, and grpc.aio cannot reset a stream: the caller
+                    # learns of it from its deadline, or when the connection closes.
                     raise asyncio.CancelledError from None
     except StatusError as error:
         await _abort(context, call, error)

@@ -104,7 +104,7 @@ class Settings(BaseSettings):
         600.0, description="Longest time that calls on a connection of that age may still take."
     )
     reader_timeout_seconds: PositiveFloat = Field(
-        20.0, description="A stream ends whose caller has not read for so long."
+        20.0, description="Work for a stream ends whose caller has not read for so long."
     )
     limits: Limits = Field(Limits(), description="Bounds on requests, e.g. LECTERN_LIMITS__IMAGES.")
     client_limits: ClientLimits = Field(ClientLimits(), description="Bounds on each client.")

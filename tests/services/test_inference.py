@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,6 +17,7 @@ from grpc_tools import protoc
 from tritonclient.grpc import service_pb2, service_pb2_grpc
 from tritonclient.utils import InferenceServerException
 
+from lectern.card import Card
 from tests.conftest import EXPORTED, ROOT, Server, serving
 from tests.waiting import WAIT
 
@@ -141,12 +144,124 @@ INVALID, NOT_FOUND = grpc.StatusCode.INVALID_ARGUMENT, grpc.StatusCode.NOT_FOUND
 def test_bad_requests(
     channel: grpc.Channel, request_: service_pb2.ModelInferRequest, code: grpc.StatusCode, says: str
 ) -> None:
-    import re
-
     with pytest.raises(grpc.RpcError) as caught:
         service_pb2_grpc.GRPCInferenceServiceStub(channel).ModelInfer(request_, timeout=WAIT)
     assert caught.value.code() is code
     assert re.search(says, caught.value.details() or ""), caught.value.details()
+
+
+def with_parameters(on: str, **parameters: object) -> service_pb2.ModelInferRequest:
+    """A good request with parameters `on` the request, its input or its output."""
+    request = tensor([1, 32, 32, 3], "UINT8")
+    request.outputs.add(name="logits")
+    target = {"request": request, "input": request.inputs[0], "output": request.outputs[0]}[on]
+    for name, value in parameters.items():
+        kind = {bool: "bool_param", int: "int64_param", str: "string_param"}[type(value)]
+        setattr(target.parameters[name], kind, value)
+    return request
+
+
+@pytest.mark.parametrize(
+    "request_",
+    [
+        with_parameters("input", binary_data_size=3072),
+        with_parameters("input", content_type="np"),
+        with_parameters("output", binary_data=False),
+        with_parameters("request", binary_data_output=True, sequence_id=0, sequence_start=False),
+        with_parameters("request", timeout=2**62),
+        with_parameters("output", classification=0),
+    ],
+)
+def test_hints_are_ignored(channel: grpc.Channel, request_: service_pb2.ModelInferRequest) -> None:
+    response = service_pb2_grpc.GRPCInferenceServiceStub(channel).ModelInfer(request_, timeout=30)
+    assert len(response.raw_output_contents[0]) == 40
+
+
+def named_twice() -> service_pb2.ModelInferRequest:
+    request = with_parameters("output")
+    request.outputs.add(name="logits")
+    return request
+
+
+@pytest.mark.parametrize(
+    ("request_", "says"),
+    [
+        (with_parameters("input", shared_memory_region="x"), r"inputs\[0\].*shared memory is not served"),
+        (with_parameters("output", shared_memory_region="x"), r"outputs\[0\].*shared memory is not served"),
+        (with_parameters("request", sequence_id=7), "no model here keeps a sequence's state"),
+        (with_parameters("output", classification=-1), "must be an integer from 0"),
+        (with_parameters("output", classification="three"), "must be an integer from 0"),
+        (with_parameters("request", priority="high"), "must be an integer from 0"),
+        (named_twice(), "'logits' is given twice"),
+    ],
+)
+def test_demands_that_are_not_met_are_refused(
+    channel: grpc.Channel, request_: service_pb2.ModelInferRequest, says: str
+) -> None:
+    with pytest.raises(grpc.RpcError) as caught:
+        service_pb2_grpc.GRPCInferenceServiceStub(channel).ModelInfer(request_, timeout=30)
+    assert caught.value.code() is INVALID
+    assert re.search(says, caught.value.details() or ""), caught.value.details()
+
+
+def test_classification_gives_the_largest_values_with_their_labels(
+    client: triton.InferenceServerClient, photos: np.ndarray
+) -> None:
+    def infer(classes: int) -> np.ndarray:
+        output = triton.InferRequestedOutput("logits", class_count=classes)
+        return client.infer(MODEL, [photo_input(photos[:5])], outputs=[output]).as_numpy("logits")
+
+    logits, labels = infer(0), Card.read(EXPORTED / MODEL / "1" / "card.json").labels
+    for count, width in ((1, 1), (3, 3), (99, 10)):
+        classes = infer(count)
+        assert classes.shape == (5, width)
+        for row, values in zip(classes, logits, strict=True):
+            best = np.argsort(-values)[:width]
+            assert [text.decode() for text in row] == [f"{values[i]:f}:{i}:{labels[i]}" for i in best]
+
+
+def test_statistics_are_what_was_asked(tmp_path: Path, photos: np.ndarray) -> None:
+    with (
+        serving(tmp_path, "classify", "predict", "--workers", "2") as server,
+        triton.InferenceServerClient(server.target) as client,
+    ):
+        for _ in range(5):
+            client.infer(MODEL, [photo_input(photos[:3])])
+        (stats,) = client.get_inference_statistics(MODEL).model_stats
+        assert (stats.name, stats.version) == (MODEL, "1")
+        counts = stats.inference_stats
+        assert (counts.success.count, counts.fail.count, counts.queue.count) == (5, 0, 5)
+        assert (stats.inference_count, stats.execution_count, counts.compute_infer.count) == (15, 5, 5)
+        assert 0 < counts.compute_infer.ns <= counts.success.ns
+        assert abs(stats.last_inference / 1000 - time.time()) < 60
+        everything = {(s.name, s.version): s for s in client.get_inference_statistics().model_stats}
+        assert everything["covid_regressor", "1"].inference_stats.success.count == 0
+        with pytest.raises(InferenceServerException, match="there is no model 'nobody'"):
+            client.get_inference_statistics("nobody")
+
+
+def test_rpcs_that_are_not_served_say_why(client: triton.InferenceServerClient) -> None:
+    for call, says in (
+        (client.get_trace_settings, "LECTERN_TRACING"),
+        (client.get_log_settings, "LECTERN_LOG_LEVEL"),
+        (lambda: client.register_system_shared_memory("x", "/x", 8), "shared memory is not served"),
+        (lambda: client.register_cuda_shared_memory("x", b"", 0, 8), "shared memory is not served"),
+    ):
+        with pytest.raises(InferenceServerException, match=says) as caught:
+            call()
+        assert caught.value.status() == "StatusCode.UNIMPLEMENTED"
+    assert not client.get_system_shared_memory_status().regions
+    assert not client.get_cuda_shared_memory_status().regions
+    client.unregister_system_shared_memory()
+    client.unregister_cuda_shared_memory()
+
+
+def test_the_final_response_is_marked_for_who_asks(channel: grpc.Channel) -> None:
+    requests = [tensor([1, 32, 32, 3], "UINT8"), with_parameters("request", triton_enable_empty_final_response=True)]
+    stub = service_pb2_grpc.GRPCInferenceServiceStub(channel)
+    answers = [a.infer_response.parameters for a in stub.ModelStreamInfer(iter(requests), timeout=30)]
+    assert ["triton_final_response" in parameters for parameters in answers] == [False, True]
+    assert answers[1]["triton_final_response"].bool_param
 
 
 def test_stream_reports_a_bad_request_and_goes_on(server: Server, photos: np.ndarray) -> None:
