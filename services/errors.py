@@ -15,7 +15,8 @@ from google.rpc import code_pb2, error_details_pb2, status_pb2
 from services.excerpt import excerpt
 
 FieldViolation = tuple[str, str]
-VIOLATION_BYTES = 2000  # of all in one status: gRPC's clients take 8 KiB of trailers, and lose the status over that
+FIELD_BYTES, DESCRIPTION_BYTES = 100, 900
+VIOLATION_BYTES = 1500  # of all in one status: gRPC's clients take 8 KiB of trailers, and lose the status over that
 
 
 class ServiceError(Exception):
@@ -34,7 +35,7 @@ class ServiceError(Exception):
     ) -> None:
         self.message = excerpt(message)
         super().__init__(self.message)
-        self.violations = tuple((excerpt(f), excerpt(description)) for f, description in violations)
+        self.violations = tuple((excerpt(f, FIELD_BYTES), excerpt(d, DESCRIPTION_BYTES)) for f, d in violations)
         self.retry_after = retry_after
 
     @classmethod
