@@ -21,6 +21,8 @@ from tritonclient.utils import InferenceServerException
 import lectern
 import lectern.aio
 from lectern.cli.connection import Connection
+from lectern.v1 import model_pb2
+from lectern.v1.model_pb2_grpc import ModelServiceStub
 from services.rpc import Call
 from tests.conftest import Server, serving
 from tests.lectern.test_cli import invoke, refused
@@ -245,6 +247,29 @@ def test_a_new_file_is_its_owners_alone_and_a_mode_is_kept(tmp_path: Path) -> No
     assert [line.split()[0] for line in listed] == ["client", "one", "two"]
     assert "never" in listed[1]
     assert "requests_per_second 5" in listed[2]
+
+
+def test_two_tokens_in_one_call_are_no_token(guarded: Guarded) -> None:
+    values = [f"Bearer {token}" for token in (guarded.models, guarded.everything)]
+    with grpc.insecure_channel(guarded.target) as channel:
+        stub = ModelServiceStub(channel)
+        for pair in (values, values[::-1], [values[0], values[0]]):
+            with pytest.raises(grpc.RpcError) as caught:
+                metadata = [("authorization", value) for value in pair]
+                stub.ListModels(model_pb2.ListModelsRequest(), timeout=30, metadata=metadata)
+            assert caught.value.code() is UNAUTHENTICATED
+        assert stub.ListModels(
+            model_pb2.ListModelsRequest(), timeout=30, metadata=[("authorization", values[0])]
+        ).models
+
+
+def test_one_token_under_two_names_is_refused(tmp_path: Path) -> None:
+    file = tmp_path / "tokens.json"
+    make_token(file, "one", "--scope", "models")
+    document = json.loads(file.read_text())
+    document["tokens"].append(document["tokens"][0] | {"name": "two", "scopes": ["*"]})
+    file.write_text(json.dumps(document))
+    refused(invoke("token", "list", "--file", file), 1, "'one' and 'two' are the same token: remove one")
 
 
 def test_what_the_command_line_refuses(tmp_path: Path) -> None:

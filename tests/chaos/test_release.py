@@ -1,0 +1,78 @@
+"""One of two servers is replaced while clients call both."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from pathlib import Path
+
+import grpc
+import pytest
+
+import lectern
+import lectern.aio
+from tests.conftest import Server, serving
+
+CALLERS = 8
+
+
+def replace(first: Server, answered: list[int]) -> None:
+    """Wait until calls flow, stop the server, and let them flow on."""
+
+    def wait_for_more(calls: int) -> None:
+        goal = len(answered) + calls
+        while len(answered) < goal:
+            threading.Event().wait(0.01)
+
+    wait_for_more(200)
+    first.process.terminate()
+    assert first.process.wait(60) == 0
+    wait_for_more(200)
+
+
+@pytest.mark.chaos
+@pytest.mark.parametrize("kind", ["sync", "aio"])
+def test_a_release_fails_no_call_of_our_clients(tmp_path: Path, kind: str) -> None:
+    for name in ("first", "second"):
+        (tmp_path / name).mkdir()
+    pause = {"LECTERN_DRAIN_PAUSE_SECONDS": "1"}
+    with (
+        serving(tmp_path / "first", "predict", **pause) as first,
+        serving(tmp_path / "second", "predict", **pause) as second,
+    ):
+        target = f"ipv4:{first.target},{second.target}"
+        answered: list[int] = []
+        failures: list[grpc.RpcError] = []
+        stop = threading.Event()
+
+        def call_on() -> None:
+            with lectern.Client(target) as client:
+                while not stop.is_set():
+                    try:
+                        answered.append(len(client.list_models().models))
+                    except grpc.RpcError as error:
+                        failures.append(error)
+
+        async def call_on_asyncio() -> None:
+            async with lectern.aio.Client(target) as client:
+                while not stop.is_set():
+                    try:
+                        answered.append(len((await client.list_models()).models))
+                    except grpc.RpcError as error:
+                        failures.append(error)
+
+        async def many() -> None:
+            await asyncio.gather(*(call_on_asyncio() for _ in range(CALLERS)))
+
+        targets = [call_on] * CALLERS if kind == "sync" else [lambda: asyncio.run(many())]
+        threads = [threading.Thread(target=run) for run in targets]
+        for thread in threads:
+            thread.start()
+        try:
+            replace(first, answered)
+        finally:
+            stop.set()
+            for thread in threads:
+                thread.join()
+        assert failures == []
+        assert set(answered) == {1}
