@@ -254,8 +254,8 @@ def test_two_tokens_in_one_call_are_no_token(guarded: Guarded) -> None:
     with grpc.insecure_channel(guarded.target) as channel:
         stub = ModelServiceStub(channel)
         for pair in (values, values[::-1], [values[0], values[0]]):
+            metadata = [("authorization", value) for value in pair]
             with pytest.raises(grpc.RpcError) as caught:
-                metadata = [("authorization", value) for value in pair]
                 stub.ListModels(model_pb2.ListModelsRequest(), timeout=30, metadata=metadata)
             assert caught.value.code() is UNAUTHENTICATED
         assert stub.ListModels(
@@ -269,7 +269,7 @@ def test_one_token_under_two_names_is_refused(tmp_path: Path) -> None:
     document = json.loads(file.read_text())
     document["tokens"].append(document["tokens"][0] | {"name": "two", "scopes": ["*"]})
     file.write_text(json.dumps(document))
-    refused(invoke("token", "list", "--file", file), 1, "'one' and 'two' are the same token: remove one")
+    refused(invoke("token", "list", "--file", file), 2, "'one' and 'two' are the same token: remove one")
 
 
 def test_what_the_command_line_refuses(tmp_path: Path) -> None:
