@@ -40,11 +40,13 @@ ALLOWED = {
 }
 SHARED = {
     "services.errors",
+    "services.excerpt",
     "services.limits",
     "services.metrics",
     "services.notices",
     "services.parameters",
     "services.pools",
+    "services.places",
     "services.rpc",
     "services.streams",
     "services.tracing",

@@ -107,7 +107,8 @@ class InferenceServicer:
         known = await asyncio.to_thread(statistics.of_graphs)
         response = pb.ModelStatisticsResponse()
         for name, version in wanted:
-            _describe(known[name, str(version)], response.model_stats.add(name=name, version=str(version)))
+            counted = known.get((name, str(version)), statistics.NOTHING)
+            _describe(counted, response.model_stats.add(name=name, version=str(version)))
         return response
 
     async def SystemSharedMemoryStatus(

@@ -10,7 +10,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 from prometheus_client import REGISTRY, CollectorRegistry
-from prometheus_client.multiprocess import MultiProcessCollector
 
 from services import metrics
 
@@ -71,7 +70,7 @@ def of_graphs() -> Mapping[GraphVersion, GraphStatistics]:
     registry = REGISTRY
     if "PROMETHEUS_MULTIPROC_DIR" in os.environ:
         registry = CollectorRegistry()
-        MultiProcessCollector(registry)  # type: ignore[no-untyped-call]
+        registry.register(metrics.WorkersCollector())
     samples: defaultdict[GraphVersion, defaultdict[str, float]] = defaultdict(lambda: defaultdict(float))
     for metric in registry.collect():
         for sample in metric.samples:
@@ -93,3 +92,6 @@ def _statistics(values: Mapping[str, float]) -> GraphStatistics:
         rows=int(values["lectern_batch_size_sum"]),
         last_request=values["lectern_graph_last_request_timestamp_seconds"],
     )
+
+
+NOTHING = _statistics(defaultdict(float))
