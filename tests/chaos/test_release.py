@@ -12,6 +12,7 @@ import pytest
 import lectern
 import lectern.aio
 from tests.conftest import Server, serving
+from tests.waiting import WAIT
 
 CALLERS = 8
 
@@ -26,7 +27,7 @@ def replace(first: Server, answered: list[int]) -> None:
 
     wait_for_more(200)
     first.process.terminate()
-    assert first.process.wait(60) == 0
+    assert first.process.wait(WAIT) == 0
     wait_for_more(200)
 
 

@@ -9,8 +9,9 @@ import sys
 import sysconfig
 from pathlib import Path
 
-import pytest
 from filelock import FileLock
+
+from tests.programs import missing
 
 ATTEMPTS = 3
 INSTALL_SECONDS = 600
@@ -34,14 +35,6 @@ def node_modules_with(name: str, *packages: str) -> Path:
     install = ["npm", "install", "--silent", "--no-audit", "--no-fund", "--prefix", str(home), *packages]
     _install(name, home, packages, install)
     return home / "node_modules"
-
-
-def missing(what: str, remedy: str) -> None:
-    """Skip this test: it needs something that is not here. With LECTERN_TEST_ALL=1 (CI) it fails instead."""
-    reason = f"needs {what}: {remedy}"
-    if os.environ.get("LECTERN_TEST_ALL"):
-        pytest.fail(reason)
-    pytest.skip(reason)
 
 
 def _cache() -> Path:

@@ -20,10 +20,10 @@ from grpc_reflection.v1alpha.proto_reflection_descriptor_database import ProtoRe
 
 from tests.conftest import EXPORTED, Server, encode
 from tests.interoperability.environments import node_modules_with, python_with
+from tests.waiting import WAIT
 
 MODEL = "image_classifier"
 CLIENTS = Path(__file__).parent / "clients"
-CALL_SECONDS = 120
 
 
 @pytest.fixture(scope="module")
@@ -35,7 +35,7 @@ def logits(photos: np.ndarray) -> np.ndarray:
 
 
 def run(command: Sequence[str | Path], **environment: str) -> str:
-    result = subprocess.run(command, capture_output=True, text=True, timeout=CALL_SECONDS, env=os.environ | environment)
+    result = subprocess.run(command, capture_output=True, text=True, timeout=WAIT, env=os.environ | environment)
     assert result.returncode == 0, result.stderr[-3000:]
     return result.stdout
 
@@ -121,7 +121,7 @@ def test_a_dynamic_client_needs_nothing_but_reflection(channel: grpc.Channel, ph
         request_serializer=lambda message: message.SerializeToString(),
         response_deserializer=GetMessageClass(method.output_type).FromString,
     )
-    assert len(call(request, timeout=30).results[0].classes) == 3
+    assert len(call(request, timeout=WAIT).results[0].classes) == 3
 
 
 def test_tritonclient_asks_for_classes_and_statistics(server: Server, photos: np.ndarray, logits: np.ndarray) -> None:

@@ -16,12 +16,13 @@ import lectern
 from services.server.addresses import addresses, authority, check_free
 from services.server.http import start_http
 from tests.conftest import ROOT, Server, serving
+from tests.waiting import WAIT
 
 
 def start(*arguments: str) -> subprocess.CompletedProcess[str]:
     """A `lectern serve` that must fail."""
     command = [sys.executable, "-m", "lectern", "serve", "predict", "--metrics-port", "0", *arguments]
-    return subprocess.run(command, capture_output=True, text=True, cwd=ROOT, timeout=60)
+    return subprocess.run(command, capture_output=True, text=True, cwd=ROOT, timeout=WAIT)
 
 
 needs_ipv6 = pytest.mark.skipif(len(addresses("localhost", 0)) < 2, reason="this machine has no IPv6")
@@ -82,7 +83,7 @@ def test_localhost_is_both_families(tmp_path: Path) -> None:
 
 
 def health(host: str, port: int) -> int:
-    connection = http.client.HTTPConnection(host, port, timeout=10)
+    connection = http.client.HTTPConnection(host, port, timeout=WAIT)
     connection.request("GET", "/healthz")
     return connection.getresponse().status
 
@@ -92,7 +93,7 @@ def test_head_has_the_headers_of_get_and_no_body(server: Server, path: str) -> N
     host, _, port = server.metrics_url.removeprefix("http://").partition(":")
     answers = {}
     for method in ("GET", "HEAD"):
-        with socket.create_connection((host, int(port)), timeout=10) as connection:
+        with socket.create_connection((host, int(port)), timeout=WAIT) as connection:
             connection.sendall(f"{method} {path} HTTP/1.0\r\n\r\n".encode())
             answers[method] = b"".join(iter(lambda: connection.recv(2**16), b""))
     (get_head, _, get_body), (head, _, body) = (answers[m].partition(b"\r\n\r\n") for m in ("GET", "HEAD"))

@@ -28,7 +28,8 @@ from tests.conftest import Server, serving
 from tests.server.nameserver import name_server
 from tests.server.pki import make_token
 from tests.server.raw_http2 import Answer, Connection, connected, framed
-from tests.server.test_server import get, sample, wait_until
+from tests.server.test_server import get, sample
+from tests.waiting import WAIT, wait_until
 
 HEADERS, RST_STREAM, SETTINGS, DATA = 1, 3, 4, 0
 END_HEADERS, END_STREAM = 4, 1
@@ -52,7 +53,7 @@ def reset_calls(target: str, count: int) -> None:
     names += [(":authority", "test"), ("te", "trailers"), ("content-type", "application/grpc")]
     # Never indexed, so that the block is the same for every call.
     block = hpack.Encoder().encode([(name, value, True) for name, value in names], huffman=False)
-    with socket.create_connection((host, int(port)), timeout=10) as connection:
+    with socket.create_connection((host, int(port)), timeout=WAIT) as connection:
         threading.Thread(target=swallow, args=(connection,), daemon=True).start()
         connection.sendall(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + frame(SETTINGS, 0, 0, b""))
         for start in range(0, count, 100):
@@ -79,11 +80,11 @@ def test_calls_reset_as_fast_as_they_are_made_disturb_nobody(small: Server) -> N
     codes: Counter[str] = Counter()
     with grpc.insecure_channel(small.target) as channel:
         stub = ModelServiceStub(channel)
-        stub.ListModels(model_pb2.ListModelsRequest(), timeout=30)
+        stub.ListModels(model_pb2.ListModelsRequest(), timeout=WAIT)
         attack = threading.Thread(target=reset_calls, args=(small.target, 60_000))
         attack.start()
         while attack.is_alive() or codes.total() < 25:
-            codes[stub.ListModels.future(model_pb2.ListModelsRequest(), timeout=30).code().name] += 1
+            codes[stub.ListModels.future(model_pb2.ListModelsRequest(), timeout=WAIT).code().name] += 1
     assert set(codes) == {"OK"}
 
 
@@ -94,7 +95,7 @@ async def test_thousands_of_calls_at_once_are_all_answered(small: Server, connec
         for _ in range(connections)
     ]
     stubs = [service_pb2_grpc.GRPCInferenceServiceStub(channel) for channel in channels]
-    calls = [stubs[i % connections].ServerLive(service_pb2.ServerLiveRequest(), timeout=60) for i in range(6000)]
+    calls = [stubs[i % connections].ServerLive(service_pb2.ServerLiveRequest(), timeout=WAIT) for i in range(6000)]
     codes = Counter([await call.code() for call in calls])
     assert codes == {grpc.StatusCode.OK: 6000}
     for channel in channels:
@@ -109,18 +110,18 @@ def test_more_calls_than_a_process_takes_are_told_when_to_come_back(tmp_path: Pa
 
             def silent() -> Iterator[service_pb2.ModelInferRequest]:
                 yield service_pb2.ModelInferRequest(model_name="nobody")
-                ended.wait(60)
+                ended.wait(WAIT)
 
-            streams = [stub.ModelStreamInfer(silent(), timeout=60) for _ in range(3)]
+            streams = [stub.ModelStreamInfer(silent(), timeout=WAIT) for _ in range(3)]
             for stream in streams:
                 next(stream)
             with pytest.raises(grpc.RpcError) as caught:
-                stub.ServerLive(service_pb2.ServerLiveRequest(), timeout=30)
-            health = health_pb2_grpc.HealthStub(channel).Check(health_pb2.HealthCheckRequest(), timeout=30)
+                stub.ServerLive(service_pb2.ServerLiveRequest(), timeout=WAIT)
+            health = health_pb2_grpc.HealthStub(channel).Check(health_pb2.HealthCheckRequest(), timeout=WAIT)
             ended.set()
             for stream in streams:
                 assert list(stream) == []
-            assert stub.ServerLive(service_pb2.ServerLiveRequest(), timeout=30).live
+            assert stub.ServerLive(service_pb2.ServerLiveRequest(), timeout=WAIT).live
         assert caught.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
         assert "3 calls are under way" in (caught.value.details() or "")
         (detail,) = rpc_status.from_call(caught.value).details
@@ -147,7 +148,7 @@ def test_a_server_that_is_added_to_dns_gets_calls(tmp_path: Path) -> None:
             stub = service_pb2_grpc.GRPCInferenceServiceStub(channel)
 
             def call() -> None:
-                assert stub.ServerLive(service_pb2.ServerLiveRequest(), timeout=30).live
+                assert stub.ServerLive(service_pb2.ServerLiveRequest(), timeout=WAIT).live
 
             call()
             arguments = ("predict", "--host", "127.0.0.2", "--port", port)
@@ -161,7 +162,7 @@ def test_a_server_that_is_added_to_dns_gets_calls(tmp_path: Path) -> None:
                         f"{metrics_url}/metrics"
                     )
 
-                wait_until(second_was_asked, seconds=30)
+                wait_until(second_was_asked)
                 names.addresses.remove("127.0.0.2")
                 time.sleep(2)  # two ages: the second is not asked any more, and may stop
                 call()
@@ -174,7 +175,7 @@ async def test_connections_that_grow_old_lose_no_call(tmp_path: Path) -> None:
             stub = service_pb2_grpc.GRPCInferenceServiceStub(channel)
             end = time.monotonic() + 2
             while time.monotonic() < end:
-                calls = [stub.ServerLive(service_pb2.ServerLiveRequest(), timeout=30) for _ in range(10)]
+                calls = [stub.ServerLive(service_pb2.ServerLiveRequest(), timeout=WAIT) for _ in range(10)]
                 assert {await call.code() for call in calls} == {grpc.StatusCode.OK}
                 await asyncio.sleep(0.01)
 
@@ -187,7 +188,7 @@ def begin_unread(connection: Connection, headers: Sequence[tuple[str, str]] = ()
     message = act_pb2.RunEpisodeRequest(frame_every=1).SerializeToString()
     stream = connection.call(RUN_EPISODE, framed(message), headers=headers)
     answer = connection.answers[stream]
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + WAIT
     while not (answer.body or answer.ended) and time.monotonic() < deadline:
         connection.receive(0.1, read=False)
     return answer
@@ -208,11 +209,11 @@ def test_a_stream_whose_reader_stalls_ends_and_frees_its_place(tmp_path: Path) -
 
         def has_place() -> bool:
             try:
-                return len(list(stub.RunEpisode(short, timeout=30))) == 1
+                return len(list(stub.RunEpisode(short, timeout=WAIT))) == 1
             except grpc.RpcError:
                 return False
 
-        wait_until(has_place, seconds=30)
+        wait_until(has_place)
         ended = [r for r in server.log_records() if "nothing was read of it for 1 s" in str(r["message"])]
         assert [r["code"] for r in ended] == ["RESOURCE_EXHAUSTED"]
         assert not [r for r in server.log_records() if r["level"] == "ERROR"]

@@ -16,6 +16,7 @@ from services.errors import InvalidArgument
 from services.excerpt import LONGEST, excerpt
 from tests.conftest import Server
 from tests.services.test_classify import failure
+from tests.waiting import WAIT
 
 INVALID, NOT_FOUND = grpc.StatusCode.INVALID_ARGUMENT, grpc.StatusCode.NOT_FOUND
 HUGE = "x" * 20_000_000
@@ -54,10 +55,10 @@ def test_a_model_name_of_20_mb_is_answered_and_logged_in_short(
     row = predict_pb2.PredictRequest(model=name, rows=[predict_pb2.FeatureRow(features=[0] * 116)])
     image = classify_pb2.ClassifyImageRequest(model=name, images=[b"x"])
     for call in (
-        lambda: predict.Predict(row, timeout=60),
-        lambda: classify.ClassifyImage(image, timeout=60),
-        lambda: inference.ModelInfer(service_pb2.ModelInferRequest(model_name=name), timeout=60),
-        lambda: inference.ModelMetadata(service_pb2.ModelMetadataRequest(name=name), timeout=60),
+        lambda: predict.Predict(row, timeout=WAIT),
+        lambda: classify.ClassifyImage(image, timeout=WAIT),
+        lambda: inference.ModelInfer(service_pb2.ModelInferRequest(model_name=name), timeout=WAIT),
+        lambda: inference.ModelMetadata(service_pb2.ModelMetadataRequest(name=name), timeout=WAIT),
     ):
         code, message, fields = failure(call)
         assert code in (INVALID, NOT_FOUND)
@@ -70,7 +71,7 @@ def test_a_model_name_of_20_mb_is_answered_and_logged_in_short(
 def test_a_version_of_many_digits_is_refused(channel: grpc.Channel, digits: int) -> None:
     request = service_pb2.ModelInferRequest(model_name="image_classifier", model_version="9" * digits)
     code, message, fields = failure(
-        lambda: service_pb2_grpc.GRPCInferenceServiceStub(channel).ModelInfer(request, timeout=30)
+        lambda: service_pb2_grpc.GRPCInferenceServiceStub(channel).ModelInfer(request, timeout=WAIT)
     )
     assert (code, fields) == (INVALID, ["model_version"])
     assert "send a number" in message
@@ -81,6 +82,6 @@ def test_a_priority_that_is_no_number_is_refused(channel: grpc.Channel, prioriti
     request = predict_pb2.PredictRequest(rows=[predict_pb2.FeatureRow(features=[0] * 116)])
     metadata = [("x-priority", priority) for priority in priorities]
     with pytest.raises(grpc.RpcError) as caught:
-        PredictServiceStub(channel).Predict(request, timeout=30, metadata=metadata)
+        PredictServiceStub(channel).Predict(request, timeout=WAIT, metadata=metadata)
     assert caught.value.code() is INVALID
     assert "x-priority" in (caught.value.details() or "")

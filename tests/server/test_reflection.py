@@ -7,6 +7,8 @@ import pytest
 from google.protobuf.descriptor_pb2 import FileDescriptorProto
 from grpc_reflection.v1alpha import reflection_pb2 as pb
 
+from tests.waiting import WAIT
+
 VERSIONS = ("grpc.reflection.v1.ServerReflection", "grpc.reflection.v1alpha.ServerReflection")
 
 
@@ -16,7 +18,7 @@ def ask(channel: grpc.Channel, version: str, **request: object) -> pb.ServerRefl
         request_serializer=pb.ServerReflectionRequest.SerializeToString,
         response_deserializer=pb.ServerReflectionResponse.FromString,
     )
-    (response,) = call(iter([pb.ServerReflectionRequest(**request)]), timeout=30)
+    (response,) = call(iter([pb.ServerReflectionRequest(**request)]), timeout=WAIT)
     return response
 
 

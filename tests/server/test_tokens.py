@@ -256,10 +256,10 @@ def test_two_tokens_in_one_call_are_no_token(guarded: Guarded) -> None:
         for pair in (values, values[::-1], [values[0], values[0]]):
             metadata = [("authorization", value) for value in pair]
             with pytest.raises(grpc.RpcError) as caught:
-                stub.ListModels(model_pb2.ListModelsRequest(), timeout=30, metadata=metadata)
+                stub.ListModels(model_pb2.ListModelsRequest(), timeout=WAIT, metadata=metadata)
             assert caught.value.code() is UNAUTHENTICATED
         assert stub.ListModels(
-            model_pb2.ListModelsRequest(), timeout=30, metadata=[("authorization", values[0])]
+            model_pb2.ListModelsRequest(), timeout=WAIT, metadata=[("authorization", values[0])]
         ).models
 
 

@@ -173,7 +173,7 @@ def with_parameters(on: str, **parameters: object) -> service_pb2.ModelInferRequ
     ],
 )
 def test_hints_are_ignored(channel: grpc.Channel, request_: service_pb2.ModelInferRequest) -> None:
-    response = service_pb2_grpc.GRPCInferenceServiceStub(channel).ModelInfer(request_, timeout=30)
+    response = service_pb2_grpc.GRPCInferenceServiceStub(channel).ModelInfer(request_, timeout=WAIT)
     assert len(response.raw_output_contents[0]) == 40
 
 
@@ -199,7 +199,7 @@ def test_demands_that_are_not_met_are_refused(
     channel: grpc.Channel, request_: service_pb2.ModelInferRequest, says: str
 ) -> None:
     with pytest.raises(grpc.RpcError) as caught:
-        service_pb2_grpc.GRPCInferenceServiceStub(channel).ModelInfer(request_, timeout=30)
+        service_pb2_grpc.GRPCInferenceServiceStub(channel).ModelInfer(request_, timeout=WAIT)
     assert caught.value.code() is INVALID
     assert re.search(says, caught.value.details() or ""), caught.value.details()
 
@@ -259,7 +259,7 @@ def test_rpcs_that_are_not_served_say_why(client: triton.InferenceServerClient) 
 def test_the_final_response_is_marked_for_who_asks(channel: grpc.Channel) -> None:
     requests = [tensor([1, 32, 32, 3], "UINT8"), with_parameters("request", triton_enable_empty_final_response=True)]
     stub = service_pb2_grpc.GRPCInferenceServiceStub(channel)
-    answers = [a.infer_response.parameters for a in stub.ModelStreamInfer(iter(requests), timeout=30)]
+    answers = [a.infer_response.parameters for a in stub.ModelStreamInfer(iter(requests), timeout=WAIT)]
     assert ["triton_final_response" in parameters for parameters in answers] == [False, True]
     assert answers[1]["triton_final_response"].bool_param
 
