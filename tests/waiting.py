@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
-WAIT = 900.0  # seconds; only what hangs takes longer, and what takes longer fails
+WAIT = 300.0  # seconds; only what hangs takes longer, and what takes longer fails
 
 
 def wait_until(condition: Callable[[], bool]) -> None:
