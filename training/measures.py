@@ -29,7 +29,7 @@ DEVIATIONS = 1.96  # of a normal distribution, that hold 95 %
 RESAMPLES = 1000
 BINS = 15
 # Names of metrics that are the share of `n` items that have some property.
-SHARE = re.compile(r"(.*_)?(accuracy|exact_match)(_.*)?|copies|false_positive_rate|form_respected|solved")
+SHARE = re.compile(r"(?!.*_mean_)(.*_)?(accuracy|exact_match)(_.*)?|copies|false_positive_rate|form_respected|solved")
 
 
 @dataclass(frozen=True)

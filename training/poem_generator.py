@@ -15,7 +15,6 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -25,13 +24,13 @@ from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from lectern.card import Baseline, Card, GenerationPreprocessing, Limits, Metric, Table
+from lectern.card import Baseline, GenerationPreprocessing, Limits, Metric, Table
 from lectern.client import Client
 from training import measures
 from training.data import poems
 from training.data.poems import FORMS, Poem, Poems, keeps_form
 from training.evaluate import Track
-from training.export.onnx import load_weights, round_to_bytes
+from training.export.onnx import round_to_bytes
 from training.measures import Evaluation
 from training.recipe import Graph, Trained
 from training.run import Run, device_name
@@ -232,26 +231,16 @@ def evaluate(client: Client, track: Track) -> Evaluation:
     return Evaluation((form_respected(kept),))
 
 
-def unserved(card: Card, repository: Path, track: Track) -> Evaluation:
-    """Perplexity, by the network that was exported; RPCs tell no probabilities of given poems."""
-    directory = repository / card.name / str(card.version)
-    tokenizer = Tokenizer.from_file(str(directory / "characters.json"))
-    net = PoemGenerator(FULL, tokenizer.get_vocab_size()).eval()
-    load_weights(net, (directory / "model.onnx").read_bytes())
-    test = [encode(tokenizer, poem) for poem in poems.load().test]
-    return Evaluation((perplexity(net, test, track=track),))
-
-
 def form_respected(kept: Sequence[bool]) -> Metric:
     """The share of poems that keep their form."""
     return measures.share("form_respected", float(np.mean(kept)), len(kept), target=FORM_TARGET)
 
 
 @torch.no_grad()
-def perplexity(net: PoemGenerator, test: Sequence[list[int]], track: Track | None = None, **target: Any) -> Metric:
+def perplexity(net: PoemGenerator, test: Sequence[list[int]], **target: Any) -> Metric:
     """Of a character of the lines, their ends included; characters of one poem hang together, so whole poems are
     resampled."""
-    losses = [batch_loss(net, torch.tensor([ids])) for ids in (track(test, len(test)) if track else test)]
+    losses = [batch_loss(net, torch.tensor([ids])) for ids in test]
     nats, characters = np.array([float(loss) for loss, _ in losses]), np.array([float(count) for _, count in losses])
 
     def of(nats: NDArray[np.float64], characters: NDArray[np.float64]) -> float:
