@@ -12,10 +12,11 @@ from pydantic import ValidationError
 
 from lectern.card import Card, Limits, Metric
 from lectern.cli.models import main_metric
+from lectern.versions import read_card
 from tests.conftest import ROOT
 from training import measures
 from training.export.parity import ExportError
-from training.export.version import add_figures, newest_card
+from training.export.version import add_figures
 from training.main import RECIPES
 from training.measures import Decisions, Evaluation
 
@@ -42,7 +43,7 @@ LIMITS = Limits(intended="tests", failures=("everything else",))
     ],
 )
 def test_a_committed_card_says_what_bounds_it(name: str) -> None:
-    card = newest_card(ROOT / "exported" / name)
+    card = read_card(ROOT / "exported" / name)
     assert card.limits == importlib.import_module(f"training.{name}").LIMITS
     for metric in card.metrics:
         if metric.name in WITHOUT_INTERVAL or metric.name == UNTOLD.get(name):
