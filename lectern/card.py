@@ -125,7 +125,7 @@ Preprocessing = Annotated[
 
 class Metric(_Strict):
     """A measured figure; `n` is the number of items it was measured on, `target` what it should reach, or, where less
-    is better (`at_most`), what it should not exceed."""
+    is better (`at_most`), what it should not exceed; `interval` is that of 95 % confidence, if there is one."""
 
     name: str
     value: float
@@ -133,6 +133,13 @@ class Metric(_Strict):
     n: PositiveInt
     target: float | None = None
     at_most: bool = False
+    interval: tuple[float, float] | None = None
+
+    @model_validator(mode="after")
+    def _interval_is_in_order(self) -> Metric:
+        if self.interval is not None and not self.interval[0] <= self.interval[1]:
+            raise ValueError(f"the interval of {self.name} must be [low, high]")
+        return self
 
     @property
     def met(self) -> bool:
@@ -143,8 +150,57 @@ class Metric(_Strict):
 
     @property
     def target_text(self) -> str:
-        """The target for people, e.g. `≥ 0.93`; empty if there is none."""
-        return "" if self.target is None else f"{'≤' if self.at_most else '≥'} {self.target:.4g}"
+        """The target for people, e.g. `≥ 0.93` or `≥ 0.93, missed`; empty if there is none."""
+        if self.target is None:
+            return ""
+        return f"{'≤' if self.at_most else '≥'} {self.target:.4g}{'' if self.met else ', missed'}"
+
+    @property
+    def interval_text(self) -> str:
+        """The interval for people, e.g. `0.9297 to 0.9394`; empty if there is none."""
+        return "" if self.interval is None else f"{self.interval[0]:.4g} to {self.interval[1]:.4g}"
+
+
+class ClassScores(_Strict):
+    """How well the `n` items of one class are told from those of the others."""
+
+    label: str
+    n: NonNegativeInt
+    precision: float
+    recall: float
+    f1: float
+
+
+class CalibrationBin(_Strict):
+    """The mean confidence of `n` answers whose confidence is about the same, and the share of them that is right."""
+
+    confidence: float
+    accuracy: float
+    n: PositiveInt
+
+
+class Calibration(_Strict):
+    """Whether probabilities mean what they say: `error` is the mean gap between confidence and accuracy over the bins,
+    each weighted by its answers (Guo et al., "On Calibration of Modern Neural Networks", 2017)."""
+
+    error: float
+    bins: tuple[CalibrationBin, ...]
+
+
+class Limits(_Strict):
+    """What a model is for, and where it is known to fail, in sentences for people."""
+
+    intended: str
+    failures: Annotated[tuple[str, ...], Field(min_length=1)]
+
+
+class Robustness(_Strict):
+    """What a metric of the test split falls to under a corruption; severity 0 is the input as it is."""
+
+    corruption: str
+    severity: NonNegativeInt
+    metric: str
+    value: float
 
 
 class Baseline(_Strict):
@@ -277,8 +333,12 @@ class Card(_Strict):
     preprocessing: Preprocessing
     labels: tuple[str, ...] = ()
     decision: dict[str, float] = {}
+    limits: Limits | None = None
     metrics: tuple[Metric, ...]
     baselines: tuple[Baseline, ...] = ()
+    per_class: tuple[ClassScores, ...] = ()
+    calibration: Calibration | None = None
+    robustness: tuple[Robustness, ...] = ()
     tables: tuple[Table, ...] = ()
     figures: tuple[Figure, ...] = ()
     explanation: Explanation | None = None

@@ -16,6 +16,7 @@ from torch.nn import functional as F
 
 from lectern import squeezing
 from lectern.card import Metric
+from training import measures
 from training.data.cifar10 import LABELS, Split
 from training.evaluate import png
 from training.photos import logits_of
@@ -25,6 +26,7 @@ PGD_STEP = 2.0
 BATCH = 250
 OF_EACH_CLASS = 20  # first test photos: the course's protocol
 DETECTED_STEPS, TARGET_DETECTOR = 10, 0.85
+DETECTOR_AUC = "detector_roc_auc"
 LogitsOf = Callable[[NDArray[np.uint8]], Tensor]
 
 
@@ -101,13 +103,17 @@ def detector_metrics(net: nn.Module, split: Split) -> tuple[Metric, ...]:
     photos = first_of_each_class(split)
     inputs = torch.from_numpy(photos.images).float(), torch.from_numpy(photos.labels)
     metrics = []
-    for name, attacked_net in (("detector_roc_auc", net), ("detector_roc_auc_aware", ThroughJpeg(net))):
+    for name, attacked_net in ((DETECTOR_AUC, net), (f"{DETECTOR_AUC}_aware", ThroughJpeg(net))):
         attacked = pgd(attacked_net, *inputs, DETECTED_STEPS, torch.Generator().manual_seed(0)).round().byte().numpy()
         scores = [detector_scores(lambda images: logits_of(net, images), found) for found in (photos.images, attacked)]
         auc = float(roc_auc_score(np.arange(2 * len(photos)) >= len(photos), np.concatenate(scores)))
-        target = TARGET_DETECTOR if attacked_net is net else None
-        metrics.append(Metric(name=name, value=auc, split="test", n=2 * len(photos), target=target))
+        metrics.append(detector_metric(name, auc, len(photos)))
     return tuple(metrics)
+
+
+def detector_metric(name: str, auc: float, photos: int) -> Metric:
+    """The area under the ROC curve of so many photos and as many attacked ones."""
+    return measures.area(name, [auc], photos, photos, target=TARGET_DETECTOR if name == DETECTOR_AUC else None)
 
 
 def first_of_each_class(split: Split, count: int = OF_EACH_CLASS) -> Split:

@@ -1,4 +1,4 @@
-"""HW1: how many COVID-19 tests will be positive tomorrow, from five days of a survey.
+"""HW1: how many COVID-19 tests are positive on the fifth day, from five days of a survey.
 
 Gaussian process regression (Rasmussen & Williams, "Gaussian Processes for Machine Learning", 2006, chapters 2, 4, 5) on
 the change since the day before. The kernel adds a linear part, a smooth part (squared exponential with a length scale
@@ -7,26 +7,35 @@ noisier, so each state has its own noise. Hyper-parameters maximise the marginal
 
 The mean of two processes is shipped, one on every answer and one on the illness answers alone. That, and the number of
 steps, were chosen by cross-validation over the rows that are not test; the shipped model learns from all of those.
+
+Windows of one state overlap: of the course's own random split, 530 of 540 test rows have their target among the days of
+a training row. What counts is therefore the split by state, for which the same recipe learns from other states alone.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
 import torch
 from lightning.fabric import Fabric
+from numpy.typing import NDArray
 from sklearn.linear_model import RidgeCV
 from torch import Tensor, nn
 
-from lectern.card import Baseline, Metric, TabularPreprocessing
+from lectern.card import Baseline, Card, Limits, Metric, TabularPreprocessing
+from lectern.card import Split as DataSplit
 from lectern.client import Client
+from training import measures
 from training.data import covid
 from training.data.covid import DAILY, DAYS, STATES, Covid, Split
 from training.evaluate import Track
 from training.export.explanation import Explainable, explainable
 from training.export.onnx import load_weights
+from training.measures import Evaluation
 from training.recipe import Graph, Trained
 from training.run import Run, device_name
 
@@ -34,6 +43,18 @@ TARGET = 0.95
 PREVIOUS = STATES + DAILY * (DAYS - 2) + DAILY - 1  # column of the target's value on the fourth day
 # Among a day's answers: COVID-like and influenza-like illness, own and in the community, and positive tests.
 ILLNESS = (0, 1, 2, 3, DAILY - 1)
+LIMITS = Limits(
+    intended="The share of positive tests on the fifth day of a window of the survey, in a US state, from that "
+    "day's other answers and the four days before: the course's own task.",
+    failures=(
+        "In the course's random split 530 of 540 test rows have their target among the days of a training row, so "
+        "that its MSE of 0.930 says little; on eight states that it never saw, the MSE is 1.134 (ridge regression "
+        "1.230, previous day 1.303).",
+        "It needs the fifth day's survey, so it forecasts nothing.",
+        "It does not check its input: a row of nothing but 200 gives 254 %, and a row of no state, or of all, is "
+        "accepted.",
+    ),
+)
 
 
 @dataclass(frozen=True)
@@ -161,30 +182,23 @@ def train(run: Run) -> Trained:
     """Fit, and measure on the fixed split and on held-out states."""
     settings = FAST if run.fast else FULL
     data = covid.read(run.sliver.with_suffix(".csv")) if run.fast else covid.load()
-    validated, device = fit(run, settings, data.train)
-    model, _ = fit(run, settings, data.train + data.validation)
-    known, unknown = data.by_state()
-    other_states, _ = fit(run, settings, known)
+    model, device = fit(run, settings, data.train + data.validation)
+    by_state, validation = held_out(run, settings, data)
     explained = explain(model, data)
     return Trained(
         title="COVID-19 test positivity",
         lecture="HW1",
         capability="predict",
         task="regression",
-        description="Share of positive tests tomorrow (percent) in a US state, from five days of a survey.",
+        description="Share of positive tests on the fifth day (percent) in a US state, from five days of a survey.",
         graphs={
             "forward": forward(model, data),
             **explained.graphs,
         },
         explanation=explained.explanation,
         preprocessing=TabularPreprocessing(features=data.names, targets=(data.target,)),
-        metrics=(
-            Metric(
-                name="mse", value=mse(model, data.test), split="test", n=len(data.test), target=TARGET, at_most=True
-            ),
-            Metric(name="mse", value=mse(validated, data.validation), split="validation", n=len(data.validation)),
-            Metric(name="mse_by_state", value=mse(other_states, unknown), split="test", n=len(unknown)),
-        ),
+        limits=LIMITS,
+        metrics=(by_state, random_mse(predict(model, data.test), data.test), validation),
         baselines=baselines(data),
         data=(covid.card_entry(data),),
         device=device,
@@ -260,24 +274,64 @@ def _fit_process(
         return GaussianProcess(inputs, kernel, rows, targets)
 
 
+def held_out(run: Run, settings: Settings, data: Covid) -> tuple[Metric, Metric]:
+    """Errors of models like the shipped one that learned from less: on states of which they saw nothing, and on the
+    validation rows."""
+    known, unknown = data.by_state()
+    other_states, _ = fit(run, settings, known)
+    earlier, _ = fit(run, settings, data.train)
+    return (
+        mse("mse_by_state", predict(other_states, unknown), unknown),
+        mse("mse", predict(earlier, data.validation), data.validation, "validation"),
+    )
+
+
 @torch.no_grad()
-def mse(model: nn.Module, split: Split) -> float:
-    """Mean squared error, in percent squared."""
-    return float((model(torch.from_numpy(split.features))[:, 0] - torch.from_numpy(split.targets)).square().mean())
+def predict(model: nn.Module, rows: Split) -> NDArray[np.float32]:
+    """A model's predictions [N]."""
+    predictions: NDArray[np.float32] = model(torch.from_numpy(rows.features))[:, 0].numpy()
+    return predictions
 
 
-def evaluate(client: Client, track: Track) -> tuple[Metric, ...]:
+def mse(name: str, predictions: NDArray[Any], rows: Split, split: DataSplit = "test", **target: Any) -> Metric:
+    """Mean squared error, in percent squared; days of one state are alike, so whole states are resampled."""
+    squares = np.square(predictions - rows.targets).astype(np.float64)
+    states, n = rows.features[:, :STATES].argmax(1), len(rows)
+    sums, counts = np.bincount(states, squares), np.bincount(states)
+    interval = measures.bootstrap(measures.ratio, sums[counts > 0], counts[counts > 0])
+    return Metric(name=name, value=float(squares.mean()), split=split, n=n, at_most=True, interval=interval, **target)
+
+
+def random_mse(predictions: NDArray[Any], test: Split) -> Metric:
+    """The error on the course's random split."""
+    return mse("mse", predictions, test, target=TARGET)
+
+
+def unserved(card: Card, repository: Path, track: Track) -> Evaluation:
+    """Errors of models that are not exported, fitted again."""
+    run = Run(card.name, seed=card.training.seed, device="cpu", restart=True)
+    (metrics,) = track((held_out(run, FULL, data) for data in [covid.load()]), 1)
+    run.forget_checkpoints()
+    return Evaluation(metrics)
+
+
+def evaluate(client: Client, track: Track) -> Evaluation:
     """Mean squared error on the test rows."""
     test = covid.load().test
     (response,) = track((client.predict(rows) for rows in [test.features]), 1)
     found = np.array([result.values[0] for result in response.results])
-    value = float(np.square(found - test.targets).mean())
-    return (Metric(name="mse", value=value, split="test", n=len(test), target=TARGET, at_most=True),)
+    return Evaluation((random_mse(found, test),))
 
 
 def baselines(data: Covid) -> tuple[Baseline, ...]:
-    """What the mean, the previous day and a ridge regression reach on the test split."""
-    known, test = data.train + data.validation, data.test
+    """What the mean, the previous day and a ridge regression reach on states of which they saw nothing, and on the test
+    split."""
+    splits = (("mse_by_state", *data.by_state()), ("mse", data.train + data.validation, data.test))
+    return tuple(baseline for split in splits for baseline in simple_guesses(*split))
+
+
+def simple_guesses(metric: str, known: Split, test: Split) -> tuple[Baseline, ...]:
+    """Errors of guesses that take no more than a line."""
     mean, scale = known.features.mean(0), known.features.std(0) + 1e-6
     ridge = RidgeCV(alphas=np.logspace(-1, 3, 13)).fit((known.features - mean) / scale, known.targets)
     guesses = {
@@ -286,6 +340,6 @@ def baselines(data: Covid) -> tuple[Baseline, ...]:
         "ridge regression": ridge.predict((test.features - mean) / scale),
     }
     return tuple(
-        Baseline(name=name, metric="mse", value=float(np.square(guess - test.targets).mean()))
+        Baseline(name=name, metric=metric, value=float(np.square(guess - test.targets).mean()))
         for name, guess in guesses.items()
     )

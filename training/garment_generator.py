@@ -14,9 +14,9 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from lectern.card import Baseline, Metric, NoisePreprocessing
+from lectern.card import Baseline, Limits, Metric, NoisePreprocessing
 from lectern.client import Client
-from training import gans
+from training import gans, measures
 from training.data import fashion_mnist
 from training.data.fashion_mnist import LABELS, FashionMnist
 from training.data.idx import Split
@@ -24,6 +24,7 @@ from training.evaluate import Track
 from training.export.onnx import round_to_half
 from training.fid import features, frechet_distance
 from training.gans import LATENT, Discriminator, Generator, Images, Settings
+from training.measures import Evaluation
 from training.recipe import IMAGE, Figure, Graph, Trained
 from training.run import Run, device_name
 
@@ -40,6 +41,15 @@ DESCRIPTION = (
     "images of seeds 0 to {last}, labels in turn, from the {test} test pictures, on 256 features of image_classifier "
     "version 1 (training/fid.py). `label_accuracy` is the share of these images that a classifier sees as what was "
     "asked for: logistic regression on the same features of real pictures."
+)
+LIMITS = Limits(
+    intended="Small grey garments of a kind that is asked for, for play.",
+    failures=(
+        "The label accuracy is saturated: 0.80 of its garments are read as what was asked for, but only 0.78 of "
+        "real ones, so it cannot tell a good garment from a typical one.",
+        "The Fréchet distance is on image_classifier's features, which are of photos: it compares generators of "
+        "this project and nothing else.",
+    ),
 )
 
 
@@ -72,6 +82,7 @@ def train(run: Run) -> Trained:
         },
         preprocessing=NoisePreprocessing(size=LATENT),
         labels=LABELS,
+        limits=LIMITS,
         metrics=metrics(found, test, reader.score(found, asked)),
         baselines=(
             Baseline(name="pictures learned from", metric="fid", value=frechet_distance(few, test)),
@@ -114,13 +125,13 @@ def metrics(found: NDArray[np.float64], test: NDArray[np.float64], label_accurac
     n = len(found)
     return (
         Metric(name="fid", value=frechet_distance(found, test), split="test", n=n, at_most=True),
-        Metric(name="label_accuracy", value=label_accuracy, split="test", n=n, target=TARGET_LABEL_ACCURACY),
+        measures.share("label_accuracy", label_accuracy, n, target=TARGET_LABEL_ACCURACY),
     )
 
 
-def evaluate(client: Client, track: Track) -> tuple[Metric, ...]:
+def evaluate(client: Client, track: Track) -> Evaluation:
     """Both figures of served images, of the same seeds."""
     data: FashionMnist = fashion_mnist.load()
     found = coloured_features(gans.served_images(client, "garment_generator", SAMPLES, track))
     asked = np.arange(SAMPLES) % len(LABELS)
-    return metrics(found, coloured_features(data.test.images), fit_reader(data.train).score(found, asked))
+    return Evaluation(metrics(found, coloured_features(data.test.images), fit_reader(data.train).score(found, asked)))

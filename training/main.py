@@ -140,13 +140,13 @@ def _served_card(model: Path) -> Card | None:
 
 def summary(cards: list[Card]) -> Table:
     """Each metric beside its target, and below it the baselines on the same split."""
-    table = Table("model", "metric", "split", "n", "value", "target")
+    table = Table("model", "metric", "split", "n", "value", "95 % interval", "target")
     for card in cards:
         model = f"{card.name} v{card.version}"
         for metric in card.metrics:
-            target = "" if metric.target is None else f"{metric.target:g}"
-            table.add_row(model, metric.name, metric.split, str(metric.n), f"{metric.value:.4f}", target)
+            figures = (f"{metric.value:.4f}", metric.interval_text, metric.target_text)
+            table.add_row(model, metric.name, metric.split, str(metric.n), *figures)
             model = ""
         for baseline in card.baselines:
-            table.add_row("", baseline.name, "test", "", f"{baseline.value:.4f}", "baseline", style="dim")
+            table.add_row("", baseline.name, "test", "", f"{baseline.value:.4f}", "", "baseline", style="dim")
     return table

@@ -14,6 +14,7 @@ from torch.nn import functional as F
 from lectern.client import Client
 from training.data.cifar10 import Split
 from training.evaluate import Track, png
+from training.measures import Decisions
 
 SERVED_BATCH = 100
 EVALUATION_SECONDS = 600
@@ -72,17 +73,12 @@ def score(net: nn.Module, split: Split) -> float:
     return accuracy(logits_of(net, split.images), split.labels)
 
 
-def served_accuracy(
-    client: Client,
-    track: Track,
-    images: NDArray[np.uint8],
-    labels: NDArray[np.int64],
-    model: str,
-    version: int,
-) -> float:
-    """Accuracy of a served model on images, sent as PNG files over one stream; version 0 = latest."""
+def served_decisions(
+    client: Client, track: Track, images: NDArray[np.uint8], model: str, version: int = 0
+) -> Decisions:
+    """What a served model says of images, sent as PNG files over one stream; version 0 = latest."""
     batches = range(0, len(images), SERVED_BATCH)
     files = ([png(image) for image in images[start : start + SERVED_BATCH]] for start in batches)
     answers = client.stream_classify_image(files, model=model, version=version, top_k=1, timeout=EVALUATION_SECONDS)
-    found = [result.classes[0].index for answer in track(answers, len(batches)) for result in answer.results]
-    return float(np.mean(np.array(found) == labels))
+    best = [result.classes[0] for answer in track(answers, len(batches)) for result in answer.results]
+    return Decisions(np.array([c.index for c in best]), np.array([c.probability for c in best]))

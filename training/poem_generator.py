@@ -15,19 +15,23 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from lectern.card import Baseline, GenerationPreprocessing, Metric, Table
+from lectern.card import Baseline, GenerationPreprocessing, Limits, Metric, Table
 from lectern.client import Client
+from training import measures
 from training.data import poems
 from training.data.poems import FORMS, Poem, Poems, keeps_form
 from training.evaluate import Track
 from training.export.onnx import round_to_bytes
+from training.measures import Evaluation
 from training.recipe import Graph, Trained
 from training.run import Run, device_name
 from training.tokens import END, END_ID, SPECIAL, START_ID, UNKNOWN
@@ -45,6 +49,13 @@ MAX_BATCH = 64
 # Nats below the likeliest token that the draw looks at, and how often it halves them: to less than a thousandth.
 SPAN, HALVINGS = 20.0, 15
 SAMPLING = {"temperature": 1.0, "top_k": 0.0, "top_p": 0.9, "repetition_penalty": 1.0}
+LIMITS = Limits(
+    intended="Poems in the forms of the Tang dynasty, in Traditional Chinese, for play.",
+    failures=(
+        "Of 210 poems 0.962 keep the form that was asked for.",
+        "After Latin letters, emoji or ASCII commas in a title or a first line the form breaks, and nothing says so.",
+    ),
+)
 
 
 @dataclass(frozen=True)
@@ -184,12 +195,10 @@ def train(run: Run) -> Trained:
     net, device = fit(run, settings, data, tokenizer)
     round_to_bytes(net)
     test = [encode(tokenizer, poem) for poem in data.test]
-    perplexity = float(np.exp(mean_loss(net, batches(test, settings.batch_tokens), torch.device("cpu"))))
     trigrams = Trigrams([encode(tokenizer, poem) for poem in data.train], tokenizer.get_vocab_size())
     baseline = trigrams.perplexity(test, BODY_ID)
     written = samples(run, net, tokenizer, 14 if run.fast else SAMPLES)
-    kept = float(np.mean([keeps_form(text, form) for form, text in written]))
-    characters_counted = sum(len(ids) - ids.index(BODY_ID) - 1 for ids in test)
+    kept = [keeps_form(text, form) for form, text in written]
     return Trained(
         title="Tang poem generator",
         lecture="HW7",
@@ -201,17 +210,8 @@ def train(run: Run) -> Trained:
         assets={"characters.json": tokenizer.to_str().encode()},
         labels=tuple(FORMS),
         decision=SAMPLING,
-        metrics=(
-            Metric(
-                name="perplexity",
-                value=perplexity,
-                split="test",
-                n=characters_counted,
-                target=PERPLEXITY_SHARE * baseline,
-                at_most=True,
-            ),
-            Metric(name="form_respected", value=kept, split="test", n=len(written), target=FORM_TARGET),
-        ),
+        limits=LIMITS,
+        metrics=(perplexity(net, test, target=PERPLEXITY_SHARE * baseline, at_most=True), form_respected(kept)),
         baselines=(Baseline(name="trigrams (modified Kneser-Ney)", metric="perplexity", value=baseline),),
         tables=(Table(title="Poems it wrote", columns=("form", "poem"), rows=tuple(written[: len(FORMS)])),),
         data=(poems.card_entry(data),),
@@ -220,7 +220,7 @@ def train(run: Run) -> Trained:
     )
 
 
-def evaluate(client: Client, track: Track) -> tuple[Metric, ...]:
+def evaluate(client: Client, track: Track) -> Evaluation:
     """The share of poems that keep the form asked for, over the same number of each form but the mixed one."""
     forms = [form for form in FORMS if form != poems.MIXED]
     wanted = [(seed, forms[seed % len(forms)]) for seed in range(SAMPLES)]
@@ -228,7 +228,27 @@ def evaluate(client: Client, track: Track) -> tuple[Metric, ...]:
         keeps_form("".join(r.text for r in client.generate_text(form=form, seed=seed)), form)
         for seed, form in track(wanted, len(wanted))
     ]
-    return (Metric(name="form_respected", value=float(np.mean(kept)), split="test", n=len(kept), target=FORM_TARGET),)
+    return Evaluation((form_respected(kept),))
+
+
+def form_respected(kept: Sequence[bool]) -> Metric:
+    """The share of poems that keep their form."""
+    return measures.share("form_respected", float(np.mean(kept)), len(kept), target=FORM_TARGET)
+
+
+@torch.no_grad()
+def perplexity(net: PoemGenerator, test: Sequence[list[int]], **target: Any) -> Metric:
+    """Of a character of the lines, their ends included; characters of one poem hang together, so whole poems are
+    resampled."""
+    losses = [batch_loss(net, torch.tensor([ids])) for ids in test]
+    nats, characters = np.array([float(loss) for loss, _ in losses]), np.array([float(count) for _, count in losses])
+
+    def of(nats: NDArray[np.float64], characters: NDArray[np.float64]) -> float:
+        return float(np.exp(measures.ratio(nats, characters)))
+
+    interval = measures.bootstrap(of, nats, characters)
+    value, n = of(nats, characters), int(characters.sum())
+    return Metric(name="perplexity", value=value, split="test", n=n, interval=interval, **target)
 
 
 def characters(train: Sequence[Poem], rare: int) -> Tokenizer:

@@ -26,15 +26,16 @@ import numpy as np
 import onnxruntime
 import torch
 from lightning.fabric import Fabric
+from numpy.typing import NDArray
 from tokenizers import Tokenizer
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from lectern.card import Baseline, DataSource, Metric, Table, TextPreprocessing
+from lectern.card import Baseline, DataSource, Limits, Metric, Table, TextPreprocessing
 from lectern.client import Client
 from lectern.versions import read_card
 from lectern.windows import best_spans, padded, question_windows
-from training import text_encoder
+from training import measures, text_encoder
 from training.cpu import cpu_name
 from training.data import labelled_texts, mails, questions, sentiments, sword
 from training.data.labelled_texts import LabelledTexts
@@ -42,6 +43,7 @@ from training.data.questions import NAME, XQUAD, Question, Questions, unanswerab
 from training.evaluate import Track
 from training.export.int8 import to_int8
 from training.export.onnx import export_graph, round_to_half, stored_weights
+from training.measures import Evaluation
 from training.reading import (
     QUESTION,
     Batch,
@@ -61,6 +63,17 @@ MAIL_CHARACTERS = 4000  # of each mail, from its beginning, that training reads
 TEST_UNANSWERABLE = 2  # one test question in so many is asked of a context that does not answer it
 TIMED_RUNS = 20
 WORDS = re.compile(r"\w+")
+LIMITS = Limits(
+    intended="Short answers that stand in an English text, to questions about it.",
+    failures=(
+        "Nearly all of its training questions are names blanked out in verses: exact match on such, 0.979, says "
+        "little of human questions, of which version 2 answers 0.291 exactly (F1 0.422), short of the target of "
+        "0.50.",
+        "Version 1 answers 0.63 of 30 questions on new texts exactly (F1 0.71), and refuses 7 of 15 that the text "
+        "does not answer.",
+        "A wrong answer may have a probability of 1.00.",
+    ),
+)
 
 
 @dataclass(frozen=True)
@@ -231,6 +244,7 @@ def described(run: Run, data: Data, reader: Reader, tokenizer: Tokenizer, device
         preprocessing=TextPreprocessing(tokenizer=TOKENIZER, max_tokens=MAX_TOKENS),
         assets={TOKENIZER: tokenizer.to_str().encode()},
         decision={"no_answer": threshold},
+        limits=LIMITS,
         metrics=metrics(bible, xquad),
         baselines=baselines(data),
         tables=(comparison(answerers, scores),),
@@ -240,7 +254,7 @@ def described(run: Run, data: Data, reader: Reader, tokenizer: Tokenizer, device
     )
 
 
-def evaluate(client: Client, track: Track) -> tuple[Metric, ...]:
+def evaluate(client: Client, track: Track) -> Evaluation:
     """What the server answers to every test question."""
 
     def ask(question: Question) -> str:
@@ -249,7 +263,7 @@ def evaluate(client: Client, track: Track) -> tuple[Metric, ...]:
 
     tests = (questions.load_bible().test, questions.load_xquad().test)
     everything = iter(track(itertools.chain(*tests), sum(map(len, tests))))
-    return metrics(*(score(list(itertools.islice(everything, len(test))), ask) for test in tests))
+    return Evaluation(metrics(*(score(list(itertools.islice(everything, len(test))), ask) for test in tests)))
 
 
 def load() -> Data:
@@ -399,18 +413,26 @@ def no_answer_threshold(run: Run, answerer: Answerer, asked: Sequence[Question])
 
 @dataclass(frozen=True)
 class Score:
-    """What share of answers is right, and how far they overlap with right ones, over `n` questions."""
+    """Which answers are right [N], and how far they overlap with right ones [N]."""
 
-    exact_match: float
-    f1: float
-    n: int
+    matches: NDArray[np.bool_]
+    overlaps: NDArray[np.float64]
+
+    @property
+    def exact_match(self) -> float:
+        """The share of right answers."""
+        return float(self.matches.mean())
+
+    @property
+    def f1(self) -> float:
+        """The mean overlap."""
+        return float(self.overlaps.mean())
 
 
 def score(asked: Sequence[Question] | Iterator[Question], answer: Callable[[Question], str]) -> Score:
     """SQuAD's two figures (Rajpurkar et al., 2016); to a question without answer, nothing is the right answer."""
     pairs = [(answer(question), question.answers or ("",)) for question in asked]
-    matches, overlaps = [exact_match(*pair) for pair in pairs], [word_f1(*pair) for pair in pairs]
-    return Score(float(np.mean(matches)), float(np.mean(overlaps)), len(pairs))
+    return Score(np.array([exact_match(*pair) for pair in pairs]), np.array([word_f1(*pair) for pair in pairs]))
 
 
 def exact_match(answer: str, right: Sequence[str]) -> bool:
@@ -437,12 +459,12 @@ def normal(text: str) -> str:
 
 
 def metrics(bible: Score, xquad: Score) -> tuple[Metric, ...]:
-    """The figures of the card."""
+    """The figures of the card, those of human questions first."""
     return (
-        Metric(name="exact_match", value=bible.exact_match, split="test", n=bible.n, target=TARGET_EXACT_MATCH),
-        Metric(name="f1", value=bible.f1, split="test", n=bible.n),
-        Metric(name="exact_match_xquad", value=xquad.exact_match, split="test", n=xquad.n, target=TARGET_XQUAD),
-        Metric(name="f1_xquad", value=xquad.f1, split="test", n=xquad.n),
+        measures.share("exact_match_xquad", xquad.exact_match, len(xquad.matches), target=TARGET_XQUAD),
+        measures.mean("f1_xquad", xquad.overlaps),
+        measures.share("exact_match", bible.exact_match, len(bible.matches), target=TARGET_EXACT_MATCH),
+        measures.mean("f1", bible.overlaps),
     )
 
 
@@ -467,7 +489,7 @@ def comparison(answerers: dict[str, Answerer], scores: dict[str, list[Score]]) -
 def baselines(data: Data) -> tuple[Baseline, ...]:
     """What a name of the most similar sentence answers."""
     name = "a name in the sentence that shares most words"
-    found = {"exact_match": data.bible.test, "exact_match_xquad": data.xquad.test}
+    found = {"exact_match_xquad": data.xquad.test, "exact_match": data.bible.test}
     return tuple(
         Baseline(name=name, metric=metric, value=score(tests, likeliest_name).exact_match)
         for metric, tests in found.items()

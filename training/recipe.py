@@ -6,7 +6,18 @@ from dataclasses import dataclass, field
 
 from torch import Tensor, nn
 
-from lectern.card import Baseline, DataSource, Explanation, Metric, Preprocessing, Table
+from lectern.card import (
+    Baseline,
+    Calibration,
+    ClassScores,
+    DataSource,
+    Explanation,
+    Limits,
+    Metric,
+    Preprocessing,
+    Robustness,
+    Table,
+)
 
 
 @dataclass(frozen=True)
@@ -91,7 +102,11 @@ class Trained:
     device: str
     parameters: int
     labels: tuple[str, ...] = ()
+    limits: Limits | None = None
     baselines: tuple[Baseline, ...] = ()
+    per_class: tuple[ClassScores, ...] = ()
+    calibration: Calibration | None = None
+    robustness: tuple[Robustness, ...] = ()
     tables: tuple[Table, ...] = ()
     figures: tuple[Figure, ...] = ()
     explanation: Explanation | None = None

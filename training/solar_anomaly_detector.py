@@ -15,20 +15,26 @@ from sklearn.decomposition import PCA
 from sklearn.metrics import roc_auc_score
 from torch import Tensor
 
-from lectern.card import Baseline, ImagePreprocessing, Metric
+from lectern.card import Baseline, ImagePreprocessing, Limits
 from lectern.client import Client
+from training import measures
 from training.autoencoders import Denoising, convolutional
 from training.data import solar_cells
 from training.data.solar_cells import SIZE, Images, SolarCells
 from training.detector import Detector, Fit, fit, scores, thresholds, to_images
 from training.evaluate import Track, png
 from training.export.onnx import round_to_half
+from training.measures import Evaluation
 from training.recipe import Graph, Trained
 from training.run import Run, device_name
 
 TARGET = 0.85
 COMPONENTS = 64
 SERVED_BATCH = 50
+LIMITS = Limits(
+    intended="Monocrystalline solar cells in electroluminescence, as in the ELPV data set.",
+    failures=("Principal components do better: a ROC-AUC of 0.928 beside its 0.917.",),
+)
 
 
 @dataclass(frozen=True)
@@ -74,7 +80,6 @@ def train(run: Run) -> Trained:
     validation = auc(normal, scores(detector, data.defective_validation))
     examples = {"images": to_images(data.test[:8])}
     outputs = ("score", "probability", "reconstruction", "error_map")
-    counts = (len(data.test) + len(data.defective_test), len(data.validation) + len(data.defective_validation))
     return Trained(
         title="Solar cell anomaly detector",
         lecture="HW8",
@@ -85,9 +90,10 @@ def train(run: Run) -> Trained:
         graphs={"forward": Graph(detector, examples, outputs, max_batch_size=32)},
         preprocessing=ImagePreprocessing(height=SIZE, width=SIZE, channels=1, resample="box"),
         metrics=(
-            Metric(name="roc_auc", value=test, split="test", n=counts[0], target=TARGET),
-            Metric(name="roc_auc", value=validation, split="validation", n=counts[1]),
+            measures.area("roc_auc", [test], len(data.defective_test), len(data.test), target=TARGET),
+            measures.area("roc_auc", [validation], len(data.defective_validation), len(data.validation), "validation"),
         ),
+        limits=LIMITS,
         baselines=(Baseline(name="PCA", metric="roc_auc", value=pca_auc(data)),),
         decision=thresholds(normal),
         data=(solar_cells.card_entry(data),),
@@ -96,7 +102,7 @@ def train(run: Run) -> Trained:
     )
 
 
-def evaluate(client: Client, track: Track) -> tuple[Metric, ...]:
+def evaluate(client: Client, track: Track) -> Evaluation:
     """ROC-AUC on the test cells, sent as PNG files."""
     data = solar_cells.load()
 
@@ -107,8 +113,8 @@ def evaluate(client: Client, track: Track) -> tuple[Metric, ...]:
         return torch.tensor([result.score for answer in answers for result in answer.results])
 
     value = auc(served(data.test), served(data.defective_test))
-    n = len(data.test) + len(data.defective_test)
-    return (Metric(name="roc_auc", value=value, split="test", n=n, target=TARGET),)
+    metric = measures.area("roc_auc", [value], len(data.defective_test), len(data.test), target=TARGET)
+    return Evaluation((metric,))
 
 
 def auc(good: Tensor, defective: Tensor) -> float:

@@ -6,19 +6,31 @@ training/text_classifier.py.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 from numpy.typing import NDArray
 
-from lectern.card import Baseline, Metric
+from lectern.card import Baseline, Limits, Metric
 from lectern.client import Client
-from training import text_classifier
+from training import measures, text_classifier
 from training.data import labelled_texts, mails
 from training.evaluate import Track
+from training.measures import Decisions, Evaluation
 from training.recipe import Trained
 from training.run import Run
 
 NEEDS = (text_classifier.ENCODER,)
 TARGET_F1 = 0.97
+LIMITS = Limits(
+    intended="Whether the body of a mail is spam, as spam was in 2002.",
+    failures=(
+        "Version 1 classifies 0.575 of 40 modern mails correctly, and passes 7 of the 24 wanted ones; logistic "
+        "regression on word counts of the same training mails reaches 0.825.",
+        'It learned that wanted mail is that of mailing lists of 2002: "Hello" is spam with a probability of 0.97, '
+        '"Your order has shipped." with 0.99.',
+    ),
+)
 
 
 def train(run: Run) -> Trained:
@@ -26,6 +38,7 @@ def train(run: Run) -> Trained:
     data = labelled_texts.load_sliver(run.sliver.with_suffix(".json")) if run.fast else mails.load()
     fitted = text_classifier.fit(run, data)
     labels = data.test.labels
+    evaluation = measured(fitted.decisions, data.labels, labels)
     return Trained(
         title="Spam or wanted mail",
         lecture="HW7",
@@ -36,7 +49,10 @@ def train(run: Run) -> Trained:
         borrowed={"encoder": text_classifier.ENCODER},
         preprocessing=fitted.preprocessing,
         labels=data.labels,
-        metrics=metrics((fitted.probabilities > 0.5).astype(np.int64), labels),
+        limits=LIMITS,
+        metrics=evaluation.metrics,
+        per_class=evaluation.per_class,
+        calibration=evaluation.calibration,
         baselines=(Baseline(name="word counts", metric="f1", value=f1(text_classifier.word_baseline(data), labels)),),
         data=(mails.SOURCE.card_entry(len(data.train), len(data.validation), len(data.test)),),
         device="CPU",
@@ -44,18 +60,21 @@ def train(run: Run) -> Trained:
     )
 
 
-def evaluate(client: Client, track: Track) -> tuple[Metric, ...]:
+def evaluate(client: Client, track: Track) -> Evaluation:
     """Both figures on the test split, as served."""
-    test = mails.load().test
-    return metrics(text_classifier.served(client, track, "spam_classifier", test), test.labels)
+    data = mails.load()
+    decisions = text_classifier.served(client, track, "spam_classifier", data.test)
+    return measured(decisions, data.labels, data.test.labels)
 
 
-def metrics(found: NDArray[np.int64], labels: NDArray[np.int64]) -> tuple[Metric, ...]:
+def measured(decisions: Decisions, names: Sequence[str], labels: NDArray[np.int64]) -> Evaluation:
     """F1 of spam, and accuracy."""
-    return (
-        Metric(name="f1", value=f1(found, labels), split="test", n=len(labels), target=TARGET_F1),
-        Metric(name="accuracy", value=float((found == labels).mean()), split="test", n=len(labels)),
+    n, interval = len(labels), measures.bootstrap(f1, decisions.classes, labels)
+    metrics = (
+        Metric(name="f1", value=f1(decisions.classes, labels), split="test", n=n, target=TARGET_F1, interval=interval),
+        measures.share("accuracy", decisions.accuracy(labels), n),
     )
+    return measures.classified(decisions, labels, names, metrics)
 
 
 def f1(found: NDArray[np.int64], labels: NDArray[np.int64]) -> float:

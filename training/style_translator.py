@@ -23,14 +23,16 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils.parametrizations import spectral_norm
 
-from lectern.card import Baseline, DataSource, ImagePreprocessing, Metric
+from lectern.card import Baseline, DataSource, ImagePreprocessing, Limits
 from lectern.client import Client
+from training import measures
 from training.data import mnist, printed_digits
 from training.data.idx import Split
 from training.data.printed_digits import PrintedDigits
 from training.evaluate import Track, png
 from training.export.onnx import round_to_half
 from training.gans import averaged, rows_to_png, step
+from training.measures import Evaluation
 from training.recipe import IMAGE, Figure, Graph, Trained
 from training.run import Run, device_name
 
@@ -44,6 +46,14 @@ DESCRIPTION = (
     "digits that, redrawn as printed, are read rightly by the nearest of the printed digits learned from, pixel by "
     "pixel; `accuracy_handwritten` the same of digits of unseen fonts, redrawn as handwritten, by the nearest of "
     "MNIST's training digits. Neither reader had part in training."
+)
+LIMITS = Limits(
+    intended="Single digits of 28 x 28 pixels, redrawn in the other style.",
+    failures=(
+        "Printed to handwritten is no better than not redrawn: of 400 digits 0.900 are read, and 0.895 as they were.",
+        "Handwritten to printed misses its target: 0.814 of 0.90 (0.518 not redrawn); it often thickens the "
+        "strokes instead.",
+    ),
 )
 
 
@@ -187,9 +197,10 @@ def train(run: Run) -> Trained:
         preprocessing=ImagePreprocessing(height=28, width=28, channels=1, resample="box"),
         labels=STYLES,
         metrics=tuple(
-            Metric(name=name, value=read(split, reader), split="test", n=len(split), target=target)
+            measures.share(name, read(split, reader), len(split), target=target)
             for name, split, reader, target in metrics
         ),
+        limits=LIMITS,
         baselines=(
             Baseline(name="not redrawn", metric="accuracy", value=read(written, data.printed)),
             Baseline(name="not redrawn", metric="accuracy_handwritten", value=read(printed, data.handwritten)),
@@ -305,7 +316,7 @@ def read(split: Split, known: Split) -> float:
     return float(np.mean(known.labels[nearest] == split.labels))
 
 
-def evaluate(client: Client, track: Track) -> tuple[Metric, ...]:
+def evaluate(client: Client, track: Track) -> Evaluation:
     """How well served digits can be read, in both directions, one request a digit."""
     data = load()
     directions = (
@@ -318,8 +329,8 @@ def evaluate(client: Client, track: Track) -> tuple[Metric, ...]:
     metrics = []
     for name, _, split, known, target in directions:
         served = Split(np.stack([next(answers) for _ in range(len(split))]), split.labels)
-        metrics.append(Metric(name=name, value=read(served, known), split="test", n=len(split), target=target))
-    return tuple(metrics)
+        metrics.append(measures.share(name, read(served, known), len(split), target=target))
+    return Evaluation(tuple(metrics))
 
 
 def _set_up(

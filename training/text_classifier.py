@@ -7,7 +7,7 @@ vectors the layer was fitted to.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -30,6 +30,7 @@ from lectern.windows import PAD, mean_embedding, stacked, text_windows
 from training.data.labelled_texts import LabelledTexts, Split
 from training.evaluate import Track
 from training.export.onnx import round_to_half
+from training.measures import Decisions
 from training.probes import Features
 from training.probes import fitted as fitted_probes
 from training.recipe import Graph
@@ -58,11 +59,11 @@ class Head(nn.Module):
 
 @dataclass(frozen=True)
 class Fitted:
-    """A fitted head, how it is served, and its probability of the second class for each test text."""
+    """A fitted head, how it is served, and what it decides for each test text."""
 
     graph: Graph
     preprocessing: TextPreprocessing
-    probabilities: NDArray[np.float64]
+    decisions: Decisions
     parameters: int
 
 
@@ -144,8 +145,7 @@ def fit(run: Run, data: LabelledTexts) -> Fitted:
         logits = head(torch.from_numpy(test))
     graph = Graph(head.eval(), {"mean_vector": torch.from_numpy(test[:8])}, ("logits",), max_batch_size=64)
     run.seconds += time.monotonic() - started
-    probabilities = logits.double().softmax(1)[:, 1].numpy()
-    return Fitted(graph, encoder.preprocessing, probabilities, sum(p.numel() for p in head.parameters()))
+    return Fitted(graph, encoder.preprocessing, Decisions.of(logits), sum(p.numel() for p in head.parameters()))
 
 
 def with_layers(content: bytes) -> bytes:
@@ -179,13 +179,12 @@ def word_baseline(data: LabelledTexts) -> NDArray[np.int64]:
     return found
 
 
-def served(client: Client, track: Track, name: str, split: Split) -> NDArray[np.int64]:
-    """The class that a server gives each text of a split."""
-
-    def ask() -> Iterator[int]:
-        starts = range(0, len(split), TEXTS_PER_REQUEST)
-        for start in track(starts, len(starts)):
-            response = client.classify_text(split.texts[start : start + TEXTS_PER_REQUEST], name, top_k=1)
-            yield from (result.classes[0].index for result in response.results)
-
-    return np.array(list(ask()), dtype=np.int64)
+def served(client: Client, track: Track, name: str, split: Split) -> Decisions:
+    """What a server says of each text of a split."""
+    starts = range(0, len(split), TEXTS_PER_REQUEST)
+    best = [
+        result.classes[0]
+        for start in track(starts, len(starts))
+        for result in client.classify_text(split.texts[start : start + TEXTS_PER_REQUEST], name, top_k=1).results
+    ]
+    return Decisions(np.array([c.index for c in best]), np.array([c.probability for c in best]))

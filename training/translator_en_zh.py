@@ -16,18 +16,21 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from sacrebleu.metrics.bleu import BLEU
 from tokenizers import Tokenizer
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from lectern.card import Baseline, Metric, Table, TranslationPreprocessing
+from lectern.card import Baseline, Limits, Metric, Table, TranslationPreprocessing
 from lectern.client import Client
+from training import measures
 from training.data import parallel
 from training.data.parallel import DOMAINS, Pair, Parallel
 from training.decoding import Hypothesis, beam_search
 from training.evaluate import Track
 from training.export.onnx import round_to_bytes
+from training.measures import Evaluation
 from training.recipe import Graph, Trained
 from training.run import Run, device_name
 from training.tokens import END_ID, START_ID, UNKNOWN_ID, byte_pair_encoding
@@ -48,6 +51,17 @@ LONGEST = 256  # tokens of a sentence, of either language
 MAX_STEP_BATCH = 64
 BEAM = 4
 LENGTH_PENALTY = 1.0
+LIMITS = Limits(
+    intended="Short English sentences of daily life, verses of the Bible and texts of LibreOffice's help, into "
+    "Traditional Chinese, for a gist.",
+    failures=(
+        "41 of 434 everyday references (9.4 %) are also training targets: BLEU is 52.5 on those and 38.2 on the "
+        "fresh ones; on fresh ones that are unlike all training targets it is 29.6.",
+        "Version 1 translates 8 of 41 new sentences adequately, 13 in part and 20 wrongly.",
+        "It garbles capitals, names, dates, numbers (415-555-0132 becomes 1505501550), URLs, HTML, idioms and "
+        "sentences of 40 words; given Chinese, it writes gibberish.",
+    ),
+)
 
 
 @dataclass(frozen=True)
@@ -184,7 +198,6 @@ def train(run: Run) -> Trained:
     net, device = fit(run, settings, data, source, target)
     round_to_bytes(net)
     test = translations(run, net, source, target, data.test)
-    scores = bleu(data.test, test)
     return Trained(
         title="English to Chinese translator",
         lecture="HW5",
@@ -195,7 +208,8 @@ def train(run: Run) -> Trained:
         preprocessing=TranslationPreprocessing(source="english.json", target="chinese.json", max_tokens=LONGEST),
         assets={"english.json": source.to_str().encode(), "chinese.json": target.to_str().encode()},
         decision={"beam_size": BEAM, "length_penalty": LENGTH_PENALTY},
-        metrics=metrics(data.test, scores),
+        limits=LIMITS,
+        metrics=metrics(data.test, test),
         baselines=baselines(data),
         tables=(samples(data.test, test),),
         data=parallel.card_entries(data),
@@ -204,30 +218,47 @@ def train(run: Run) -> Trained:
     )
 
 
-def evaluate(client: Client, track: Track) -> tuple[Metric, ...]:
+def evaluate(client: Client, track: Track) -> Evaluation:
     """BLEU of the test sentences' translations, one request for each sentence."""
     test = parallel.load().test
     found = [client.translate(pair.english).results[0].translations[0].text for pair in track(test, len(test))]
-    return metrics(test, bleu(test, found))
+    return Evaluation(metrics(test, found))
 
 
 def bleu(pairs: Sequence[Pair], found: Sequence[str]) -> dict[str, float]:
     """sacrebleu's BLEU by characters, over all sentences and over each domain's, against the one reference of each."""
-    scorer = BLEU(tokenize="zh")
-    scores = {}
-    for name, domains in (("bleu", DOMAINS), *((f"bleu_{domain}", (domain,)) for domain in DOMAINS)):
-        chosen = [(f, p.chinese) for f, p in zip(found, pairs, strict=True) if p.domain in domains]
-        if chosen:
-            hypotheses, references = zip(*chosen, strict=True)
-            scores[name] = float(scorer.corpus_score(hypotheses, [references]).score)
-    return scores
+    return {name: corpus_bleu(counts) for name, counts in bleu_counts(pairs, found).items()}
 
 
-def metrics(pairs: Sequence[Pair], scores: dict[str, float]) -> tuple[Metric, ...]:
-    counts = {"bleu": len(pairs)} | {f"bleu_{d}": sum(p.domain == d for p in pairs) for d in DOMAINS}
+def bleu_counts(pairs: Sequence[Pair], found: Sequence[str]) -> dict[str, NDArray[np.int64]]:
+    """What BLEU adds up, [N, 2 * orders + 2] of the N sentences of each score: n-grams in common by order, n-grams in
+    all, and the lengths of translation and reference."""
+    scorer = BLEU(tokenize="zh", effective_order=True)
+    scored = [scorer.sentence_score(f, [p.chinese]) for f, p in zip(found, pairs, strict=True)]
+    counts = np.array([[*s.counts, *s.totals, s.sys_len, s.ref_len] for s in scored], np.int64)
+    of = {f"bleu_{domain}": np.array([p.domain == domain for p in pairs]) for domain in DOMAINS}
+    return {"bleu": counts} | {name: counts[mask] for name, mask in of.items() if mask.any()}
+
+
+def corpus_bleu(counts: NDArray[np.int64]) -> float:
+    """BLEU of sentences of which `bleu_counts` are [N, 2 * orders + 2]."""
+    *ngrams, length, reference = counts.sum(axis=0).tolist()
+    common, every = ngrams[: len(ngrams) // 2], ngrams[len(ngrams) // 2 :]
+    return float(BLEU.compute_bleu(common, every, length, reference, smooth_method="exp").score)
+
+
+def metrics(pairs: Sequence[Pair], found: Sequence[str]) -> tuple[Metric, ...]:
+    """BLEU over all sentences, and over each domain's."""
     return tuple(
-        Metric(name=name, value=value, split="test", n=counts[name], target=TARGETS[name])
-        for name, value in scores.items()
+        Metric(
+            name=name,
+            value=corpus_bleu(counts),
+            split="test",
+            n=len(counts),
+            target=TARGETS[name],
+            interval=measures.bootstrap(corpus_bleu, counts),
+        )
+        for name, counts in bleu_counts(pairs, found).items()
     )
 
 

@@ -105,9 +105,14 @@ def card(version: ModelVersion) -> dict[str, Any]:
 
 
 def main_metric(card: dict[str, Any]) -> str:
-    """The first figure of the card's test split, e.g. `accuracy 0.9312`."""
+    """The first figure of the card's test split, e.g. `accuracy 0.9312 (0.926 to 0.936)` and perhaps `, missed`."""
     figures = [metric for metric in card.get("metrics", []) if metric["split"] == "test"]
-    return f"{figures[0]['name']} {figures[0]['value']:.4g}" if figures else ""
+    if not figures:
+        return ""
+    first, target = figures[0], figures[0].get("target")
+    bounds = " ({:.3g} to {:.3g})".format(*first["interval"]) if first.get("interval") else ""
+    beyond = target is not None and (first["value"] > target if first.get("at_most") else first["value"] < target)
+    return f"{first['name']} {first['value']:.4g}{bounds}{', missed' if beyond else ''}"
 
 
 def _number(text: str) -> float:

@@ -89,7 +89,8 @@ def test_a_figure_is_kept_in_256_colours_that_look_the_same() -> None:
 def test_a_target_is_a_floor_or_a_ceiling(at_most: bool, met: list[bool]) -> None:
     metrics = [Metric(name="m", value=v, split="test", n=1, target=2, at_most=at_most) for v in (3, 2, 1)]
     assert [m.met for m in metrics] == met
-    assert metrics[0].target_text == ("≤ 2" if at_most else "≥ 2")
+    sign = "≤" if at_most else "≥"
+    assert [m.target_text for m in metrics] == [f"{sign} 2{'' if m else ', missed'}" for m in met]
     assert Metric(name="m", value=1, split="test", n=1).met
 
 

@@ -51,6 +51,10 @@ def test_fast_run_trains_exports_and_serves(tmp_path: Path, name: str, trained: 
     assert len(card.parity.batches) >= 3
     assert card.metrics
     assert card.data
+    assert card.limits
+    if card.capability == "classify" and name != "few_shot_classifier":  # whose classes come with the request
+        assert [scores.label for scores in card.per_class] == list(card.labels)
+        assert card.calibration
     assert card.training.command == f"lectern train {name} --seed 0 --fast"
     for relative, checksum in card.files.items():
         assert sha256_file(output / relative) == checksum

@@ -15,7 +15,7 @@ from onnx import TensorProto
 from PIL import Image
 from tritonclient.grpc import model_config_pb2
 
-from lectern.card import Card, Explanation, Figure, Parity, Training
+from lectern.card import Card, Explanation, Figure, Limits, Metric, Parity, Training
 from lectern.versions import (
     CONFIG,
     INTRA_OP_THREADS,
@@ -31,6 +31,7 @@ from lectern.versions import (
 from training.data.fetch import sha256_file
 from training.export.onnx import export_graph
 from training.export.parity import ExportError, worst
+from training.measures import SHARE, Evaluation, wilson
 from training.recipe import Graph, Trained
 
 TRITON_TYPES: dict[int, int] = {
@@ -113,6 +114,43 @@ def add_graphs(card: Card, graphs: dict[str, Graph], explanation: Explanation, r
     return added
 
 
+def add_figures(card: Card, evaluation: Evaluation, unserved: Evaluation, limits: Limits, repository: Path) -> Card:
+    """Add what bounds the figures of a version to its card: limits, intervals, each class, and calibration.
+
+    Values stay as they were when it was trained.
+
+    Raises:
+        ExportError: a value of the card lies outside the interval that was measured.
+    """
+    old = {(metric.name, metric.split): metric for metric in card.metrics}
+    bounded: dict[tuple[str, str], Metric] = {}
+    for metric in (*unserved.metrics, *evaluation.metrics):
+        key = (metric.name, metric.split)
+        if key not in old or (metric.interval is None and old[key].interval is not None):
+            continue
+        value, interval = old[key].value, metric.interval
+        if interval is not None and not interval[0] <= value <= interval[1]:
+            raise ExportError(
+                f"{card.name}'s card says {metric.name} {value:.4g}, measured now: {metric.interval_text}"
+            )
+        bounded[key] = old[key].model_copy(update={"interval": interval})
+    for key, metric in old.items():
+        if key not in bounded and metric.interval is None and SHARE.fullmatch(metric.name):
+            bounded[key] = metric.model_copy(update={"interval": wilson(metric.value, metric.n)})
+    updated = card.model_copy(
+        update={
+            "limits": limits,
+            "metrics": tuple(bounded.get(key, metric) for key, metric in old.items()),
+            "per_class": evaluation.per_class or unserved.per_class or card.per_class,
+            "calibration": evaluation.calibration or unserved.calibration or card.calibration,
+        }
+    )
+    with tempfile.TemporaryDirectory(dir=repository, prefix=".staging-") as staging:
+        updated.write(written := Path(staging, "card.json"))
+        written.replace(repository / card.name / str(card.version) / "card.json")
+    return updated
+
+
 def _stage(
     name: str,
     names: dict[str, str],
@@ -150,8 +188,12 @@ def _stage(
         preprocessing=trained.preprocessing,
         labels=trained.labels,
         decision=trained.decision,
+        limits=trained.limits,
         metrics=trained.metrics,
         baselines=trained.baselines,
+        per_class=trained.per_class,
+        calibration=trained.calibration,
+        robustness=trained.robustness,
         tables=trained.tables,
         figures=tuple(Figure(title=f.title, file=f.file) for f in trained.figures),
         explanation=trained.explanation,
