@@ -70,7 +70,7 @@ def measure_parity(graph: Graph, path: Path) -> Parity:
                 scale = float(np.abs(wanted.numpy()).max(initial=0)) or 1.0
                 absolute, relative = max(absolute, difference), max(relative, difference / scale)
                 if name in DECISIONS:
-                    agree = wanted.numpy().argmax(-1) == output.argmax(-1)
+                    agree = _decisions(wanted.numpy(), arrays) == _decisions(output, arrays)
                     equal, decisions = equal + int(agree.sum()), decisions + agree.size
         batches.append(len(next(iter(inputs.values()))))
     return Parity(
@@ -83,6 +83,16 @@ def measure_parity(graph: Graph, path: Path) -> Parity:
         decisions=decisions,
         runs=tuple(sessions),
     )
+
+
+def _decisions(scores: NDArray[np.generic], inputs: Mapping[str, NDArray[np.generic]]) -> NDArray[np.int64]:
+    """Where the largest value is; of tokens, only those of the context and the first, which says "no answer"."""
+    if (segments := inputs.get("segments")) is not None:
+        asked = segments == 0
+        asked[:, 0] = False
+        scores = np.where(asked, -np.inf, scores)
+    places: NDArray[np.int64] = scores.argmax(-1)
+    return places
 
 
 def worst(parities: Sequence[Parity]) -> Parity:
