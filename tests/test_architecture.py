@@ -53,6 +53,15 @@ SHARED = {
     "services.codecs",
     "services.runtime",
 }
+# What the single files of services/ may import of each other.
+SHARED_LEAVES = {
+    "services.errors",
+    "services.excerpt",
+    "services.limits",
+    "services.metrics",
+    "services.rpc",
+    "services.tracing",
+}
 NOT_CAPABILITIES = {"runtime", "codecs", "server"}
 # What the CLI hands over to, imported inside its commands.
 HANDOVER = {
@@ -92,9 +101,7 @@ def allowed(relative: Path) -> set[str]:
             "lectern.windows",
         }
     if parts[0] == "services" and len(parts) == 2:
-        return {"services.errors", "services.rpc", "services.limits", "services.metrics", "services.tracing"} | (
-            {"lectern.v1"} if parts[1] == "notices.py" else set()
-        )
+        return SHARED_LEAVES | ({"lectern.v1"} if parts[1] == "notices.py" else set())
     key = "/".join(parts[:2]) if parts[0] == "services" else parts[0]
     return ALLOWED[key] | ({"torch"} if key == "training" else set()) | HANDOVER.get(relative.as_posix(), set())
 

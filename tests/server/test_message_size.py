@@ -8,8 +8,7 @@ import grpc
 import pytest
 
 import lectern
-from lectern.channel import MAX_MESSAGE_BYTES
-from lectern.cli.classify import BYTES_PER_REQUEST
+from lectern.channel import MAX_CONTENT_BYTES, MAX_MESSAGE_BYTES
 from lectern.v1 import classify_pb2
 from services.limits import Limits
 from tests.conftest import Server, serving
@@ -33,7 +32,7 @@ def outcome(target: str, image: bytes) -> lectern.LecternError:
 @pytest.mark.unit
 def test_defaults_agree() -> None:
     assert Limits().message_bytes == MAX_MESSAGE_BYTES
-    assert BYTES_PER_REQUEST < MAX_MESSAGE_BYTES
+    assert MAX_CONTENT_BYTES < MAX_MESSAGE_BYTES
 
 
 def test_what_a_client_may_send_a_server_reads_and_not_a_byte_more(server: Server) -> None:

@@ -15,7 +15,7 @@ from training.data.audio import RATE, pack, read, unpack
 from training.export.onnx import export_graph
 from training.phoneme_classifier import FAST, NetworkSettings, PhonemeClassifier
 from training.recipe import Graph
-from training.speaker_classifier import equal_error, without_channel
+from training.speaker_classifier import Scores, equal_error, without_channel
 from training.speech import FLOOR, HOP, STEP, WINDOW, LogMel, mel_filters
 
 SECOND = RATE // HOP
@@ -118,10 +118,10 @@ def test_voices_are_split_by_position_and_small_ones_are_unknown() -> None:
 @pytest.mark.unit
 def test_equal_error_is_where_both_errors_meet() -> None:
     same, other = np.array([0.2, 0.6, 0.7, 0.9]), np.array([-0.5, 0.0, 0.1, 0.65])
-    found = equal_error(same.astype(np.float32), other.astype(np.float32))
+    found = equal_error(Scores(same.astype(np.float32), other.astype(np.float32), np.zeros((0, 2), np.int64)))
     assert found.rate == pytest.approx(0.25)
     assert 0.2 < found.threshold <= 0.65
-    assert equal_error(np.array([0.9]), np.array([0.1])).rate == 0
+    assert equal_error(Scores(np.array([0.9]), np.array([0.1]), np.zeros((0, 2), np.int64))).rate == 0
 
 
 @pytest.mark.unit
