@@ -87,7 +87,7 @@ def test_a_fault_of_the_server_is_an_error_with_its_cause(tmp_path: Path) -> Non
 def test_people_read_lines(tmp_path: Path, photos: np.ndarray) -> None:
     port, metrics_port = free_ports(2)
     options = ["--port", str(port), "--metrics-port", str(metrics_port), "--repository", str(EXPORTED)]
-    environment = {"LECTERN_LOG_FORMAT": "console", "LECTERN_LOG_LEVEL": "debug", "COLUMNS": "200"}
+    environment = {"LECTERN_LOG_FORMAT": "console", "LECTERN_LOG_LEVEL": "debug", "COLUMNS": "400"}
     with (tmp_path / "log").open("wb") as file:
         command = [sys.executable, "-m", "lectern", "serve", "classify", *options]
         process = subprocess.Popen(command, stderr=file, env=os.environ | environment)
