@@ -92,9 +92,8 @@ def allowed(relative: Path) -> set[str]:
             "lectern.windows",
         }
     if parts[0] == "services" and len(parts) == 2:
-        return {"services.errors", "services.rpc", "services.limits", "services.metrics", "services.tracing"} | (
-            {"lectern.v1"} if parts[1] == "notices.py" else set()
-        )
+        shared = ("errors", "excerpt", "limits", "metrics", "rpc", "tracing")
+        return {f"services.{name}" for name in shared} | ({"lectern.v1"} if parts[1] == "notices.py" else set())
     key = "/".join(parts[:2]) if parts[0] == "services" else parts[0]
     return ALLOWED[key] | ({"torch"} if key == "training" else set()) | HANDOVER.get(relative.as_posix(), set())
 
