@@ -258,9 +258,11 @@ def test_it_stops_cleanly_in_the_middle_of_a_run(tmp_path: Path) -> None:
     with serving(tmp_path, "predict", repository=repository) as server:
         with grpc.insecure_channel(server.target) as channel:
             rows = [predict_pb2.FeatureRow(features=[99_999])]  # some minutes
-            PredictServiceStub(channel).Predict.future(predict_pb2.PredictRequest(model="burner", rows=rows))
+            request = predict_pb2.PredictRequest(model="burner", rows=rows)
+            running = PredictServiceStub(channel).Predict.future(request)  # which ends when nobody holds it
             labels = {"model": "burner", "version": "1"}
             wait_until(lambda: sample(get(f"{server.metrics_url}/metrics"), "lectern_batch_size_count", **labels) == 1)
+            assert not running.done()
         server.process.send_signal(signal.SIGTERM)
         assert server.process.wait(WAIT) == 0, server.log.read_text()
 
