@@ -46,7 +46,7 @@ UNSHIPPED_RECIPES = ("solar_anomaly_detector",)
 REPOSITORY = Path("exported")
 UNSHIPPED_REPOSITORY = Path("build/unshipped")
 FAST_REPOSITORY = Path("build/exported")
-LOG_WIDTH = 120
+LOG_WIDTH = 160
 
 
 class TrainingError(RuntimeError):

@@ -69,6 +69,7 @@ def graph_config(
         queues=(QueuePolicy(queue_size, FOREVER, False),) * priorities,
         default_priority=1,
         instances=instances,
+        intra_op_threads=1,
         message=model_config_pb2.ModelConfig(),
     )
 

@@ -13,9 +13,11 @@ import pytest
 from google.protobuf.wrappers_pb2 import BytesValue
 
 from services.rpc import Call
-from services.server.grpc_transport import Server, _handler
+from services.server.grpc_transport import Server, _Arrivals, _handler
 from services.server.pipeline import Endpoint, Gate
 from services.server.registry import Method
+from services.server.settings import Settings
+from tests.waiting import WAIT
 
 LARGE = 2**20  # more than a connection takes whose client does not read
 
@@ -77,7 +79,7 @@ class Gone:
 async def test_nothing_of_a_stream_outlives_its_handler(name: str) -> None:
     gate, streaming = Gate(), Streaming()
     (endpoint,) = (e for e in streaming.endpoints(gate) if e.method.name == name)
-    handler: Any = _handler(endpoint, mutual_tls=False)
+    handler: Any = _handler(endpoint, mutual_tls=False, reader_timeout=WAIT, arrivals=_Arrivals())
 
     async def requests() -> AsyncGenerator[bytes, None]:
         yield b""
@@ -92,7 +94,7 @@ async def test_nothing_of_a_stream_outlives_its_handler(name: str) -> None:
 @pytest.mark.parametrize("name", ["Answer", "Converse"])
 async def test_a_stream_that_nobody_reads_frees_its_place_when_it_ends(name: str, end: str) -> None:
     gate, streaming = Gate(), Streaming()
-    server = Server(64 * 2**20, 1.0, None)
+    server = Server(Settings(drain_seconds=1.0), None)
     server.add_endpoints(streaming.endpoints(gate))
     port = await server.start("127.0.0.1", 0)
     timeout = 1.0 if end == "late" else None
