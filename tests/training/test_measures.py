@@ -23,18 +23,10 @@ from training.measures import Decisions, Evaluation
 # Why these have none is said in training/measures.py and docs/models.md.
 WITHOUT_INTERVAL = {"expected_calibration_error", "fid", "forgetting", "forgetting_permutations", "speedup_int8"}
 UNTOLD = {"poem_generator": "perplexity"}  # nothing served tells the probability of a given poem; training does
-# Still to be completed by `lectern evaluate NAME --write-card exported`.
-INCOMPLETE = {"spam_classifier"}
 LIMITS = Limits(intended="tests", failures=("everything else",))
 
 
-@pytest.mark.parametrize(
-    "name",
-    [
-        pytest.param(name, marks=[pytest.mark.xfail(strict=True, reason="incomplete")] if name in INCOMPLETE else [])
-        for name in RECIPES
-    ],
-)
+@pytest.mark.parametrize("name", RECIPES)
 def test_a_committed_card_says_what_bounds_it(name: str) -> None:
     card = read_card(ROOT / "exported" / name)
     assert card.limits == importlib.import_module(f"training.{name}").LIMITS
