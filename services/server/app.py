@@ -52,7 +52,8 @@ class App:
 
     def __init__(self, settings: Settings) -> None:
         memory.settle()
-        pools.codecs.threads, pools.codecs.seconds = settings.codec_threads, settings.codec_seconds
+        pools.codecs.threads = settings.codec_threads or pools.codecs.threads
+        pools.codecs.seconds = settings.codec_seconds
         self._settings = settings
         self._send_spans = telemetry.start(settings)
         self._access = Access.of(settings)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -60,8 +59,8 @@ class Settings(BaseSettings):
         "0 = half of what the cgroup's limit leaves once models are loaded, else a quarter of the free memory, divided "
         "by workers.",
     )
-    codec_threads: PositiveInt = Field(
-        os.cpu_count() or 1, description="Threads that decode, encode and parse; 0.2 ms of such work stays inline."
+    codec_threads: NonNegativeInt = Field(
+        0, description="Threads that decode, encode and parse what is not small; 0 = one for each core."
     )
     codec_seconds: PositiveFloat = Field(30.0, description="Longest time that decoding one input may take.")
     intra_op_threads: PositiveInt | None = Field(
