@@ -5,7 +5,7 @@
     with lectern.Client() as client:
         print(client.classify_image("cat.png", top_k=3).results[0].classes)
 
-`lectern.aio.Client` has the same methods for asyncio. What is exported here is imported on first use, so that
+`lectern.aio.Client` has the same methods for asyncio. Names are imported on first use, so that
 `import lectern` alone costs nothing.
 """
 

@@ -1,40 +1,62 @@
-"""How clients make calls: their connection, deadlines, streams, and failures as `LecternError`."""
+"""How the clients make calls: connection, deadlines, streams, and failures as `LecternError`.
 
-# ruff: noqa: ASYNC109 (`timeout` is the deadline that gRPC sends to the server)
+`AsyncCalls` and `Calls` do the same for asyncio and for threads. Only these two classes are written twice.
+"""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Iterator
-from functools import partial
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
 import grpc
+from google.protobuf.message import Message
 
-from lectern.channel import TLS, call_metadata, channel_options, check_target
+from lectern.channel import DEFAULT_TARGET, DEFAULT_TIMEOUT, TLS, call_metadata, channel_options, check_target
 from lectern.errors import LecternError
 
 T = TypeVar("T")
+R = TypeVar("R", bound=Message)
 
 
 class _Connection:
-    """A channel, and what every call over it has in common; arguments as of `lectern.Client`."""
+    """What both clients know about a server; arguments as of `lectern.Client`."""
 
-    _channels: Any  # the module that makes channels
+    _api: Any  # grpc or grpc.aio
 
     def __init__(
-        self, target: str, timeout: float, tls: TLS | None, token: str | None, wait_for_ready: bool, priority: int
+        self,
+        target: str = DEFAULT_TARGET,
+        *,
+        timeout: float = DEFAULT_TIMEOUT,
+        tls: TLS | None = None,
+        token: str | None = None,
+        wait_for_ready: bool = False,
+        priority: int = 0,
     ) -> None:
         check_target(target)
         self.target, self.timeout = target, timeout
         self._token, self._wait_for_ready, self._priority = token, wait_for_ready, priority
-        self._channel: Any = self._opened(target, channel_options(tls), tls.credentials() if tls else None)
+        self._options, self._credentials = channel_options(tls), tls.credentials() if tls else None
+        self._methods: dict[type[Message], Callable[..., Any]] = {}
+        # A channel of asyncio belongs to an event loop, so the first call opens it.
+        self._channel: Any = None if self._api is grpc.aio else self._open()
 
-    def _opened(self, target: str, options: Any, credentials: grpc.ChannelCredentials | None) -> Any:
-        if credentials is None:
-            return self._channels.insecure_channel(target, options)
-        return self._channels.secure_channel(target, credentials, options)
+    def _open(self) -> Any:
+        if self._credentials is None:
+            return self._api.insecure_channel(self.target, self._options)
+        return self._api.secure_channel(self.target, self._credentials, self._options)
+
+    def _method(self, channel: Any, request: type[Message], response: type[Message]) -> Callable[..., Any]:
+        """What calls the RPC that takes `request`."""
+        if request not in self._methods:
+            rpc = _rpc_of(request.DESCRIPTOR)
+            kinds = ["stream" if streams else "unary" for streams in (rpc.client_streaming, rpc.server_streaming)]
+            path = f"/{rpc.containing_service.full_name}/{rpc.name}"
+            make = getattr(channel, "_".join(kinds))
+            self._methods[request] = make(path, request.SerializeToString, response.FromString)
+        return self._methods[request]
 
     def _settings(self, timeout: float | None) -> dict[str, Any]:
         seconds = self.timeout if timeout is None else timeout
@@ -43,9 +65,9 @@ class _Connection:
 
 
 class Calls(_Connection):
-    """A connection."""
+    """A connection for threads."""
 
-    _channels = grpc
+    _api = grpc
 
     def __enter__(self) -> Self:
         return self
@@ -59,80 +81,56 @@ class Calls(_Connection):
         """End calls under way and close the connection."""
         self._channel.close()
 
-    def _call(self, method: Callable[..., Any], request: Any, timeout: float | None) -> Any:
+    def _call(self, request: Message, response: type[R], timeout: float | None) -> R:
+        method = self._method(self._channel, type(request), response)
         try:
-            return method(request, **self._settings(timeout))
+            answer: R = method(request, **self._settings(timeout))
         except grpc.RpcError as error:
             raise LecternError.of(error) from error
+        return answer
 
-    def _pipelined(self, method: Callable[..., Any], messages: Iterable[Any], timeout: float | None) -> Iterator[Any]:
-        """Send `messages` from another thread and yield the responses; what reading `messages` raises comes last."""
-        failures: list[Exception] = []
+    def _stream(self, request: Message, response: type[R], timeout: float | None) -> Iterator[R]:
+        return self._responses(type(request), request, response, timeout)
 
-        def outgoing() -> Iterator[Any]:
+    def _pipeline(
+        self,
+        build: Callable[[T], Message],
+        items: Iterable[T],
+        request: type[Message],
+        response: type[R],
+        timeout: float | None,
+    ) -> Iterator[R]:
+        """Send `build(item)` for each item, from another thread; yield the responses.
+
+        An error from `items` or `build` ends the requests, and is raised after the last response.
+        """
+        errors: list[Exception] = []
+
+        def requests() -> Iterator[Message]:
             try:
-                yield from messages
+                yield from map(build, items)
             except Exception as error:
-                failures.append(error)
+                errors.append(error)
 
-        yield from self._stream(method, outgoing(), timeout)
-        if failures:
-            raise failures[0]
+        yield from self._responses(request, requests(), response, timeout)
+        if errors:
+            raise errors[0]
 
-    def _stream(self, method: Callable[..., Any], request: Any, timeout: float | None) -> Iterator[Any]:
-        call = method(request, **self._settings(timeout))
+    def _responses(self, request: type[Message], content: Any, response: type[R], timeout: float | None) -> Iterator[R]:
+        call = self._method(self._channel, request, response)(content, **self._settings(timeout))
         try:
             yield from call
         except grpc.RpcError as error:
             raise LecternError.of(error) from error
         finally:
-            call.cancel()  # a caller that stops early stops the server's work too
-
-
-class _LaterChannel:
-    """A channel of asyncio that is opened by its first call, since it belongs to the loop that runs then."""
-
-    def __init__(self, opened: Callable[[], grpc.aio.Channel]) -> None:
-        self._opened = opened
-        self._channel: grpc.aio.Channel | None = None
-        self._loop: asyncio.AbstractEventLoop | None = None
-
-    def __getattr__(self, kind: str) -> Callable[..., Callable[..., Any]]:
-        """`unary_unary` and its like, as stubs ask for them."""
-
-        def method(*arguments: Any, **settings: Any) -> Callable[..., Any]:
-            made: list[Callable[..., Any]] = []
-
-            def call(*request: Any, **of_call: Any) -> Any:
-                channel = self._here()
-                if not made:
-                    made.append(getattr(channel, kind)(*arguments, **settings))
-                return made[0](*request, **of_call)
-
-            return call
-
-        return method
-
-    def _here(self) -> grpc.aio.Channel:
-        loop = asyncio.get_running_loop()
-        if self._channel is None:
-            self._channel, self._loop = self._opened(), loop
-        elif self._loop is not loop:
-            raise RuntimeError("this lectern.aio.Client made its calls in another event loop: make one for each loop")
-        return self._channel
-
-    async def close(self) -> None:
-        if self._channel is not None:
-            await self._here().close()
+            call.cancel()  # a caller that stops early also stops the server's work
 
 
 class AsyncCalls(_Connection):
-    """A connection for asyncio."""
+    """A connection for asyncio, which belongs to the event loop of its first call."""
 
-    _channels = grpc.aio
-
-    def _opened(self, target: str, options: Any, credentials: grpc.ChannelCredentials | None) -> Any:
-        return _LaterChannel(partial(super()._opened, target, options, credentials))
+    _api = grpc.aio
+    _loop: asyncio.AbstractEventLoop
 
     async def __aenter__(self) -> Self:
         return self
@@ -144,45 +142,71 @@ class AsyncCalls(_Connection):
 
     async def close(self) -> None:
         """End calls under way and close the connection."""
-        await self._channel.close()
+        if self._channel is not None:
+            await self._opened().close()
 
-    async def _call(self, method: Callable[..., Any], request: Any, timeout: float | None) -> Any:
+    def _opened(self) -> Any:
+        loop = asyncio.get_running_loop()
+        if self._channel is None:
+            self._channel, self._loop = self._open(), loop
+        elif self._loop is not loop:
+            raise RuntimeError("this lectern.aio.Client made its calls in another event loop: make one for each loop")
+        return self._channel
+
+    async def _call(self, request: Message, response: type[R], timeout: float | None) -> R:
+        method = self._method(self._opened(), type(request), response)
         try:
-            return await method(request, **self._settings(timeout))
+            answer: R = await method(request, **self._settings(timeout))
         except grpc.RpcError as error:
             raise LecternError.of(error) from error
+        return answer
 
-    async def _pipelined(
+    def _stream(self, request: Message, response: type[R], timeout: float | None) -> AsyncIterator[R]:
+        return self._responses(type(request), request, response, timeout)
+
+    async def _pipeline(
         self,
-        method: Callable[..., Any],
-        message: Callable[[T], Any],
-        batches: Iterable[T] | AsyncIterable[T],
+        build: Callable[[T], Message],
+        items: Iterable[T] | AsyncIterable[T],
+        request: type[Message],
+        response: type[R],
         timeout: float | None,
-    ) -> AsyncIterator[Any]:
-        """Send `message(batch)` of each batch and yield the responses; what reading `batches` raises comes last."""
-        failures: list[Exception] = []
+    ) -> AsyncIterator[R]:
+        """Send `build(item)` for each item, built in another thread; yield the responses.
 
-        async def outgoing() -> AsyncIterator[Any]:
+        An error from `items` or `build` ends the requests, and is raised after the last response.
+        """
+        errors: list[Exception] = []
+
+        async def requests() -> AsyncIterator[Message]:
             try:
-                async for batch in _each(batches):
-                    yield await asyncio.to_thread(message, batch)
+                async for item in _each(items):
+                    yield await asyncio.to_thread(build, item)
             except Exception as error:
-                failures.append(error)
+                errors.append(error)
 
-        async for response in self._stream(method, outgoing(), timeout):
-            yield response
-        if failures:
-            raise failures[0]
+        async for answer in self._responses(request, requests(), response, timeout):
+            yield answer
+        if errors:
+            raise errors[0]
 
-    async def _stream(self, method: Callable[..., Any], request: Any, timeout: float | None) -> AsyncIterator[Any]:
-        call = method(request, **self._settings(timeout))
+    async def _responses(
+        self, request: type[Message], content: Any, response: type[R], timeout: float | None
+    ) -> AsyncIterator[R]:
+        call = self._method(self._opened(), request, response)(content, **self._settings(timeout))
         try:
-            async for response in call:
-                yield response
+            async for answer in call:
+                yield answer
         except grpc.RpcError as error:
             raise LecternError.of(error) from error
         finally:
-            call.cancel()  # a caller that stops early stops the server's work too
+            call.cancel()  # a caller that stops early also stops the server's work
+
+
+def _rpc_of(request: Any) -> Any:
+    """The descriptor of the RPC that takes a message: by the contract each RPC has its own request."""
+    services = request.file.services_by_name.values()
+    return next(rpc for service in services for rpc in service.methods if rpc.input_type is request)
 
 
 async def _each(items: Iterable[T] | AsyncIterable[T]) -> AsyncIterator[T]:

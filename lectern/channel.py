@@ -1,4 +1,4 @@
-"""What both clients set on a channel: message limits, retries, load balancing, keepalive, TLS, token."""
+"""Settings of both clients' channels: message limits, retries, load balancing, keepalive, TLS, token."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 DEFAULT_TARGET = "127.0.0.1:8001"
 DEFAULT_TIMEOUT = 30.0  # seconds
 MAX_MESSAGE_BYTES = 32 * 1024 * 1024  # either way; the server's own limit is the same
-# Of the files in one request; the rest of a message is for what surrounds them.
+# Of the files in one request; the rest of a message is for its other fields.
 MAX_CONTENT_BYTES = MAX_MESSAGE_BYTES - 1024 * 1024
 KEEPALIVE_TIME_MS = 60_000
 KEEPALIVE_TIMEOUT_MS = 20_000
@@ -33,9 +33,9 @@ RETRY_POLICY = {
 
 SERVICE_CONFIG = {
     "loadBalancingConfig": [{"round_robin": {}}],
-    # A server that drains says so before it refuses calls. Only policies such as round_robin ask.
+    # A draining server reports it by its health before it refuses calls. Only policies such as round_robin check that.
     "healthCheckConfig": {"serviceName": ""},
-    # The empty name stands for every method: none changes anything on the server, so that all may be repeated.
+    # The empty name means every method. No method changes the server's state, so all can be retried.
     "methodConfig": [{"name": [{}], "retryPolicy": RETRY_POLICY}],
     "retryThrottling": {"maxTokens": 100, "tokenRatio": 0.1},
 }
@@ -43,12 +43,12 @@ SERVICE_CONFIG = {
 
 @dataclass(frozen=True)
 class TLS:
-    """How to reach a server over TLS; each file as a path or as its PEM bytes.
+    """How to reach a server over TLS; each file is a path or its PEM bytes.
 
     Args:
-        ca: certificates that sign the server's; None = the ones that gRPC ships with.
-        certificate, key: the client's own, where the server asks for one (mutual TLS).
-        server_name: name in the server's certificate, where it is not the host of the target.
+        ca: certificates that sign the server's certificate; None = the ones that gRPC ships with.
+        certificate, key: the client's own, where the server requires one (mutual TLS).
+        server_name: the name in the server's certificate, where it differs from the host of the target.
 
     Raises:
         ValueError: one of `certificate` and `key` without the other.
@@ -69,21 +69,21 @@ class TLS:
         Raises:
             OSError: a file cannot be read.
         """
-        import grpc  # here, so that the command line reads this module's defaults without loading gRPC
+        import grpc  # here: the command line reads this module's defaults without loading gRPC
 
         return grpc.ssl_channel_credentials(_pem(self.ca), _pem(self.key), _pem(self.certificate))
 
 
 def check_target(target: str) -> None:
-    """See that a target is what gRPC connects to: a host and port, or another of its own names.
+    """Check that a target is one of gRPC's names: a host and port, `dns:///...`, `unix:...` and others.
 
     Raises:
-        ValueError: it is a URL, or nothing.
+        ValueError: it is a URL, or empty.
     """
     scheme, separator, rest = target.partition("://")
     if separator and scheme.lower() in _URL_SCHEMES:
         address = rest.partition("/")[0]
-        tls = ", and TLS is asked for by itself" if scheme.lower() in ("https", "grpcs") else ""
+        tls = ", and TLS has options of its own" if scheme.lower() in ("https", "grpcs") else ""
         raise ValueError(f"{target!r} is a URL: a target is HOST:PORT, here {address!r}{tls}")
     if not target.strip():
         raise ValueError("the target is empty: it is HOST:PORT, e.g. 127.0.0.1:8001")
@@ -97,9 +97,12 @@ def channel_options(tls: TLS | None) -> list[tuple[str, str | int]]:
         # A request larger than this buffer is never retried; gRPC's default of 256 KiB excludes most photos.
         ("grpc.per_rpc_retry_buffer_size", MAX_MESSAGE_BYTES),
         ("grpc.service_config", json.dumps(SERVICE_CONFIG)),
+        # Clients of one process would share connections, and gRPC (1.83) crashes where two begin to watch the health of
+        # one at the same moment: HealthProducer is found by the second before the first has started it.
+        ("grpc.use_local_subchannel_pool", 1),
         ("grpc.keepalive_time_ms", KEEPALIVE_TIME_MS),
         ("grpc.keepalive_timeout_ms", KEEPALIVE_TIMEOUT_MS),
-        ("grpc.initial_reconnect_backoff_ms", 100),  # as the first retry: each attempt finds a fresh connection
+        ("grpc.initial_reconnect_backoff_ms", 100),  # as the first retry: each attempt has a new connection
         ("grpc.max_reconnect_backoff_ms", MAX_RECONNECT_BACKOFF_MS),
     ]
     if tls and tls.server_name:
@@ -112,7 +115,7 @@ def call_metadata(token: str | None, priority: int) -> tuple[tuple[str, str], ..
     own: tuple[tuple[str, str], ...] = (("authorization", f"Bearer {token}"),) if token else ()
     if priority:
         own += (("x-priority", str(priority)),)
-    if "opentelemetry.trace" not in sys.modules:  # then nothing in this process can have started a span
+    if "opentelemetry.trace" not in sys.modules:  # so no code of this process has started a span
         return own
     from opentelemetry import propagate
 

@@ -1,4 +1,4 @@
-"""The distribution that this package comes in."""
+"""The distribution that this package is part of: its name, version and extras."""
 
 from __future__ import annotations
 
@@ -13,5 +13,5 @@ def version() -> str:
 
 
 def how_to_install(*extras: str) -> str:
-    """What to do so that packages of `extras` are there."""
+    """How to install the packages of `extras`."""
     return f"run `pip install -e '.[{','.join(extras)}]'` in the checkout"

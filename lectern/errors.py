@@ -19,8 +19,8 @@ class LecternError(grpc.RpcError):
 
     Attributes:
         violations: `(field, description)` of each wrong part of the request, e.g. `("images[2]", "not an image")`.
-        retry_after: seconds after which the server expects to have room again; None if it did not say.
-        request_id: under which the server's log tells more; empty if no server was reached.
+        retry_after: seconds after which the server expects to have capacity again; None if it did not say.
+        request_id: of the call in the server's log; empty if no server answered.
     """
 
     def __init__(self, code: grpc.StatusCode, details: str, trailing_metadata: Metadata = ()) -> None:
@@ -33,7 +33,7 @@ class LecternError(grpc.RpcError):
 
     @classmethod
     def of(cls, error: grpc.RpcError) -> LecternError:
-        """The same failure as the sync or asyncio API of gRPC raised it."""
+        """The same failure as gRPC raised it, for threads or for asyncio."""
         trailing: Any = error.trailing_metadata()  # pairs with both APIs, whatever the type stubs say
         return cls(error.code(), error.details() or "", tuple((key, value) for key, value in trailing or ()))
 
@@ -42,20 +42,20 @@ class LecternError(grpc.RpcError):
         return self._code
 
     def details(self) -> str:
-        """The server's message, or gRPC's own when no server was reached."""
+        """The server's message, or gRPC's own if no server answered."""
         return self._details
 
     def trailing_metadata(self) -> Metadata:  # type: ignore[override]  # the stubs' type is not what gRPC returns
         """What the server sent after its answer, `(key, value)` each."""
         return self._trailing_metadata
 
-    def unsaid(self) -> list[str]:
+    def further_violations(self) -> list[str]:
         """`field: description` of each violation that the message does not contain already."""
-        said = (f"{field}: {description}" for field, description in self.violations)
-        return [text for text in said if text not in self._details]
+        texts = (f"{field}: {description}" for field, description in self.violations)
+        return [text for text in texts if text not in self._details]
 
     def __str__(self) -> str:
-        parts = [f"{self._code.name}: {self._details}", *self.unsaid()]
+        parts = [f"{self._code.name}: {self._details}", *self.further_violations()]
         if self.retry_after is not None:
             parts.append(f"retry after {self.retry_after:g} s")
         if self.request_id and self.request_id not in self._details:
@@ -63,7 +63,7 @@ class LecternError(grpc.RpcError):
         return "; ".join(parts)
 
     def _read_details(self) -> None:
-        call: Any = self  # it has the three methods that from_call asks
+        call: Any = self  # it has the three methods that from_call needs
         bad_request, retry_info = error_details_pb2.BadRequest(), error_details_pb2.RetryInfo()
         try:
             status = rpc_status.from_call(call)

@@ -1,6 +1,6 @@
-"""What a file is, by its first bytes: pictures, recordings, texts, tables, and the names of what is none of them.
+"""The kind of a file, by its first bytes: picture, recording, text, table, or the name of another format.
 
-The client chooses by it what to ask a model; client and server name by it a file that a model does not take.
+The client chooses a model by it; client and server name it in the error when a model does not take a file.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Literal
 
 Medium = Literal["image", "audio", "text", "table", "other", "nothing"]
 
-HEAD = 64 * 1024  # bytes, or characters, that are looked at
+HEAD = 64 * 1024  # bytes, or characters, that are examined
 _ID3 = b"ID3"
 _ID3_BYTES = 10
 _ID3_FOOTER = 0x10
@@ -24,17 +24,17 @@ DELIMITERS = ",;\t|"
 
 @dataclass(frozen=True)
 class Kind:
-    """What a file is: `name` has an article, as in "it looks like {name}"; `medium` is what models are made for."""
+    """What a file is: `name` with its article, as in "it looks like {name}"; `medium`, which models are made for."""
 
     medium: Medium
     name: str
 
 
 class NotTextError(ValueError):
-    """The bytes are no text; the message says why, as in "FILE: {message}"."""
+    """The bytes are not text; the message says why, as in "FILE: {message}"."""
 
 
-# Byte-order marks; UTF-32's begins as UTF-16's does, so it is looked for first.
+# Byte-order marks. That of UTF-32 begins with that of UTF-16, so it comes first.
 _MARKS = (
     (codecs.BOM_UTF8, "utf-8-sig"),
     (codecs.BOM_UTF32_LE, "utf-32"),
@@ -43,7 +43,7 @@ _MARKS = (
     (codecs.BOM_UTF16_BE, "utf-16"),
 )
 
-# First bytes of files that begin with their name.
+# First bytes that identify a format.
 _MAGIC: tuple[tuple[bytes, Medium, str], ...] = (
     (b"\x89PNG\r\n\x1a\n", "image", "a PNG picture"),
     (b"\xff\xd8\xff", "image", "a JPEG picture"),
@@ -90,14 +90,14 @@ _MAGIC: tuple[tuple[bytes, Medium, str], ...] = (
     (b"MZ", "other", "a Windows program"),
     (b"\0asm", "other", "a WebAssembly program"),
 )
-# The name after RIFF and its kin.
+# The name after RIFF, RIFX, RF64 or BW64.
 _RIFF: dict[bytes, tuple[Medium, str]] = {
     b"WAVE": ("audio", "a WAV recording"),
     b"WEBP": ("image", "a WebP picture"),
     b"AVI ": ("other", "an AVI film"),
     b"RMID": ("audio", "a MIDI file, which has notes and no sound"),
 }
-# Brands of ISO media files, by how they begin; others are films.
+# Brands of ISO media files, by their beginning; others are films.
 _BRANDS: tuple[tuple[bytes, Medium, str], ...] = (
     (b"avif", "image", "an AVIF picture"),
     (b"avis", "image", "an AVIF picture"),
@@ -110,7 +110,7 @@ _BRANDS: tuple[tuple[bytes, Medium, str], ...] = (
     (b"M4B", "audio", "an M4A (AAC) recording"),
     (b"qt  ", "other", "a QuickTime film"),
 )
-# Documents that are zip archives, by what is in them.
+# Documents that are zip archives, by their content.
 _ZIPPED: tuple[tuple[bytes, str], ...] = (
     (b"word/", "a Word document"),
     (b"xl/", "an Excel workbook"),
@@ -120,7 +120,7 @@ _ZIPPED: tuple[tuple[bytes, str], ...] = (
     (b"mimetypeapplication/epub", "an EPUB book"),
     (b".npy", "a NumPy archive"),
 )
-# Documents that may be all printable characters.
+# Documents that may have printable characters only.
 _PRINTED = (b"%PDF-", b"{\\rtf")
 _CONTROL = re.compile(r"[\x00-\x08\x0b\x0e-\x1a\x1c-\x1f]")  # no editor writes these; ESC begins a terminal's colours
 _CONTROL_BYTES = re.compile(rb"[\x00-\x08\x0b\x0e-\x1a\x1c-\x1f]")
@@ -129,7 +129,7 @@ _NUMBER = re.compile(r"[-+]?[\d.,]*\d(?:[eE][-+]?\d+)?")
 
 
 def kind_of(content: bytes) -> Kind:
-    """What a file is, by its first bytes; of text, by all of them."""
+    """The kind of a file, by its first bytes; of a text, by all of them."""
     if not content:
         return Kind("nothing", "an empty file")
     try:
@@ -151,7 +151,7 @@ def is_mp3(content: bytes) -> bool:
 
 
 def after_id3(content: bytes) -> int:
-    """Where a file begins behind ID3v2 tags, which some programs put before any kind of audio."""
+    """The position after ID3v2 tags, which some programs put before any kind of audio."""
     start = 0
     while content[start : start + 3] == _ID3 and len(content) >= start + _ID3_BYTES:
         flags, size = content[start + 5], content[start + 6 : start + _ID3_BYTES]
@@ -166,7 +166,7 @@ def decode_text(content: bytes) -> str:
     """The text of UTF-8, with or without a byte-order mark, or of UTF-16 or UTF-32 with one.
 
     Raises:
-        NotTextError: it is none; the message says where, and what the bytes look like.
+        NotTextError: it is not text; the message says where, and what the bytes look like.
     """
     encoding = next((encoding for mark, encoding in _MARKS if content.startswith(mark)), "utf-8")
     if content.startswith(_PRINTED):
@@ -176,15 +176,15 @@ def decode_text(content: bytes) -> str:
     except UnicodeDecodeError as error:
         where = f"byte {error.start} is {error.object[error.start]:#04x}"
         raise NotTextError(f"not {encoding.removesuffix('-sig').upper()} text ({where}){_advice(content)}") from None
-    if found := _CONTROL.search(text):
-        where = f"character {found.start()} is the control character {ord(found[0]):#04x}"
+    if control := _CONTROL.search(text):
+        where = f"character {control.start()} is the control character {ord(control[0]):#04x}"
         raise NotTextError(f"not UTF-8 text ({where}){_advice(content)}")
     return text
 
 
 def is_table(text: str) -> bool:
-    """Whether it is rows of as many cells each, half of which are numbers."""
-    if text[:4].lower() == "sep=":  # a line of Excel's
+    """Whether a text is rows of equally many cells, at least half of which are numbers."""
+    if text[:4].lower() == "sep=":  # a line that Excel writes
         text = text.partition("\n")[2]
     for delimiter in DELIMITERS:
         try:
@@ -207,8 +207,8 @@ def _binary(content: bytes) -> Kind | None:
     for magic, medium, name in _MAGIC:
         if head.startswith(magic):
             return Kind(medium, name)
-    if head[:4] in (b"RIFF", b"RIFX", b"RF64", b"BW64") and (found := _RIFF.get(head[8:12])):
-        return Kind(*found)
+    if head[:4] in (b"RIFF", b"RIFX", b"RF64", b"BW64") and (kind := _RIFF.get(head[8:12])):
+        return Kind(*kind)
     if head[4:8] == b"ftyp":
         brand = next(((medium, name) for start, medium, name in _BRANDS if head[8:12].startswith(start)), None)
         return Kind(*(brand or ("other", "an MP4 film or recording")))
@@ -232,14 +232,14 @@ def _binary(content: bytes) -> Kind | None:
 
 
 def _undecoded(content: bytes) -> Kind | None:
-    """The encoding that a text which is not UTF-8 looks to be in."""
+    """A text that is not UTF-8, by the encoding that it seems to have."""
     head = content[:HEAD]
     for zeros, letters, order in ((head[1::2], head[0::2], "LE"), (head[0::2], head[1::2], "BE")):
         if len(head) >= 8 and zeros.count(0) > 0.7 * len(zeros) and not _CONTROL_BYTES.search(letters):
             return Kind("text", f"UTF-16{order} text without a byte-order mark")
     if _CONTROL_BYTES.search(head):
         return None
-    # In Windows-1252, as in every encoding of a byte a letter, most letters of a European text are ASCII's.
+    # In Windows-1252, as in every one-byte encoding, most letters of a European text are ASCII.
     if sum(byte >= 0x80 for byte in head) <= 0.3 * len(head):
         return Kind("text", "Windows-1252 (Latin-1) text")
     return Kind("text", "text in another encoding")
@@ -251,7 +251,7 @@ def _named(content: bytes) -> str:
 
 
 def _advice(content: bytes) -> str:
-    """What bytes that are no text look like, and what to do about it."""
+    """What bytes that are not text look like, and what to do about it."""
     name = _named(content)
     encoding = re.match(r"(UTF-16.E|Windows-1252)", name)
     how = f": convert it with `iconv -f {encoding[1]} -t UTF-8`" if encoding else ""

@@ -1,4 +1,4 @@
-"""The memory that requests hold, as one budget: what does not fit waits for its turn in place of ending the process."""
+"""Budgets of memory for all requests: a request that does not fit waits for its turn, so the process is not killed."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from services.errors import InvalidArgument, ResourceExhausted
 
 RETRY_AFTER_SECONDS = 0.5
 UNLIMITED = 2**62
-EARLIER = 0.9
+EARLIER = 0.9  # share of the time to the deadline after which waiting ends
 LEAST_BYTES = 32 * 2**20
-SHARE_OF_LIMIT, SHARE_OF_FREE = 2, 4  # the budget is one of so many parts of what is left
+SHARE_OF_LIMIT, SHARE_OF_FREE = 2, 4  # the budget is the remaining memory divided by this
 
 
 @dataclass(slots=True, eq=False)
@@ -31,11 +31,11 @@ class _Waiter:
 
 
 class Budget:
-    """Bytes that are given out in order of arrival, to callers on any event loop.
+    """Bytes that callers on any event loop hold; those who wait get them in order of arrival.
 
     Args:
-        name: as in metrics.
-        total: how many there are.
+        name: its label in metrics.
+        total: bytes in all.
     """
 
     def __init__(self, name: str, total: int) -> None:
@@ -52,13 +52,13 @@ class Budget:
 
     @asynccontextmanager
     async def hold(self, amount: int, what: str) -> AsyncIterator[None]:
-        """Have `amount` bytes for a `with` block; waits for them until the caller's `deadline`.
+        """Hold `amount` bytes for a `with` block; waits for them until the caller's `deadline`.
 
         Args:
             what: the field or message that needs them, for errors.
 
         Raises:
-            InvalidArgument: there are not so many at all. ResourceExhausted: they are not free in time.
+            InvalidArgument: it is more than the total. ResourceExhausted: the bytes are not free in time.
         """
         await self.take(amount, what)
         try:
@@ -67,12 +67,12 @@ class Budget:
             self.give_back(amount)
 
     def resize(self, total: int) -> None:
-        """Give out so many from now on; before anything is held."""
+        """Set the total; call it before anything is held."""
         self._total = total
         metrics.BUDGET_TOTAL.labels(self._name).set(total)
 
     def try_take(self, amount: int) -> bool:
-        """Take what is free without waiting; whether it was."""
+        """Take the bytes if they are free; returns whether they were."""
         with self._lock:
             if self._waiters or self._held + amount > self._total:
                 return False
@@ -80,7 +80,7 @@ class Budget:
             return True
 
     async def take(self, amount: int, what: str) -> None:
-        """As `hold`, until `give_back`."""
+        """As `hold`, but until `give_back`."""
         if amount > self._total:
             raise InvalidArgument.field(
                 what, f"needs {amount:,} bytes of memory; all requests together may hold {self._total:,}"
@@ -91,9 +91,9 @@ class Budget:
         waiter, timer = _Waiter(amount, loop, loop.create_future()), None
         with self._lock:
             self._waiters.append(waiter)
-        self._grant()  # what was given back meanwhile
+        self._grant()  # in case bytes were given back meanwhile
         if (until := deadline.get()) != float("inf"):
-            # A little earlier, so that the caller hears why rather than that its time is over.
+            # A little before the deadline, so that the caller gets the reason and not just DEADLINE_EXCEEDED.
             timer = loop.call_later(EARLIER * (until - time.monotonic()), _expire, waiter)
         try:
             await waiter.granted
@@ -110,7 +110,7 @@ class Budget:
                 timer.cancel()
 
     def give_back(self, amount: int) -> None:
-        """Free what was taken."""
+        """Free bytes that were taken."""
         with self._lock:
             self._add(-amount)
         self._grant()
@@ -137,30 +137,30 @@ def _expire(waiter: _Waiter) -> None:
     if not waiter.granted.done():
         waiter.granted.set_exception(
             ResourceExhausted(
-                f"other requests hold the memory that {waiter.amount:,} bytes more would need; try again later",
+                f"other requests hold the memory: {waiter.amount:,} bytes are not free; try again later",
                 retry_after=RETRY_AFTER_SECONDS,
             )
         )
 
 
 deadline: ContextVar[float] = ContextVar("deadline", default=float("inf"))
-"""When the caller that this task works for gives up, in `time.monotonic()` seconds."""
+"""The deadline of the call that this task works for, in `time.monotonic()` seconds."""
 
-# Of this process. Work takes of `messages` first and of `decoding` second, never the other way round, so that no two
-# requests wait for each other.
+# The budgets of this process. A request takes from `messages` first and from `decoding` second, never the other way
+# round, so that no two requests wait for each other.
 messages = Budget("messages", UNLIMITED)
 decoding = Budget("decoding", UNLIMITED)
 
 
 def set_total(total: int) -> None:
-    """Share out the bytes that all requests of this process may hold."""
+    """Divide the bytes that all requests of this process may hold between the budgets."""
     messages.resize(total // 3)
     decoding.resize(total - total // 3)
 
 
 def default_total(workers: int) -> int:
-    """Bytes for one of `workers` processes that have loaded their models: half of what their cgroup's limit leaves, or
-    without one a quarter of the machine's free memory."""
+    """Bytes for one of `workers` processes that have loaded their models: its share of half the memory that the
+    cgroup's limit leaves, or without a limit of a quarter of the machine's free memory."""
     resident = _kibibytes("/proc/self/status", "VmRSS") * 1024 * workers
     free, limit = _kibibytes("/proc/meminfo", "MemAvailable") * 1024, _cgroup_limit()
     left = free // SHARE_OF_FREE if limit is None else min(limit - resident, free) // SHARE_OF_LIMIT
@@ -168,15 +168,15 @@ def default_total(workers: int) -> int:
 
 
 def _kibibytes(file: str, name: str) -> int:
-    """A line like `VmRSS:  1234 kB` of a file of proc(5)."""
+    """The number in a line like `VmRSS:  1234 kB` of a file of proc(5)."""
     lines = (line.split() for line in Path(file).read_text().splitlines())
     return next(int(words[1]) for words in lines if words[0] == f"{name}:")
 
 
 def _cgroup_limit() -> int | None:
-    """Bytes that this process's cgroup, or one above it, may use (cgroups(7), version 2 or 1); None = no limit."""
+    """The memory limit of this process's cgroup and those above it (cgroups(7), version 2 or 1); None = no limit."""
     lines = [line.split(":", 2) for line in Path("/proc/self/cgroup").read_text().splitlines()]
-    found: list[int] = []
+    limits: list[int] = []
     for _, controllers, path in lines:
         if controllers == "":
             root, name = Path("/sys/fs/cgroup"), "memory.max"
@@ -194,5 +194,5 @@ def _cgroup_limit() -> int | None:
             except OSError:
                 continue
             if value.isdigit() and int(value) < 2**60:
-                found.append(int(value))
-    return min(found, default=None)
+                limits.append(int(value))
+    return min(limits, default=None)

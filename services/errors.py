@@ -1,7 +1,7 @@
-"""Everything that can go wrong with a request. The status code lives on the class; `services.server.pipeline` maps it.
+"""The errors of requests. Each class carries its status code; `services.server.pipeline` turns errors into statuses.
 
-Only messages of these classes reach a client. Any other exception is INTERNAL with a generic text; its detail goes to
-the log under the request id.
+Only the messages of these classes reach a client. Any other exception becomes INTERNAL with a generic text; its details
+go to the log under the request id.
 """
 
 from __future__ import annotations
@@ -16,16 +16,16 @@ from services.excerpt import excerpt
 
 FieldViolation = tuple[str, str]
 FIELD_BYTES, DESCRIPTION_BYTES = 100, 900
-VIOLATION_BYTES = 1500  # of all in one status: gRPC's clients take 8 KiB of trailers, and lose the status over that
+VIOLATION_BYTES = 1500  # of all violations: gRPC's clients accept 8 KiB of trailers and lose the status beyond that
 
 
 class ServiceError(Exception):
-    """A failure that a client is told about.
+    """A failure that is reported to the client.
 
     Args:
-        message: what was wrong and what to do, for people; an excerpt of it is kept where it is long.
-        violations: request fields at fault, each with what is wrong with it.
-        retry_after: seconds after which trying again makes sense.
+        message: what was wrong and what to do, for people; a long message is shortened.
+        violations: the request fields at fault, each with a description of its fault.
+        retry_after: seconds after which a retry makes sense.
     """
 
     code: ClassVar[int] = code_pb2.INTERNAL
@@ -40,8 +40,26 @@ class ServiceError(Exception):
 
     @classmethod
     def field(cls, field: str, description: str) -> ServiceError:
-        """The error of one request field."""
+        """An error of one request field."""
         return cls(f"{field}: {description}", violations=[(field, description)])
+
+    @staticmethod
+    def of_code(code: int, message: str, *, retry_after: float | None = None) -> ServiceError:
+        """An error of the class that has this code; INTERNAL if none has."""
+        classes = {cls.code: cls for cls in ServiceError.__subclasses__()}
+        return classes.get(code, Internal)(message, retry_after=retry_after)
+
+    @staticmethod
+    def of(status: status_pb2.Status) -> ServiceError:
+        """The error that has this status."""
+        error = ServiceError.of_code(status.code, status.message)
+        request, retry = error_details_pb2.BadRequest(), error_details_pb2.RetryInfo()
+        for detail in status.details:
+            if detail.Unpack(request):
+                error.violations = tuple((v.field, v.description) for v in request.field_violations)
+            elif detail.Unpack(retry):
+                error.retry_after = retry.retry_delay.ToNanoseconds() / 1e9
+        return error
 
     def status(self) -> status_pb2.Status:
         """This error as a google.rpc.Status with BadRequest and RetryInfo details."""
@@ -62,7 +80,7 @@ class ServiceError(Exception):
 
 
 class InvalidArgument(ServiceError):
-    """The request can never succeed as it is."""
+    """The request cannot succeed unless it is changed."""
 
     code = code_pb2.INVALID_ARGUMENT
 
@@ -77,6 +95,10 @@ class ResourceExhausted(ServiceError):
     """A queue or a limit is full; try again later."""
 
     code = code_pb2.RESOURCE_EXHAUSTED
+
+
+class OutOfMemory(ResourceExhausted):
+    """The device that runs the graph has too little memory left."""
 
 
 class DeadlineExceeded(ServiceError):
@@ -116,6 +138,6 @@ class Cancelled(ServiceError):
 
 
 class Internal(ServiceError):
-    """A fault of ours."""
+    """A fault of the server."""
 
     code = code_pb2.INTERNAL

@@ -1,4 +1,4 @@
-"""Text that others sent, short enough for an error, a trailer or a line of the log."""
+"""Shortens text from callers to fit an error, a trailer or a line of the log."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ LONGEST = 1300  # bytes; gRPC repeats an error percent-encoded and in base64, in
 
 
 def excerpt(text: str, longest: int = LONGEST) -> str:
-    """The text, or its start and end where it has more than `longest` bytes of UTF-8."""
+    """The text, or only its start and end if it has more than `longest` bytes of UTF-8."""
     content = text.encode(errors="replace")
     if len(content) <= longest:
         return text

@@ -1,4 +1,4 @@
-"""What one request may ask for. Every limit is a setting (`LECTERN_LIMITS__...`); see docs/settings.md."""
+"""Limits on requests and clients. Every limit is a setting (`LECTERN_LIMITS__...`); see docs/settings.md."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ from pydantic import BaseModel, ConfigDict, Field, NonNegativeFloat, NonNegative
 
 
 class Limits(BaseModel):
-    """Bounds on requests; crossing one is INVALID_ARGUMENT with the field named, or RESOURCE_EXHAUSTED if it is on what
-    many requests do at once."""
+    """Limits on requests. Exceeding one is INVALID_ARGUMENT with the name of the field, or RESOURCE_EXHAUSTED for a
+    limit that many requests share."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -30,9 +30,13 @@ class Limits(BaseModel):
     beams: PositiveInt = Field(8, description="Beams of a search; a step's graph gives candidates for 8.")
     stop_texts: PositiveInt = Field(8, description="Texts that may end a generated one.")
     rows: PositiveInt = Field(4096, description="Rows of features in one request.")
+    axis_length: PositiveInt = Field(
+        1024,
+        description="Length of a tensor's axis of variable length, other than the batch, if the card sets no limit.",
+    )
     episodes: PositiveInt = Field(8, description="Episodes that one process plays at once.")
     episode_steps: PositiveInt = Field(1000, description="Steps of one episode.")
-    generated_images: PositiveInt = Field(64, description="Images that one request may have generated.")
+    generated_images: PositiveInt = Field(64, description="Images that one request may ask for.")
     few_shot_classes: PositiveInt = Field(50, description="Classes that the examples of one few-shot request show.")
     few_shot_examples: PositiveInt = Field(20, description="Examples of one class in a few-shot request.")
     few_shot_steps: PositiveInt = Field(20, description="Gradient steps that a few-shot request may ask for.")
@@ -41,18 +45,18 @@ class Limits(BaseModel):
     explanations: PositiveInt = Field(16, description="Methods, classes or units that one request may ask about.")
     attack_steps: PositiveInt = Field(1000, description="Steps, or queries, of one attack on an image.")
     attack_draws: PositiveInt = Field(64, description="Draws of random defences for one gradient of an attack.")
-    defences: PositiveInt = Field(8, description="Defences that stand before a model in one request.")
+    defences: PositiveInt = Field(8, description="Defences before a model in one request.")
     smoothing_samples: PositiveInt = Field(
-        10_000, description="Noisy copies of an image that randomised smoothing asks."
+        10_000, description="Noisy copies of an image that randomised smoothing classifies."
     )
     robustness_cells: PositiveInt = Field(128, description="Cells of the table of one evaluation of robustness.")
     stream_window: PositiveInt = Field(16, description="Requests of one stream that are worked on at once.")
 
 
 class ClientLimits(BaseModel):
-    """Bounds on what one client asks of one process; crossing one is RESOURCE_EXHAUSTED with RetryInfo.
+    """Limits on one client of one process. Exceeding one is RESOURCE_EXHAUSTED with RetryInfo.
 
-    A client is a token's name, else the subject of its certificate, else its address.
+    A client is identified by its token's name, or else by the subject of its certificate, or else by its address.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -62,4 +66,4 @@ class ClientLimits(BaseModel):
     )
     burst: NonNegativeInt = Field(0, description="Requests that a client may send at once; 0 = a second's worth.")
     concurrency: NonNegativeInt = Field(0, description="RPCs of one client under way in a worker; 0 = no limit.")
-    clients: PositiveInt = Field(10_000, description="Clients remembered; the one quiet longest is forgotten.")
+    clients: PositiveInt = Field(10_000, description="Clients remembered; the one that was idle longest is forgotten.")

@@ -1,5 +1,5 @@
-"""Event loops of their own for capabilities that compute in Python: what they do between two runs of a graph holds up
-neither the transport nor other capabilities."""
+"""Event loops on threads of their own for capabilities that compute in Python, so that the work between two runs of a
+graph delays neither the transport nor other capabilities."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ class NumericLoop:
         threading.Thread(target=self._loop.run_forever, name="numeric", daemon=True).start()
 
     async def run(self, coroutine: Coroutine[Any, Any, T]) -> T:
-        """Await `coroutine` there, in the context of the caller, and cancel it with the caller."""
+        """Await `coroutine` on this loop, in the caller's context; it is cancelled with the caller."""
         return await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(coroutine, self._loop))
 
     async def iterate(self, items: AsyncIterator[T]) -> AsyncGenerator[T, None]:
-        """The same items, each made there; ended there with this iterator."""
-        one_at_a_time = asyncio.Lock()  # an item that is cancelled takes a while to end
+        """The same items, each produced on this loop; `items` is closed there with this iterator."""
+        one_at_a_time = asyncio.Lock()  # a cancelled item takes a while to end
 
         async def following() -> Any:
             async with one_at_a_time:

@@ -1,4 +1,4 @@
-"""Optional parameters of requests: defaults where they are absent, and their bounds."""
+"""Reads optional parameters of requests: applies defaults and checks bounds."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from services.errors import InvalidArgument
 
 
 def whole(message: Message, name: str, default: int, least: int, most: int, field: str) -> int:
-    """The whole number in the message's field, which errors call `field`.
+    """The whole number in a field of the message; errors name it `field`.
 
     Raises:
         InvalidArgument: it is out of bounds.
@@ -22,10 +22,10 @@ def whole(message: Message, name: str, default: int, least: int, most: int, fiel
 
 
 def number(message: Message, name: str, default: float, most: float, field: str, *, below: bool = False) -> float:
-    """The number in the message's field, more than 0, and up to `most` or below it.
+    """The number in a field of the message: more than 0, and at most `most`, or less than it if `below`.
 
     Raises:
-        InvalidArgument: it is out of bounds, or no number.
+        InvalidArgument: it is out of bounds, or not a number.
     """
     value = float(getattr(message, name)) if message.HasField(name) else default
     if not (math.isfinite(value) and value > 0 and (value < most if below else value <= most)):

@@ -1,4 +1,4 @@
-"""Places that clients share: whoever holds none gets one as long as one is free."""
+"""Places that clients share fairly: a client that holds none gets one as long as any is free."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from contextlib import contextmanager
 
 
 class Places:
-    """A number of places, of which a client may take another while more are free than it holds itself.
+    """A number of places. A client may take another one while more are free than it holds.
 
-    So one client holds half of them at most, the next half of the rest, and one of `count` clients never all.
-    This is the dynamic threshold of shared packet buffers (Choudhury and Hahne, 1998).
+    So the first client holds at most half of them, the next half of the rest, and no client all of them. This is the
+    dynamic threshold of shared packet buffers (Choudhury and Hahne, 1998).
     """
 
     def __init__(self, count: int) -> None:
@@ -20,7 +20,7 @@ class Places:
 
     @contextmanager
     def take(self, client: str) -> Iterator[bool]:
-        """Hold a place in the `with` block; False = there is none for this client now."""
+        """Hold a place during the `with` block; yields False if there is none for this client now."""
         if self._free <= self._held[client]:
             yield False
             return

@@ -1,10 +1,11 @@
-"""Threads for work that would hold up the event loop: few, measured, and none of them lost to an item that hangs."""
+"""Thread pools for work that would delay the event loop: bounded, measured, and robust against items that hang."""
 
 from __future__ import annotations
 
 import asyncio
 import os
 import queue
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -20,6 +21,7 @@ from services.errors import ResourceExhausted
 P = ParamSpec("P")
 T = TypeVar("T")
 
+NICENESS = 10
 MOST_ABANDONED = 8  # threads at once that work on what nobody waits for any more
 
 
@@ -46,7 +48,11 @@ class _Item:
             result = self.function()
         except BaseException as raised:
             error = raised
-        with suppress(RuntimeError):  # the loop has ended: nobody waits any more
+        self.resolve(result, error)
+
+    def resolve(self, result: Any = None, error: BaseException | None = None) -> None:
+        """Tell the caller, if one still waits, and stop the timer, which holds what the function works on."""
+        with suppress(RuntimeError):  # the loop is closed, so no caller waits
             self.loop.call_soon_threadsafe(self._resolve, result, error)
 
     def _resolve(self, result: Any, error: BaseException | None) -> None:
@@ -61,12 +67,12 @@ class _Item:
 
 
 class Pool:
-    """Daemon threads, started as they are needed.
+    """A pool of daemon threads, which are started when needed.
 
     Args:
-        name: as in metrics.
+        name: its label in metrics.
         threads: how many items run at once.
-        seconds: longest time that one item may run; then its caller is told, and another thread takes its place.
+        seconds: time limit of one item; beyond it its caller gets an error, and a new thread replaces the item's.
     """
 
     def __init__(self, name: str, threads: int, seconds: float) -> None:
@@ -80,10 +86,10 @@ class Pool:
         self._time = metrics.POOL_SECONDS.labels(name)
 
     async def run(self, function: Callable[P, T], *arguments: P.args, **keywords: P.kwargs) -> T:
-        """What `function` returns or raises, called on one of the threads.
+        """Call `function` on one of the threads; returns or raises as it does.
 
         Raises:
-            ResourceExhausted: it takes longer than an item may.
+            ResourceExhausted: it exceeds the time limit.
         """
         loop, context = asyncio.get_running_loop(), copy_context()
         call = partial(context.run, function, *arguments, **keywords)
@@ -102,22 +108,28 @@ class Pool:
         threading.Thread(target=self._work, name=self._name, daemon=True).start()
 
     def _work(self) -> None:
-        while True:
-            item = self._items.get()
-            self._waiting.dec()
-            if item.future.cancelled():  # while it waited
-                continue
-            item.started = time.monotonic()
-            item.run()
-            self._time.observe(time.monotonic() - item.started)
-            with self._lock:
-                item.ended = True
-                if item.abandoned:
-                    self._abandoned -= 1
-                    return
+        _yield_cores()
+        while self._work_once():
+            pass
+
+    def _work_once(self) -> bool:
+        """Run the next item and let go of what it holds; returns whether the thread is still wanted."""
+        item = self._items.get()
+        self._waiting.dec()
+        if item.future.cancelled():  # its caller went away while it waited
+            item.resolve()
+            return True
+        item.started = time.monotonic()
+        item.run()
+        self._time.observe(time.monotonic() - item.started)
+        with self._lock:
+            item.ended = True
+            if item.abandoned:
+                self._abandoned -= 1
+            return not item.abandoned
 
     def _check(self, item: _Item) -> None:
-        """Whether an item has run for too long, whoever waits for it; one that waits itself is looked at later."""
+        """Give up an item that has run for too long, even if no caller waits; check a waiting item again later."""
         left = self.seconds - (time.monotonic() - item.started) if item.started else self.seconds
         if left > 0:
             if not (item.future.cancelled() and not item.started):
@@ -137,10 +149,16 @@ class Pool:
             )
 
 
+def _yield_cores() -> None:
+    """Give the calling thread a lower priority than the threads that answer small calls."""
+    if sys.platform == "linux":  # only there each thread has its own priority (setpriority(2))
+        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), NICENESS)
+
+
 codecs = Pool("codec", os.cpu_count() or 1, 30.0)
-"""The process's threads for decoding, encoding and parsing; settings change their number and time."""
+"""The process's threads for decoding, encoding and parsing; settings change their number and time limit."""
 
 
 async def inline_or_codecs(inline: bool, function: Callable[P, T], *arguments: P.args, **keywords: P.kwargs) -> T:
-    """What `function` gives, called at once if that is quick, else on the codec pool."""
+    """Call `function` directly if `inline`, otherwise on the codec pool."""
     return function(*arguments, **keywords) if inline else await codecs.run(function, *arguments, **keywords)

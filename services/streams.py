@@ -17,9 +17,9 @@ async def pipelined(
 ) -> AsyncGenerator[Response, None]:
     """Handle up to `window` requests at once and yield their responses in order.
 
-    The next request is not read while `window` responses wait to be sent, so a slow reader slows its sender. The first
-    failure ends the stream. Whoever takes this closes it (`contextlib.aclosing`): then nothing of it is under way any
-    more, and `requests` is closed too.
+    The next request is not read while `window` responses wait to be sent, so a slow reader slows down its own sender.
+    The first failure ends the stream. The consumer must close the generator (`contextlib.aclosing`), which ends all
+    tasks and closes `requests` too.
     """
     under_way: asyncio.Queue[asyncio.Task[Response] | None] = asyncio.Queue()
     places = asyncio.Semaphore(window)

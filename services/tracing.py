@@ -1,8 +1,8 @@
-"""Where the time of an RPC goes, measured once: for its log line and, with tracing on, for OpenTelemetry spans.
+"""The `Trace` of an RPC: how long each stage took, for its log line and, with tracing on, for OpenTelemetry spans.
 
-The server opens a `Trace` for each RPC. What works for that RPC, in its task or in tasks started from it, records there
-without knowing of RPCs. Nothing of OpenTelemetry is imported here: with tracing on, `services.server.spans` puts its
-own kind of `Trace` in place of the one that only keeps times.
+The server opens a `Trace` for each RPC. Code that works for that RPC, in its task or in tasks started from it, records
+stages in the current trace and needs to know nothing of RPCs. This file imports nothing of OpenTelemetry: with tracing
+on, `services.server.otel_spans` opens traces that export spans instead of traces that only keep times.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ _NOTHING = nullcontext()
 
 
 class Trace:
-    """One RPC under way, or one message of its stream.
+    """The stages of one RPC, or of one message of its stream.
 
     Attributes:
-        exports: whether the attributes of what is recorded go anywhere.
-        seconds: by stage, summed over all that was recorded.
+        exports: whether attributes are exported; if not, callers need not compute them.
+        seconds: total by stage.
         batch_size: items of the last run.
     """
 
@@ -39,43 +39,43 @@ class Trace:
     def record(
         self, name: str, start: float, end: float, attributes: Attributes | None = None, *, stage: str = ""
     ) -> None:
-        """Add something that is over.
+        """Record a stage that has ended.
 
         Args:
             start, end: in `time.monotonic()` seconds.
-            stage: what the log calls it; the name if empty.
+            stage: its name in the log; `name` if empty.
         """
         self.add(stage or name, end - start)
 
     def add(self, stage: str, seconds: float) -> None:
-        """Count time for the log alone."""
+        """Add time for the log only."""
         self.seconds[stage] = self.seconds.get(stage, 0.0) + seconds
 
     def span(
         self, name: str, attributes: Attributes | None = None, *, client: bool = False
     ) -> AbstractContextManager[None]:
-        """Put what is recorded in a `with` block under a span of its own.
+        """Put the stages recorded in a `with` block under a span of their own.
 
         Args:
-            client: the block calls another server; `current().headers()` tells that server of this span.
+            client: the block calls another server, which learns of the span from `current().headers()`.
         """
         return _NOTHING
 
     def messages(self, responses: AsyncGenerator[Response, None]) -> AsyncGenerator[Response, None]:
-        """The same responses, each made under a span of its own."""
+        """The same responses, each produced under a span of its own."""
         return responses
 
     def headers(self) -> tuple[tuple[str, str], ...]:
-        """W3C trace context for a server that is called."""
+        """The W3C trace context for a call to another server."""
         return ()
 
     def fields(self) -> dict[str, str | float]:
-        """What the log says of it."""
+        """Fields for the log line."""
         fields: dict[str, str | float] = {f"{stage}_seconds": round(s, 6) for stage, s in self.seconds.items()}
         return fields | ({"batch_size": self.batch_size} if self.batch_size else {})
 
     def end(self, call: Call, code: int, message: str) -> None:
-        """The RPC ended with this status."""
+        """Note that the RPC ended with this status."""
 
 
 def _without_spans(call: Call) -> Trace:
@@ -83,7 +83,7 @@ def _without_spans(call: Call) -> Trace:
 
 
 _open: Callable[[Call], Trace] = _without_spans
-# What works outside of any RPC records into a trace that nobody reads.
+# Work outside of any RPC is recorded in a trace that nobody reads.
 _current: ContextVar[Trace] = ContextVar("trace", default=Trace())  # noqa: B039
 
 
@@ -93,14 +93,19 @@ def use(opener: Callable[[Call], Trace]) -> None:
     _open = opener
 
 
+def records_calls() -> bool:
+    """Whether each RPC is recorded, and not only timed for the log."""
+    return _open is not _without_spans
+
+
 def begin(call: Call) -> Trace:
-    """Open the trace of an RPC; it is `current` in this task and in those started from it."""
+    """Open the trace of an RPC; it is `current` in this task and in tasks started from it."""
     trace = _open(call)
     _current.set(trace)
     return trace
 
 
 current = _current.get
-"""The trace that this task works for."""
+"""The trace of the RPC for which this task works."""
 
 enter, leave = _current.set, _current.reset

@@ -1,5 +1,5 @@
-"""How many fields a protobuf message has on the wire, counted before it is parsed: each costs memory that its two bytes
-do not show (https://protobuf.dev/programming-guides/encoding)."""
+"""Counts the fields of a protobuf message before it is parsed: a field of two bytes on the wire takes far more memory
+when parsed (https://protobuf.dev/programming-guides/encoding)."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ VARINT, FIXED64, BYTES, FIXED32 = 0, 1, 2, 5
 
 
 class TooManyFieldsError(ValueError):
-    """A message has more fields than are parsed."""
+    """A message has more fields than allowed."""
 
 
 def check_fields(message: bytes, descriptor: Descriptor, most: int) -> None:
-    """Count the fields of a message and of those in it. What is not well-formed is left to the parser.
+    """Count the fields of a message and of the messages in it. Malformed messages are left to the parser.
 
     Raises:
         TooManyFieldsError: there are more than `most`.
@@ -39,7 +39,7 @@ def check_fields(message: bytes, descriptor: Descriptor, most: int) -> None:
                 _, position = _varint(message, position, end)
             elif wire_type in (FIXED64, FIXED32):
                 position += 8 if wire_type == FIXED64 else 4
-            else:  # a group, which no message here has: the parser decides
+            else:  # a group, which no message of ours has: left to the parser
                 return
 
 

@@ -1,4 +1,4 @@
-"""The options of every command that talks to a server, and its errors in words."""
+"""How commands talk to a server: the options for it, its errors as messages, and inputs that need several requests."""
 
 from __future__ import annotations
 
@@ -6,20 +6,25 @@ import functools
 import inspect
 import os
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, TypeAlias
+from typing import TYPE_CHECKING, Annotated, Any, TypeAlias, TypeVar
 
 import typer
 
 from lectern.channel import DEFAULT_TARGET, DEFAULT_TIMEOUT, TLS
-from lectern.cli.output import WRONG_USAGE, as_text, fail
+from lectern.cli.files import as_text
+from lectern.cli.output import WRONG_USAGE, fail
 
 if TYPE_CHECKING:
     from lectern.client import Client
     from lectern.errors import LecternError
+
+P = TypeVar("P")
+T = TypeVar("T")
+
 
 _PANEL = "Server"
 _Pem: TypeAlias = Path | None
@@ -42,7 +47,9 @@ class Connection:
 
     target: Annotated[
         str,
-        typer.Option(envvar="LECTERN_TARGET", metavar="HOST:PORT", help="Where it listens.", rich_help_panel=_PANEL),
+        typer.Option(
+            envvar="LECTERN_TARGET", metavar="HOST:PORT", help="Address of the server.", rich_help_panel=_PANEL
+        ),
     ] = DEFAULT_TARGET
     timeout: Annotated[
         float,
@@ -50,26 +57,26 @@ class Connection:
             envvar="LECTERN_TIMEOUT",
             min=0.001,
             metavar="SECONDS",
-            help="Longest wait for an answer.",
+            help="Longest time for an answer.",
             rich_help_panel=_PANEL,
         ),
     ] = DEFAULT_TIMEOUT
     tls_ca: Annotated[_Pem, _pem_option("Use TLS, and trust servers that these certificates sign.")] = None
-    tls_cert: Annotated[_Pem, _pem_option("Use TLS, with this certificate of your own.")] = None
+    tls_cert: Annotated[_Pem, _pem_option("Use TLS, with this client certificate.")] = None
     tls_key: Annotated[_Pem, _pem_option("The key of --tls-cert.")] = None
     token: Annotated[
         str | None,
-        typer.Option(envvar="LECTERN_TOKEN", metavar="TOKEN", help="Sent as bearer token.", rich_help_panel=_PANEL),
+        typer.Option(envvar="LECTERN_TOKEN", metavar="TOKEN", help="Bearer token to send.", rich_help_panel=_PANEL),
     ] = field(default=None, repr=False)
 
     @contextmanager
     def client(self) -> Iterator[Client]:
-        """A connected client; a failed call inside ends the command with words about it.
+        """A connected client; a failed call inside ends the command with a message.
 
         Raises:
             typer.Exit: a call failed, or the TLS options do not fit together.
         """
-        os.environ.setdefault("GRPC_VERBOSITY", "NONE")  # gRPC's own log lines repeat what `_in_words` says
+        os.environ.setdefault("GRPC_VERBOSITY", "NONE")  # gRPC's own log lines repeat our message
         from lectern.client import Client
         from lectern.errors import LecternError
 
@@ -81,7 +88,7 @@ class Connection:
             try:
                 yield client
             except LecternError as error:
-                fail(self._in_words(error) + _models_of_homework(client, error))
+                fail(self._message(error) + _models_of_homework(client, error))
 
     def _tls(self) -> TLS | None:
         if (self.tls_cert is None) != (self.tls_key is None):
@@ -90,7 +97,7 @@ class Connection:
             return None
         return TLS(ca=self.tls_ca, certificate=self.tls_cert, key=self.tls_key)
 
-    def _in_words(self, error: LecternError) -> str:
+    def _message(self, error: LecternError) -> str:
         code = error.code().name
         if code == "UNAVAILABLE" and not error.trailing_metadata():  # no server answered
             if "Connection refused" in error.details():
@@ -100,9 +107,9 @@ class Connection:
         if code == "DEADLINE_EXCEEDED" and not error.trailing_metadata():
             return f"no answer from {self.target} within {self.timeout:g} s: {_HINTS[code]}"
         parts = [error.details() or code]
-        parts += [f"  {text}" for text in error.unsaid()]
+        parts += [f"  {text}" for text in error.further_violations()]
         if error.retry_after is not None:
-            parts.append(f"  the server expects to have room in {error.retry_after:g} s: try again then")
+            parts.append(f"  the server expects to have capacity in {error.retry_after:g} s: try again then")
         if code in _HINTS:
             parts.append(f"  {_HINTS[code]}")
         if error.request_id and not error.violations and error.request_id not in error.details():
@@ -111,10 +118,10 @@ class Connection:
 
 
 def _models_of_homework(client: Client, error: LecternError) -> str:
-    """What the models of a homework are called, if one was named in place of a model."""
-    if error.code().name != "NOT_FOUND" or not (named := _HOMEWORK.search(error.details())):
+    """The names of a homework's models, if the user named the homework instead of a model."""
+    if error.code().name != "NOT_FOUND" or not (homework := _HOMEWORK.search(error.details())):
         return ""
-    lecture = f"HW{int(named[1])}"
+    lecture = f"HW{int(homework[1])}"
     from lectern.errors import LecternError
 
     try:
@@ -125,23 +132,43 @@ def _models_of_homework(client: Client, error: LecternError) -> str:
 
 
 def _as_texts(value: Any) -> Any:
-    """An argument, or several, as text in whatever locale."""
+    """One argument or several, as UTF-8 in any locale."""
     if isinstance(value, list):
         return [_as_texts(item) for item in value]
     return as_text(value) if isinstance(value, str) else value
 
 
 def takes_connection(command: Callable[..., None]) -> Callable[..., None]:
-    """Give `command(connection, ...)` the options of `Connection` in place of its first parameter."""
+    """Replace the first parameter of `command(connection, ...)` by the options of `Connection`."""
     shared = inspect.signature(Connection, eval_str=True).parameters
     own = list(inspect.signature(command, eval_str=True).parameters.values())[1:]
     parameters = [p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in (*own, *shared.values())]
 
     @functools.wraps(command)
-    def run(**given: Any) -> None:
-        connection = Connection(**{name: given.pop(name) for name in shared})
-        command(connection, **{name: _as_texts(value) for name, value in given.items()})
+    def run(**arguments: Any) -> None:
+        connection = Connection(**{name: arguments.pop(name) for name in shared})
+        command(connection, **{name: _as_texts(value) for name, value in arguments.items()})
 
     run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]  # what typer reads options from
     run.__annotations__ = {p.name: p.annotation for p in parameters}
     return run
+
+
+def in_requests(ask: Callable[[P, int], Any], parts: Iterable[P], version: int) -> Any:
+    """One response with the results of several requests, in order.
+
+    Args:
+        ask: sends one request: `ask(part, version)`.
+        parts: what each request is about; at least one.
+        version: of the first request; the version that answers it also gets the others.
+    """
+    remaining = iter(parts)
+    response = ask(next(remaining), version)
+    for part in remaining:
+        response.MergeFrom(ask(part, response.version))
+    return response
+
+
+def chunks(items: Sequence[T], size: int) -> list[Sequence[T]]:
+    """Parts of `size` items, the last with the rest; one empty part if there are no items."""
+    return [items[start : start + size] for start in range(0, len(items) or 1, size)]

@@ -1,4 +1,4 @@
-"""How the command line ends: whatever goes wrong is said in words, and no traceback reaches its user."""
+"""How the command line ends: with an exit code, and with a message in place of a traceback."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from lectern.cli.output import FAILED, LEAST_COLUMNS
 INTERRUPTED = 130
 CANNOT_WRITE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EBADF)
 TRACEBACK = "LECTERN_TRACEBACK"
-# Exceptions of our own have messages for people.
-OURS = ("lectern", "services", "training")
+# The messages of our own exceptions are for users.
+OURS = ("artifacts", "lectern", "services", "training")
 
 
 def run(command: Callable[[], Any]) -> NoReturn:
-    """Run a command and exit: with its code, with 130 after Ctrl-C, or with 1 and words about what went wrong.
+    """Run a command and exit: with its code, with 130 after Ctrl-C, or with 1 and an error message.
 
     Raises:
         SystemExit: always.
@@ -32,10 +32,10 @@ def run(command: Callable[[], Any]) -> NoReturn:
             command()
         except SystemExit as end:
             code = end.code
-        sys.stdout.flush()  # here, where a full disk can still be told
+        sys.stdout.flush()  # here, where a full disk can still be reported
     except KeyboardInterrupt:
         code = INTERRUPTED
-    except BrokenPipeError:  # whoever read the output has enough
+    except BrokenPipeError:  # the reader of the output stopped, as `head` does
         _silence()
         code = FAILED
     except Exception as error:
@@ -43,13 +43,13 @@ def run(command: Callable[[], Any]) -> NoReturn:
             traceback.print_exc()
         _silence()
         with contextlib.suppress(OSError):
-            print(f"error: {in_words(error)}", file=sys.stderr, flush=True)  # noqa: T201
+            print(f"error: {message(error)}", file=sys.stderr, flush=True)  # noqa: T201
         code = FAILED
     sys.exit(code)
 
 
-def in_words(error: Exception) -> str:
-    """What was wrong and what to do, for people."""
+def message(error: Exception) -> str:
+    """What was wrong and what to do, for users."""
     match error:
         case _ if type(error).__module__.partition(".")[0] in OURS:
             return str(error)
@@ -72,17 +72,17 @@ def in_words(error: Exception) -> str:
         case MemoryError():
             return "there is not enough memory for this"
     text = str(error).partition("\n")[0]
-    return f"{type(error).__name__}{': ' if text else ''}{text}\n  a fault of lectern's: {TRACEBACK}=1 shows where"
+    return f"{type(error).__name__}{': ' if text else ''}{text}\n  this is a bug in lectern: {TRACEBACK}=1 shows where"
 
 
 def _prepare() -> None:
-    """Give the command streams that it can write to, and a width that tables are readable in."""
+    """Make sure that standard streams can be written to, and that tables have a readable width."""
     for name in ("stdout", "stderr"):
         stream: Any = getattr(sys, name)
         if stream is None:  # it was closed
             setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115
         elif not os.environ.get("PYTHONIOENCODING") and stream.encoding.lower() in ("ascii", "us-ascii", "utf-8"):
-            # The locale C is the absence of one. Names of files may be of any bytes.
+            # The locale C means that none is set. File names may have any bytes.
             errors = "surrogateescape" if name == "stdout" else "backslashreplace"
             stream.reconfigure(encoding="utf-8", errors=errors)
     columns = os.environ.get("COLUMNS", "")
@@ -91,7 +91,7 @@ def _prepare() -> None:
 
 
 def _silence() -> None:
-    """Let nothing that waits to be written fail again when the interpreter ends."""
+    """Discard output that is not written yet, which would fail again when the interpreter exits."""
     stream: IO[str] = sys.stdout
     with contextlib.suppress(OSError, ValueError):
         null = os.open(os.devnull, os.O_WRONLY)

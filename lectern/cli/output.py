@@ -1,32 +1,32 @@
-"""What commands read and print: files, failures, JSON, tables, numbers."""
+"""What commands print: error messages, tables, notices and JSON."""
 
 from __future__ import annotations
 
+import csv
 import json
-import os
 import sys
 from collections.abc import Iterable, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import typer
 from rich.console import Console, RenderableType
+from rich.table import Table
 
-from lectern.channel import MAX_CONTENT_BYTES
 from lectern.distribution import how_to_install
-from lectern.kinds import NotTextError, decode_text
 
 if TYPE_CHECKING:
+    from google.protobuf.message import Message
+
     from lectern.v1.notice_pb2 import Notice
 
 FAILED = 1
 WRONG_USAGE = 2
-STDIN = STDOUT = Path("-")
 LEAST_COLUMNS = 80
+DECIMALS_OF_SECONDS = 6
 
 
 def fail(message: str, code: int = FAILED) -> NoReturn:
-    """Print what was wrong to stderr and end with `code`.
+    """Print an error to stderr and end with `code`.
 
     Raises:
         typer.Exit: always.
@@ -36,138 +36,104 @@ def fail(message: str, code: int = FAILED) -> NoReturn:
 
 
 def fail_for_missing(what: str, error: ImportError, *extras: str) -> NoReturn:
-    """End because `what` needs a package that is missing: one of `extras`, or of a checkout where only the client is.
+    """End because `what` needs a package that is not installed: one of `extras`, or one that only a checkout has.
 
     Raises:
         typer.Exit: always.
     """
     package = (error.name or "").partition(".")[0]
-    if package in ("services", "training"):
-        image = " or its image (deploy/Dockerfile)" if package == "services" else ""
+    if package in ("artifacts", "services", "training"):
+        image = "" if "train" in extras else " or its image (deploy/Dockerfile)"
         fail(f"{what} needs a checkout of Lectern{image}: the package `{package}` is not installed here")
     fail(f"{what} needs more packages ({error}): {how_to_install(*extras)}")
 
 
-def check_files(paths: Sequence[Path]) -> None:
-    """See that each can be read, or is `-`, standard input, before any work is done.
-
-    Raises:
-        typer.Exit: one cannot.
-    """
-    for path in paths:
-        if path != STDIN and (path.is_dir() or not path.exists()):
-            fail(f"{path}: {'is a directory' if path.is_dir() else 'no such file'}", WRONG_USAGE)
-
-
-def read(path: Path, most: int = MAX_CONTENT_BYTES) -> bytes:
-    """The content of a file, or of standard input for `-`, which may have `most` bytes: what one request holds.
-
-    Raises:
-        typer.Exit: it cannot be read, or has more; of a file that says its size nothing is read then.
-    """
-    try:
-        if path == STDIN:
-            if sys.stdin is None:
-                fail("standard input is closed", WRONG_USAGE)
-            content = sys.stdin.buffer.read(most + 1)
-        else:
-            if (size := path.stat().st_size) > most:
-                fail(f"{path}: has {size:,} bytes; the most is {most:,}", WRONG_USAGE)
-            with path.open("rb") as file:
-                content = file.read(most + 1)
-    except OSError as error:
-        fail(f"{path}: {error.strerror}", WRONG_USAGE)
-    if len(content) > most:
-        fail(f"{path}: has more than {most:,} bytes, the most", WRONG_USAGE)
-    return content
-
-
-def read_text(path: Path) -> str:
-    """The text of a file, or of standard input for `-`; see `decode_text`.
-
-    Raises:
-        typer.Exit: it cannot be read, or is no text.
-    """
-    try:
-        return decode_text(read(path))
-    except NotTextError as error:
-        fail(f"{path}: {error}", WRONG_USAGE)
-
-
-def as_text(argument: str) -> str:
-    """An argument of the command line, whose bytes are UTF-8 whatever the locale.
-
-    Raises:
-        typer.Exit: they are not.
-    """
-    try:
-        argument.encode()
-    except UnicodeEncodeError as error:  # Python keeps bytes that the locale does not know as surrogates
-        try:
-            return os.fsencode(argument).decode()
-        except UnicodeError:
-            fail(f"{argument!a}: not UTF-8 text (character {error.start})", WRONG_USAGE)
-    return argument
-
-
-def write(path: Path, content: bytes) -> None:
-    """Write a file and say where it is, or write to standard output for `-`.
-
-    Raises:
-        typer.Exit: it cannot be written.
-    """
-    if path == STDOUT:
-        sys.stdout.buffer.write(content)
-        return
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(content)
-    except OSError as error:
-        fail(f"{path}: {error.strerror}", WRONG_USAGE)
-    typer.echo(f"wrote {path}", err=True)  # standard output is for the answer, perhaps a document
-
-
-def targets_of(out: Path, files: list[Path]) -> list[Path]:
-    """Where the pictures of `files` go: to one .png, or into a directory.
-
-    Raises:
-        typer.Exit: one .png was named for several files.
-    """
-    if out.suffix.lower() != ".png":
-        return [out / f"{number}-{file.stem}.png" for number, file in enumerate(files, start=1)]
-    if len(files) > 1:
-        fail(f"{out} is one picture: name a directory for those of {len(files)} files", WRONG_USAGE)
-    return [out]
-
-
 def show(table: RenderableType) -> None:
-    """Print a table or text to stdout; text in it is printed as it is, brackets too."""
+    """Print a table or text to stdout; brackets in it are printed, not read as markup."""
     console = Console(markup=False, highlight=False)
     console.width = max(console.width, LEAST_COLUMNS)
     console.print(table)
 
 
+def show_table(columns: Sequence[str], rows: Iterable[Sequence[RenderableType]]) -> None:
+    """Print a table without lines."""
+    table = Table(*columns, box=None)
+    for row in rows:
+        table.add_row(*row)
+    show(table)
+
+
+def print_rows(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
+    """Print numbered rows on a terminal, CSV into a pipe or file."""
+    if sys.stdout.isatty():
+        lines = [[str(number), *map(str, row)] for number, row in enumerate(rows, start=1)]
+        show_table(["row", *columns], lines)
+    else:
+        csv.writer(sys.stdout, lineterminator="\n").writerows([columns, *rows])
+
+
+def yes(value: bool) -> str:
+    """`yes` or `no`."""
+    return "yes" if value else "no"
+
+
 def show_notices(notices: Iterable[Notice], name: str = "") -> None:
-    """Print the reservations of an answer to stderr, by the name of what was asked about, else by its field."""
+    """Print the notices of an answer to stderr, each with `name`, the input that it is about, else with its field."""
     for notice in notices:
         typer.echo(f"note: {name or notice.field}: {notice.text}", err=True)
 
 
 def print_json(document: Any) -> None:
-    """Print one JSON document to stdout; where that is not UTF-8, with escapes."""
+    """Print one JSON document to stdout; with escapes where stdout is not UTF-8."""
     typer.echo(as_json(document, indent=2))
 
 
+def print_response(response: Message, field: str = "", items: Sequence[object] = ()) -> None:
+    """Print a response as JSON, each of its results with the item that it is about.
+
+    Args:
+        field: what the items are: `file`, `text` or `question`.
+        items: one for each result, in order; empty if the response has none.
+    """
+    document = as_document(response)
+    if field:
+        pairs = zip(items, document["results"], strict=True)
+        document["results"] = [{field: str(item), **result} for item, result in pairs]
+    print_json(document)
+
+
+def as_document(message: Message) -> dict[str, Any]:
+    """A message for JSON: its fields by their names in the protos, 64-bit integers as numbers, without bytes."""
+    from google.protobuf.json_format import MessageToDict
+
+    document = MessageToDict(message, preserving_proto_field_name=True, always_print_fields_with_no_presence=True)
+    return _plain(document, message.DESCRIPTOR)
+
+
 def as_json(document: Any, indent: int | None = None) -> str:
-    """A JSON document as standard output can show it."""
+    """A JSON document in the characters that standard output has."""
     text = json.dumps(document, indent=indent, ensure_ascii=not _is_utf8(sys.stdout))
-    return text.encode("utf-8", "backslashreplace").decode()  # names of files that are not UTF-8
+    return text.encode("utf-8", "backslashreplace").decode()  # file names may be no UTF-8
+
+
+def _plain(document: dict[str, Any], descriptor: Any) -> dict[str, Any]:
+    """Undo what proto JSON does to bytes (base64), 64-bit integers (strings) and doubles, which are all seconds."""
+    in_message_order = {}
+    for field in descriptor.fields:
+        if field.name not in document or field.type == field.TYPE_BYTES:
+            continue
+        value = document[field.name]
+        if field.message_type is not None and not field.message_type.full_name.startswith("google."):
+            several = isinstance(value, list)
+            parts = [_plain(part, field.message_type) for part in (value if several else [value])]
+            value = parts if several else parts[0]
+        elif field.cpp_type in (field.CPPTYPE_INT64, field.CPPTYPE_UINT64):
+            value = int(value)
+        elif field.type == field.TYPE_DOUBLE:
+            value = round(value, DECIMALS_OF_SECONDS)
+        in_message_order[field.name] = value
+    return in_message_order
 
 
 def _is_utf8(stream: Any) -> bool:
     return (getattr(stream, "encoding", None) or "utf-8").lower().replace("-", "") == "utf8"
-
-
-def shortest(value: float) -> float:
-    """A float32 that arrived as a double, without the digits it never had."""
-    return float(f"{value:.7g}")

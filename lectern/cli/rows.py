@@ -1,8 +1,8 @@
 """A CSV file as rows of the features that a model takes.
 
 Spreadsheets write CSV in many ways: commas, semicolons, tabs or bars between cells, a first line `sep=;`, UTF-8 or
-UTF-16, points or commas in numbers, rows of nothing at the end. All these are read; what could be read in two ways is
-refused.
+UTF-16, points or commas in numbers, empty rows at the end. All of these are read; a number that can be read in two ways
+is refused.
 """
 
 from __future__ import annotations
@@ -16,20 +16,22 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from lectern.cli.output import WRONG_USAGE, fail, read
+from lectern.cli.files import read
+from lectern.cli.output import WRONG_USAGE, fail
 from lectern.kinds import DELIMITERS, NotTextError, decode_text
 
-_MOST_BYTES = 2**29  # a table goes in many requests
-_MOST_CELL = 2**31 - 1  # characters; the file's size is bounded where it is read
+ROWS_PER_REQUEST = 4096
+_MAX_BYTES = 2**29  # a table is sent in many requests
+_MAX_CELL = 2**31 - 1  # characters; the file's size is limited when it is read
 _LINE_END = re.compile(r"\r\n|\r|\n")
 _SEPARATOR = re.compile(r"sep=(.)\r?\n?", re.IGNORECASE)
 _DECIMAL_COMMA = re.compile(r"[-+]?\d*,\d+(?:[eE][-+]?\d+)?")
-_GROUPS = re.compile(r"[-+]?\d{1,3}(?:[,. '’_\u00a0\u202f]\d{3})+(?:[.,]\d*)?")  # 1,234,567.8 and its like
+_GROUPS = re.compile(r"[-+]?\d{1,3}(?:[,. '’_\u00a0\u202f]\d{3})+(?:[.,]\d*)?")  # such as 1,234,567.8
 _THOUSANDS = re.compile(r"[-+]?\d{1,3},\d{3}")
 
 
 class RowsError(ValueError):
-    """The table is not one of the model's features; the message names row and column."""
+    """The table does not have the model's features; the message names row and column."""
 
 
 class _Row(NamedTuple):
@@ -41,9 +43,9 @@ def read_table(file: Path, features: Sequence[str]) -> list[list[float]]:
     """The rows of a CSV file, or of standard input for `-`; see `read_rows`.
 
     Raises:
-        typer.Exit: it cannot be read, it is no text, or its table is not one of the features.
+        typer.Exit: it cannot be read, is not text, or its table does not have the features.
     """
-    return table_of(file, read(file, _MOST_BYTES), features)
+    return table_of(file, read(file, _MAX_BYTES), features)
 
 
 def table_of(file: Path, content: bytes, features: Sequence[str]) -> list[list[float]]:
@@ -57,11 +59,11 @@ def table_of(file: Path, content: bytes, features: Sequence[str]) -> list[list[f
 
 
 def read_rows(lines: Iterable[str], features: Sequence[str]) -> list[list[float]]:
-    """The features of each row of a table, in their order; lines come with their ends.
+    """The features of each row of a table, in the order of `features`; lines include their ends.
 
-    A first line with names picks columns by name, others are ignored; repeated names are numbered as pandas does
-    (`cli`, `cli.1`, ...). Without names there must be as many columns as features. Rows are counted as a spreadsheet
-    does: the first line of the file is row 1; rows of nothing are left out.
+    A header selects columns by name and other columns are ignored; repeated names are numbered as pandas does (`cli`,
+    `cli.1`, ...). Without a header there must be as many columns as features. Rows are numbered as in a spreadsheet:
+    the first line of the file is row 1. Empty rows are left out.
 
     Raises:
         RowsError: no rows, a missing column, a row of another length, or a cell that is not a finite number.
@@ -93,10 +95,10 @@ def read_rows(lines: Iterable[str], features: Sequence[str]) -> list[list[float]
 
 
 def _rows(text: str, delimiter: str) -> Iterator[_Row]:
-    """The rows that have something in them, but for Excel's `sep=`."""
-    csv.field_size_limit(_MOST_CELL)
+    """The rows that are not empty, without Excel's `sep=`."""
+    csv.field_size_limit(_MAX_CELL)
     lines = len(_LINE_END.findall(text)) + (not text.endswith(("\r", "\n")))
-    # Lines end as csv means it: splitlines would also cut cells at U+2028 and its like.
+    # csv decides where lines end: splitlines would also cut cells at characters such as U+2028.
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter)
     end = 0
     try:
@@ -113,9 +115,9 @@ def _rows(text: str, delimiter: str) -> Iterator[_Row]:
 
 
 def _delimiter(text: str, features: Sequence[str]) -> str:
-    """What stands between cells: as Excel's first line says, else what makes the first row fit best."""
-    if found := _SEPARATOR.match(text):
-        return found[1]
+    """The character between cells: the one of Excel's first line, else the one with which the first row fits best."""
+    if separator := _SEPARATOR.match(text):
+        return separator[1]
 
     def fit(delimiter: str) -> tuple[int, bool, int]:
         row = next(_rows(text, delimiter), None)
@@ -123,7 +125,7 @@ def _delimiter(text: str, features: Sequence[str]) -> str:
         known = sum(cell.strip() in features for cell in cells)
         return known, len(_trimmed(cells, len(features))) == len(features), len(cells)
 
-    return max(DELIMITERS, key=fit)  # of equals the first: a comma
+    return max(DELIMITERS, key=fit)  # the first of equals: a comma
 
 
 def _trimmed(cells: list[str], width: int) -> list[str]:
@@ -150,20 +152,20 @@ def _positions(header: Sequence[str], features: Sequence[str]) -> list[int]:
 
 
 def _decimal_comma(table: Sequence[_Row], named: Sequence[tuple[int, str]], delimiter: str) -> bool:
-    """Whether the numbers of the table have commas for points.
+    """Whether the numbers of the table have decimal commas.
 
     Raises:
-        RowsError: `1,234` is in it, and nothing says whether that is more than a thousand or less than two.
+        RowsError: the table has `1,234`, and nothing tells whether that is 1234 or 1.234.
     """
     cells = [(row, feature, row.cells[column].strip()) for row in table for column, feature in named]
     commas = [(row, feature, cell) for row, feature, cell in cells if _DECIMAL_COMMA.fullmatch(cell)]
     if not commas or any("." in cell for _, _, cell in cells):
         return False
-    # Whose decimal mark is a comma puts semicolons between cells; with others, it must show.
+    # Programs that write decimal commas put semicolons between cells. With another delimiter, some number must show it.
     if delimiter != ";" and all(_THOUSANDS.fullmatch(cell) for _, _, cell in commas):
         row, feature, cell = commas[0]
         point, plain = cell.replace(",", "."), cell.replace(",", "")
-        raise RowsError(f"row {row.number}, column {feature}: {cell!r} may be {point} or {plain}: write it so")
+        raise RowsError(f"row {row.number}, column {feature}: {cell!r} may be {point} or {plain}: write one of these")
     return True
 
 
@@ -173,13 +175,13 @@ def _number(row: _Row, column: int, feature: str, comma: bool) -> float:
     if value is None:
         advice = ""
         if _GROUPS.fullmatch(cell.strip()) or _DECIMAL_COMMA.fullmatch(cell.strip()):
-            advice = ": write numbers with a decimal point and nothing between thousands"
+            advice = ": write numbers with a decimal point and no separators of thousands"
         raise RowsError(f"row {row.number}, column {feature}: {_cut(cell)!r} is not a finite number{advice}")
     return value
 
 
 def _value(cell: str) -> float | None:
-    """The finite number that a cell is; Python's own `1_000` is none."""
+    """The finite number in a cell, else None; `1_000` is not a number here, though it is in Python."""
     try:
         value = float(cell)
     except ValueError:

@@ -8,10 +8,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from lectern.card import ObservationPreprocessing
+from artifacts.card import ObservationPreprocessing
 from lectern.v1 import act_pb2 as pb
 from services import pools
+from services.act import CAPABILITY
 from services.act.environment import FRAME_WIDTH, MIN_FRAME_WIDTH, Environment
+from services.answering import answering
 from services.codecs.tensors import INLINE_ROWS, matrix_of
 from services.errors import InvalidArgument, ResourceExhausted
 from services.limits import Limits
@@ -19,8 +21,6 @@ from services.places import Places
 from services.rpc import Call
 from services.runtime.repository import Model, Repository
 
-CAPABILITY = "act"
-DEFAULT_MODEL = "lunar_lander"
 RETRY_AFTER_SECONDS = 1.0  # a flight takes about as long
 
 
@@ -33,14 +33,14 @@ class ActServicer:
         self._places = Places(limits.episodes)
 
     async def Act(self, request: pb.ActRequest, call: Call) -> pb.ActResponse:
-        model, preprocessing = self._find(request, call)
+        model, preprocessing = self._answering(request, call)
         observations = await matrix_of(request.observations, preprocessing.features, self._limits, "observations")
         random = np.random.default_rng(request.seed) if request.sample else None
         results = await _act(model, observations, random, call)
         return pb.ActResponse(model=model.card.name, version=model.card.version, results=results)
 
     async def RunEpisode(self, request: pb.RunEpisodeRequest, call: Call) -> AsyncIterator[pb.RunEpisodeResponse]:
-        model, preprocessing = self._find(request, call)
+        model, preprocessing = self._answering(request, call)
         max_steps = _checked("max_steps", request.max_steps, 1, self._limits.episode_steps)
         frame_width = _checked("frame_width", request.frame_width, MIN_FRAME_WIDTH, FRAME_WIDTH)
         every = request.frame_every
@@ -77,14 +77,10 @@ class ActServicer:
                 if step.terminated or step.truncated:
                     return
 
-    def _find(
+    def _answering(
         self, request: pb.ActRequest | pb.RunEpisodeRequest, call: Call
     ) -> tuple[Model, ObservationPreprocessing]:
-        model = self._repository.find(request.model or DEFAULT_MODEL, request.version, CAPABILITY)
-        call.model = f"{model.card.name}/{model.card.version}"
-        if not isinstance(model.card.preprocessing, ObservationPreprocessing):
-            raise InvalidArgument.field("model", f"{model.card.name} does not take observations")
-        return model, model.card.preprocessing
+        return answering(self._repository, call, request, CAPABILITY, ObservationPreprocessing)
 
 
 async def _act(
@@ -109,7 +105,7 @@ def _actions(outputs: Mapping[str, NDArray[Any]], labels: Sequence[str]) -> list
 
 
 def _checked(field: str, given: int, least: int, most: int) -> int:
-    """What was asked for within bounds; 0 = the most.
+    """The number of a request within bounds; 0 = the most.
 
     Raises:
         InvalidArgument: it is out of bounds.

@@ -1,8 +1,7 @@
-"""Audio clips, whole or as they are recorded, into classes; and whether two are of one speaker."""
+"""The RPCs of ClassifyService that take audio: clips, recordings under way, and pairs of clips."""
 
 from __future__ import annotations
 
-import asyncio
 import math
 from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from contextlib import aclosing
@@ -11,22 +10,22 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from lectern.card import AudioPreprocessing
+from artifacts.card import AudioPreprocessing
 from lectern.v1 import classify_pb2 as pb
 from services import pools, tracing
-from services.classify.models import find
+from services.answering import answering
+from services.classify import CAPABILITY
+from services.classify.audio_windows import LiveWindows, Window, padded_length, windows
 from services.classify.probabilities import best_first
 from services.classify.segments import Segments
-from services.classify.windows import LiveWindows, Window, padded_length, windows
 from services.codecs.audio import Resampler, Samples, contents, decode_clips, pcm16
 from services.codecs.tensors import softmax
 from services.errors import InvalidArgument
 from services.limits import Limits
 from services.rpc import Call
 from services.runtime.repository import Model, Repository
+from services.tasks import gathered
 
-DEFAULT_MODEL = "phoneme_classifier"
-DEFAULT_SPEAKER_MODEL = "speaker_classifier"
 THRESHOLD = "same_speaker_threshold"
 # Of the first message of a stream.
 SETTINGS = ("model", "version", "sample_rate")
@@ -38,14 +37,12 @@ class AudioRpcs:
     """The RPCs of ClassifyService that take audio."""
 
     def __init__(self, repository: Repository, limits: Limits) -> None:
-        self._models = repository
-        self._audio_limits = limits
+        self._repository = repository
+        self._limits = limits
 
     async def ClassifyAudio(self, request: pb.ClassifyAudioRequest, call: Call) -> pb.ClassifyAudioResponse:
-        limits = self._audio_limits
-        model, audio = find(
-            self._models, request.model or DEFAULT_MODEL, request.version, call, AudioPreprocessing, "audio"
-        )
+        limits = self._limits
+        model, audio = answering(self._repository, call, request, CAPABILITY, AudioPreprocessing)
         if not request.clips:
             raise InvalidArgument.field("clips", "is empty; send at least one clip")
         if len(request.clips) > limits.audio_clips:
@@ -81,8 +78,7 @@ class AudioRpcs:
                     yield response
 
     async def VerifySpeaker(self, request: pb.VerifySpeakerRequest, call: Call) -> pb.VerifySpeakerResponse:
-        name = request.model or DEFAULT_SPEAKER_MODEL
-        model, audio = find(self._models, name, request.version, call, AudioPreprocessing, "audio")
+        model, audio = answering(self._repository, call, request, CAPABILITY, AudioPreprocessing)
         card = model.card
         if THRESHOLD not in card.decision:
             raise InvalidArgument.field("model", f"{card.name} does not tell speakers apart")
@@ -90,7 +86,7 @@ class AudioRpcs:
         if not -1 <= threshold <= 1:
             raise InvalidArgument.field("threshold", f"is {threshold:g}; a score is from -1 to 1")
         named = {"first": request.first, "second": request.second}
-        clips = await decode_clips(contents(named), audio.sample_rate, self._audio_limits)
+        clips = await decode_clips(contents(named), audio.sample_rate, self._limits)
         first, second = (
             _mean_embedding(outputs, _lengths(clip, audio))
             for clip, outputs in zip(clips, await _infer_clips(model, audio, clips, call), strict=True)
@@ -101,16 +97,15 @@ class AudioRpcs:
         )
 
     def _begin(self, request: pb.StreamClassifyAudioRequest, call: Call) -> _Recording:
-        name = request.model or DEFAULT_MODEL
-        model, audio = find(self._models, name, request.version, call, AudioPreprocessing, "audio")
+        model, audio = answering(self._repository, call, request, CAPABILITY, AudioPreprocessing)
         if not audio.hop:
             raise InvalidArgument.field("model", f"{model.card.name} classifies whole clips; use ClassifyAudio")
         return _Recording(model, audio, audio.hop, request.sample_rate, call)
 
     def _live_samples(self, request: pb.StreamClassifyAudioRequest, rate: int) -> NDArray[np.float32]:
         samples = pcm16(request.samples, "samples")
-        if len(samples) > self._audio_limits.audio_seconds * rate:
-            most = f"a message may have {self._audio_limits.audio_seconds} seconds"
+        if len(samples) > self._limits.audio_seconds * rate:
+            most = f"a message may have {self._limits.audio_seconds} seconds"
             raise InvalidArgument.field("samples", f"lasts {len(samples) / rate:.0f} seconds; {most}")
         return samples
 
@@ -161,19 +156,19 @@ async def _infer_clips(model: Model, audio: AudioPreprocessing, clips: Sequence[
     for place, (_, window) in enumerate(places):
         groups.setdefault(padded_length(window, audio), []).append(place)
     rows: list[Outputs] = [{} for _ in places]
-    answers = await asyncio.gather(
-        *(_infer_rows(model, [places[p][1] for p in group], length, call) for length, group in groups.items())
+    answers = await gathered(
+        _infer_rows(model, [places[p][1] for p in group], length, call) for length, group in groups.items()
     )
     for group, outputs in zip(groups.values(), answers, strict=True):
         for row, place in enumerate(group):
             rows[place] = {name: values[row] for name, values in outputs.items()}
-    found: list[list[Outputs]] = [[] for _ in clips]
-    for (clip, window), row_of in zip(places, rows, strict=True):
+    by_clip: list[list[Outputs]] = [[] for _ in clips]
+    for (clip, window), outputs in zip(places, rows, strict=True):
         if audio.hop:
-            row_of = {"logits": _kept(window, row_of["logits"], audio.hop)}
-        found[clip].append(row_of)
+            outputs = {"logits": _kept(window, outputs["logits"], audio.hop)}
+        by_clip[clip].append(outputs)
     join = np.concatenate if audio.hop else np.stack
-    return [{name: join([row_of[name] for row_of in of]) for name in of[0]} for of in found]
+    return [{name: join([one[name] for one in windows]) for name in windows[0]} for windows in by_clip]
 
 
 async def _infer_rows(model: Model, batch: Sequence[Window], length: int, call: Call) -> Outputs:
@@ -192,11 +187,11 @@ def _kept(window: Window, logits: NDArray[np.float32], hop: int) -> NDArray[np.f
 def _answer(
     request: pb.ClassifyAudioRequest, model: Model, audio: AudioPreprocessing, clip: Samples, outputs: Outputs
 ) -> pb.AudioClassification:
-    """What a clip is answered with, from what the graph said of it."""
+    """The classification of a clip from the graph's outputs for it."""
     answer = (
         _of_frames(request, model, audio.hop / audio.sample_rate, outputs["logits"])
         if audio.hop
-        else (_of_windows(request, model, outputs, _lengths(clip, audio)))
+        else _of_windows(request, model, outputs, _lengths(clip, audio))
     )
     answer.duration_seconds = len(clip) / audio.sample_rate
     return answer
@@ -207,10 +202,10 @@ def _of_frames(
 ) -> pb.AudioClassification:
     probabilities, labels = softmax(logits), model.card.labels
     segments = Segments(labels, frame_seconds)
-    found = [*segments.add(probabilities), segments.current()]
+    all_segments = [*segments.add(probabilities), segments.current()]
     return pb.AudioClassification(
         classes=best_first(probabilities.mean(axis=0, keepdims=True), labels, request.top_k)[0],
-        segments=found,
+        segments=all_segments,
         frames=probabilities.argmax(axis=1).tolist() if request.include_frames else (),
         frame_seconds=frame_seconds,
     )

@@ -1,4 +1,4 @@
-"""What a few-shot request shows: which classes, and which example is of which."""
+"""Few-shot requests: the classes that their examples show, and the method and steps that they ask for."""
 
 from __future__ import annotations
 
@@ -32,8 +32,8 @@ def classes_of(support: Sequence[pb.LabelledImage], limits: Limits) -> tuple[str
             raise InvalidArgument.field(f"support[{i}].label", "is empty; name the class that the image shows")
     counts = Counter(example.label for example in support)
     if not FEWEST_CLASSES <= len(counts) <= limits.few_shot_classes:
-        wanted = f"send examples of {FEWEST_CLASSES} to {limits.few_shot_classes}"
-        raise InvalidArgument.field("support", f"shows {len(counts)} classes; {wanted}")
+        advice = f"send examples of {FEWEST_CLASSES} to {limits.few_shot_classes}"
+        raise InvalidArgument.field("support", f"shows {len(counts)} classes; {advice}")
     label, count = counts.most_common(1)[0]
     if count > limits.few_shot_examples:
         most = f"the most of one class is {limits.few_shot_examples}"
@@ -60,7 +60,7 @@ def method_and_steps(
     """
     method = request.method or pb.FEW_SHOT_METHOD_PROTOTYPES
     if method not in ROLES:
-        raise InvalidArgument.field("method", f"{method} is none; there are: {', '.join(map(str, ROLES))}")
+        raise InvalidArgument.field("method", f"is {method}; there are: {', '.join(map(str, ROLES))}")
     if method == pb.FEW_SHOT_METHOD_PROTOTYPES:
         if request.steps:
             raise InvalidArgument.field("steps", "are taken by the MAML methods only; send 0")

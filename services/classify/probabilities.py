@@ -1,4 +1,4 @@
-"""Probabilities to classes."""
+"""Probabilities into messages of scored classes, best first."""
 
 from __future__ import annotations
 

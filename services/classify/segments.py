@@ -1,4 +1,4 @@
-"""Classes of frames to segments of one class each."""
+"""Classes of frames into segments of one class each, for clips and for recordings under way."""
 
 from __future__ import annotations
 

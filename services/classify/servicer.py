@@ -1,4 +1,4 @@
-"""ClassifyService: images, audio, new classes (and, as their models come, texts) into labelled classes."""
+"""ClassifyService: images, audio and texts into the classes of a model, or of examples that a request shows."""
 
 from __future__ import annotations
 
@@ -9,35 +9,25 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from lectern.card import ImagePreprocessing, TextPreprocessing
+from artifacts.card import ImagePreprocessing, TextPreprocessing
 from lectern.v1 import classify_pb2 as pb
 from services import notices
+from services.answering import answering
+from services.classify import CAPABILITY
 from services.classify.audio import AudioRpcs
 from services.classify.episodes import ROLES, classes_of, method_and_steps, one_hot
-from services.classify.models import find
 from services.classify.probabilities import best_first
-from services.classify.texts import logits_of
+from services.classify.text_logits import logits_of
 from services.codecs.images import decode_images, decode_named
 from services.codecs.language import not_english_each
 from services.codecs.tensors import softmax
 from services.errors import InvalidArgument
-from services.limits import Limits
 from services.rpc import Call
-from services.runtime.repository import Repository
 from services.streams import pipelined
-
-DEFAULT_IMAGE_MODEL = "image_classifier"
-DEFAULT_TEXT_MODEL = "sentiment_classifier"
-DEFAULT_FEW_SHOT_MODEL = "few_shot_classifier"
 
 
 class ClassifyServicer(AudioRpcs):
     """Answers ClassifyService from the models of the capability `classify`."""
-
-    def __init__(self, repository: Repository, limits: Limits) -> None:
-        super().__init__(repository, limits)
-        self._repository = repository
-        self._limits = limits
 
     async def ClassifyImage(self, request: pb.ClassifyImageRequest, call: Call) -> pb.ClassifyImageResponse:
         return pb.ClassifyImageResponse(**await self._classify_images(request, call))
@@ -51,18 +41,18 @@ class ClassifyServicer(AudioRpcs):
                 yield pb.StreamClassifyImageResponse(**fields)
 
     async def ClassifyText(self, request: pb.ClassifyTextRequest, call: Call) -> pb.ClassifyTextResponse:
-        name = request.model or DEFAULT_TEXT_MODEL
-        model, preprocessing = find(self._repository, name, request.version, call, TextPreprocessing, "texts")
+        model, preprocessing = answering(self._repository, call, request, CAPABILITY, TextPreprocessing)
         logits = await logits_of(request.texts, model, preprocessing, self._limits, call)
         results = classifications(logits, model.card.labels, request.top_k)
         languages = await not_english_each(request.texts)
+        least = model.card.decision.get("unsure", 0.0)
         for i, (result, looks) in enumerate(zip(results, languages, strict=True)):
             result.notices.extend(notices.language(model.card.name, looks, f"texts[{i}]"))
+            result.notices.extend(notices.unsure(result.classes[0].probability, least, f"texts[{i}]"))
         return pb.ClassifyTextResponse(model=model.card.name, version=model.card.version, results=results)
 
     async def ClassifyFewShot(self, request: pb.ClassifyFewShotRequest, call: Call) -> pb.ClassifyFewShotResponse:
-        name = request.model or DEFAULT_FEW_SHOT_MODEL
-        model, preprocessing = find(self._repository, name, request.version, call, ImagePreprocessing, "images")
+        model, preprocessing = answering(self._repository, call, request, CAPABILITY, ImagePreprocessing)
         if model.card.labels:
             raise InvalidArgument.field("model", f"{model.card.name} has classes of its own; it learns no new ones")
         classes = classes_of(request.support, self._limits)
@@ -84,8 +74,7 @@ class ClassifyServicer(AudioRpcs):
     async def _classify_images(
         self, request: pb.ClassifyImageRequest | pb.StreamClassifyImageRequest, call: Call
     ) -> dict[str, Any]:
-        name = request.model or DEFAULT_IMAGE_MODEL
-        model, preprocessing = find(self._repository, name, request.version, call, ImagePreprocessing, "images")
+        model, preprocessing = answering(self._repository, call, request, CAPABILITY, ImagePreprocessing)
         card = model.card
         if not card.labels:
             raise InvalidArgument.field(

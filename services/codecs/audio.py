@@ -1,4 +1,4 @@
-"""Audio files and raw samples to mono int16 at the rate a model takes, in bounded memory."""
+"""Decodes audio files and raw samples to mono int16 at the rate that a model takes, in bounded memory."""
 
 from __future__ import annotations
 
@@ -15,18 +15,19 @@ from numpy.typing import NDArray
 
 from lectern.kinds import kind_of
 from services import pools
-from services.codecs.recording_files import FORMATS, CutError, is_recording, readable
+from services.codecs.recording_files import FORMATS, CutError, is_recording, is_wav, readable
 from services.codecs.timing import decoded
 from services.errors import InvalidArgument
 from services.limits import Limits
 
 LOWEST_RATE, HIGHEST_RATE = 8_000, 48_000
 MOST_CHANNELS = 2
-# Decoding more than this takes long enough to delay other callers, so it leaves the event loop.
+# Decoding more than this would delay other callers, so it runs off the event loop. So does any compressed recording:
+# seven kilobytes of FLAC can hold five minutes of silence.
 INLINE_BYTES = 16 * 1024
 FULL_SCALE = 32768
 UNKNOWN_FRAMES = 2**62
-# Of these a file says how many samples it has; of an MP3 libsndfile estimates it.
+# Files of these formats state their number of samples; for an MP3 libsndfile estimates it.
 COUNTED = ("FLAC", "OGG")
 
 Samples = NDArray[np.int16]
@@ -42,38 +43,38 @@ class Clip:
 
 
 def contents(clips: Mapping[str, Any]) -> dict[str, Clip]:
-    """What `decode_clips` decodes, of AudioClip messages, by the fields that hold it.
+    """The contents of AudioClip messages for `decode_clips`, by the names of their fields.
 
     Raises:
         InvalidArgument: a message is empty.
     """
-    found: dict[str, Clip] = {}
+    by_field: dict[str, Clip] = {}
     for field, clip in clips.items():
         match clip.WhichOneof("content"):
             case "encoded":
-                found[f"{field}.encoded"] = Clip(clip.encoded)
+                by_field[f"{field}.encoded"] = Clip(clip.encoded)
             case "pcm16":
-                found[f"{field}.pcm16"] = Clip(clip.pcm16.samples, clip.pcm16.sample_rate)
+                by_field[f"{field}.pcm16"] = Clip(clip.pcm16.samples, clip.pcm16.sample_rate)
             case _:
                 raise InvalidArgument.field(field, "has neither encoded nor pcm16 audio")
-    return found
+    return by_field
 
 
 async def decode_clips(clips: Mapping[str, Clip], rate: int, limits: Limits) -> list[Samples]:
-    """Clips, by the names of their fields, as int16 `[T]` at `rate`; of stereo the mean.
+    """Decode clips, given by the names of their fields, to int16 `[T]` at `rate`; stereo is averaged.
 
-    The limit of seconds holds for all clips together and is applied while decoding, so that a small file that would
+    The limit of seconds holds for all clips together. It is applied while decoding, so that a small file which would
     decode to hours costs no more than one of the allowed length.
 
     Raises:
-        InvalidArgument: a clip that is empty, too long, no audio, or of a rate or number of channels that is not
-            served; names its field.
+        InvalidArgument: a clip is empty, too long, not audio, or has a rate or number of channels that is not served;
+            names its field.
     """
     started = time.monotonic()
     seconds_left = float(limits.audio_seconds)
     arrays: list[Samples] = []
     for field, clip in clips.items():
-        if len(clip.content) <= INLINE_BYTES:
+        if len(clip.content) <= INLINE_BYTES and (clip.sample_rate is not None or is_wav(clip.content)):
             samples = decode(clip, rate, seconds_left, limits, field)
         else:
             samples = await pools.codecs.run(decode, clip, rate, seconds_left, limits, field)
@@ -84,7 +85,7 @@ async def decode_clips(clips: Mapping[str, Clip], rate: int, limits: Limits) -> 
 
 
 def decode(clip: Clip, rate: int, seconds_left: float, limits: Limits, field: str) -> Samples:
-    """One clip as int16 `[T]` at `rate`.
+    """Decode one clip to int16 `[T]` at `rate`.
 
     Args:
         seconds_left: how long it may last.
@@ -121,7 +122,7 @@ def pcm16(content: bytes, field: str) -> NDArray[np.float32]:
     """Signed 16-bit little-endian samples as float32, full scale 1.
 
     Raises:
-        InvalidArgument: the last one is cut in two.
+        InvalidArgument: the last sample is incomplete.
     """
     if len(content) % 2:
         raise InvalidArgument.field(field, f"has {len(content)} bytes; a sample is two, little-endian")
@@ -129,7 +130,7 @@ def pcm16(content: bytes, field: str) -> NDArray[np.float32]:
 
 
 class Resampler:
-    """Mono samples that come in pieces, to int16 at another rate; where the pieces were cut leaves no trace.
+    """Resamples mono samples that arrive in pieces to int16 at another rate; the result does not depend on the pieces.
 
     Raises:
         InvalidArgument: the rate is not served; names `field`.
@@ -141,13 +142,13 @@ class Resampler:
         self._stream = None if from_rate == to_rate else soxr.ResampleStream(from_rate, to_rate, 1, dtype="float32")
 
     def add(self, samples: NDArray[np.float32], last: bool = False) -> Samples:
-        """Those of the resampled samples that are certain by now; samples are of full scale 1."""
+        """Add samples, full scale 1, and return the resampled samples that no later input can change."""
         resampled = samples if self._stream is None else self._stream.resample_chunk(samples, last)
         return (resampled * FULL_SCALE).round().clip(-FULL_SCALE, FULL_SCALE - 1).astype(np.int16)
 
 
 class _Stream(soundfile.SoundFile):  # type: ignore[misc]
-    """An audio file that is read from its start to its end: a FLAC of unknown length cannot be seeked in."""
+    """An audio file that is read from start to end, since a FLAC file of unknown length does not allow seeking."""
 
     def seekable(self) -> bool:
         return False
@@ -155,7 +156,7 @@ class _Stream(soundfile.SoundFile):  # type: ignore[misc]
 
 def _open(content: bytes, field: str) -> tuple[int, Blocks]:
     """Rate and mono blocks of an audio file."""
-    if not is_recording(content):  # libsndfile would take many more kinds, which nobody promised
+    if not is_recording(content):  # libsndfile reads many more formats, which are not part of the contract
         what = f"is not a {', '.join(FORMATS)} file; it looks like {kind_of(content).name}"
         raise InvalidArgument.field(field, what)
     try:
@@ -170,7 +171,7 @@ def _open(content: bytes, field: str) -> tuple[int, Blocks]:
 
 
 def _blocks(file: soundfile.SoundFile, field: str) -> Blocks:
-    """A second at a time."""
+    """Mono blocks of one second each."""
     read = 0
     while True:
         try:
@@ -183,6 +184,6 @@ def _blocks(file: soundfile.SoundFile, field: str) -> Blocks:
         if not np.isfinite(block).all():
             raise InvalidArgument.field(field, "has samples that are not finite numbers")
         read += len(block)
-        yield block.mean(axis=1)
+        yield block[:, 0] if block.shape[1] == 1 else block.mean(axis=1)
     if file.format in COUNTED and read < file.frames < UNKNOWN_FRAMES:
         raise InvalidArgument.field(field, f"is truncated or corrupt: it has {read} of {file.frames} samples")

@@ -1,12 +1,12 @@
-"""Maps of values to pictures that everyone can read."""
+"""Draws maps of values as PNG files, in colours that everyone can tell apart."""
 
 from __future__ import annotations
-
-import io
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
+
+from services.codecs.png import encode_png
 
 # Sixteen equidistant colours of cividis (Nuñez et al. 2018, "Optimizing colormaps with consideration for color vision
 # deficiency to enable accurate interpretation of scientific data"): evenly lighter to every kind of eye.
@@ -32,19 +32,16 @@ def colours(values: NDArray[np.float32], *, two_sided: bool = False) -> NDArray[
     """A colour `[..., 3]` for each value: 0 to 1 from dark to light, or -1 to 1 from blue through white to orange."""
     level = (values + 1) / 2 if two_sided else values
     palette = _TWO_SIDED if two_sided else _PALETTE
-    found: NDArray[np.uint8] = palette[(255 * level.clip(0, 1)).round().astype(np.uint8)]
-    return found
+    painted: NDArray[np.uint8] = palette[(255 * level.clip(0, 1)).round().astype(np.uint8)]
+    return painted
 
 
 def heat_map(values: NDArray[np.float32], scale: int) -> bytes:
-    """Values `[height, width]` as a PNG file of `scale` times that size, smoothly enlarged.
+    """Draw values `[height, width]` as a PNG file, smoothly enlarged `scale` times.
 
-    Values from 0 to 1 go from the darkest to the lightest colour; others get the nearer of the two.
+    Values from 0 to 1 go from the darkest to the lightest colour; values outside are clipped.
     """
     height, width = values.shape
     levels = Image.fromarray((255 * values.clip(0, 1)).round().astype(np.uint8))
     enlarged = levels.resize((scale * width, scale * height), Image.Resampling.BILINEAR)
-    enlarged.putpalette(_PALETTE.tobytes())
-    buffer = io.BytesIO()
-    enlarged.save(buffer, "PNG")
-    return buffer.getvalue()
+    return encode_png(np.asarray(enlarged)[:, :, None], _PALETTE)

@@ -1,8 +1,7 @@
-"""Encoded images to uint8 arrays and back."""
+"""Decodes images to uint8 arrays, and encodes arrays as PNG off the event loop."""
 
 from __future__ import annotations
 
-import asyncio
 import io
 import math
 import time
@@ -14,28 +13,31 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageChops, UnidentifiedImageError
 
-from lectern.card import ImagePreprocessing
+from artifacts.card import ImagePreprocessing
 from lectern.kinds import kind_of
 from services import budget, pools
 from services.codecs.picture_files import TooManyPartsError, endings, pixels_only
+from services.codecs.png import encode_png
 from services.codecs.timing import decoded
 from services.errors import InvalidArgument
 from services.limits import Limits
+from services.tasks import gathered
 
 FORMATS = ("PNG", "JPEG", "WEBP")
-# What is decoded on the event loop takes less than 2 ms together.
+# Up to these limits images are decoded on the event loop, in less than 2 ms in total.
 INLINE_PIXELS = 64 * 64
 INLINE_BYTES = 32 * 1024
 INLINE_IMAGES = 4
-IMAGES_TOGETHER = 16  # in one item of the codec pool
-# Pictures are averaged to this many times the size that is needed, before they are resampled to it.
+IMAGES_TOGETHER = 16  # images in one item of the codec pool
+PIXELS_TOGETHER = 1_000_000  # which take some 10 ms; larger pictures spread over its threads
+# Large pictures are first averaged to this many times the target size, then resampled to it.
 OVERSAMPLING = 4
 STRIP_ROWS = 16
 REDUCIBLE = ("L", "LA", "RGB", "RGBA")
 
-# A JPEG without its end marker is decoded four times, to see that nothing else is missing.
+# A JPEG without its end marker is decoded four times, to check that nothing else is missing.
 MOST_UNENDED_PIXELS = 16_000_000
-# What EXIF's orientation asks for; 1 is upright.
+# The transposition for each EXIF orientation; 1 is upright.
 TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -46,13 +48,13 @@ TURNS = {
     8: Image.Transpose.ROTATE_90,
 }
 
-# Our own limit is lower than Pillow's and refuses with a clear error, so its warning says nothing new.
+# Our own limit is lower than Pillow's and gives a clear error, so Pillow's warning adds nothing.
 warnings.simplefilter("ignore", Image.DecompressionBombWarning)
 
 
 @dataclass(frozen=True)
 class Picture:
-    """A file whose header was read: its pixels, still encoded, and their orientation as EXIF numbers it."""
+    """A file whose header has been read: its pixels, still encoded, and their EXIF orientation."""
 
     content: bytes
     image: Image.Image
@@ -62,13 +64,13 @@ class Picture:
 async def decode_images(
     encoded: Sequence[bytes], preprocessing: ImagePreprocessing, limits: Limits, field: str = "images"
 ) -> NDArray[np.uint8]:
-    """PNG, JPEG or WebP files as one array uint8 `[N, height, width, channels]`, sized as the card says.
+    """Decode PNG, JPEG or WebP files to one array uint8 `[N, height, width, channels]`, sized as the card says.
 
-    EXIF orientation is applied, transparency is laid on white, 16-bit values are scaled to 8 bits, and of an animation
-    the first frame is taken. Other metadata is not read, so that nothing in it can spoil sound pixels.
+    The EXIF orientation is applied, transparent pixels are laid on white, 16-bit values are scaled to 8 bits, and an
+    animation gives its first frame. Other metadata is not read, so that broken metadata cannot spoil an intact picture.
 
     Raises:
-        InvalidArgument: none or too many images, or one that is empty, too large, or not an image; names the field.
+        InvalidArgument: there are no images or too many, or one is empty, too large or not an image; names the field.
     """
     if not encoded:
         raise InvalidArgument.field(field, "is empty; send at least one image")
@@ -80,7 +82,7 @@ async def decode_images(
 async def decode_named(
     encoded: Mapping[str, bytes], preprocessing: ImagePreprocessing, limits: Limits
 ) -> NDArray[np.uint8]:
-    """As `decode_images`, for files by the names of their fields; the caller has bounded their number.
+    """As `decode_images`, for files given by the names of their fields; the caller has checked their number.
 
     Raises:
         InvalidArgument: one is empty, too large, or not an image; names its field.
@@ -94,14 +96,7 @@ async def decode_named(
             return np.stack(arrays)
     names = list(encoded)
     groups = [names[i : i + IMAGES_TOGETHER] for i in range(0, len(names), IMAGES_TOGETHER)]
-    tasks = [
-        asyncio.ensure_future(_decode_group({n: encoded[n] for n in group}, preprocessing, limits)) for group in groups
-    ]
-    try:
-        parts = await asyncio.gather(*tasks)
-    finally:
-        for task in tasks:  # the first failure, or a caller that left, ends the others
-            task.cancel()
+    parts = await gathered(_decode_group({n: encoded[n] for n in group}, preprocessing, limits) for group in groups)
     decoded("image", started)
     return np.stack([array for part in parts for array in part])
 
@@ -109,22 +104,43 @@ async def decode_named(
 async def _decode_group(
     encoded: Mapping[str, bytes], preprocessing: ImagePreprocessing, limits: Limits
 ) -> list[NDArray[np.uint8]]:
-    """The arrays of a few files, decoded on the codec pool: headers first, then the pixels when there is memory."""
+    """Decode a few files on the codec pool: the headers first, then the pixels, where there are many of them in several
+    items at once."""
 
-    def headers() -> list[Picture]:
-        return [open_image(data, limits, name) for name, data in encoded.items()]
-
-    def pixels() -> list[NDArray[np.uint8]]:
-        return [to_array(picture, preprocessing, name) for name, picture in zip(encoded, pictures, strict=True)]
+    def headers() -> dict[str, Picture]:
+        return {name: open_image(data, limits, name) for name, data in encoded.items()}
 
     pictures = await pools.codecs.run(headers)
-    needed = max(map(_decoding_bytes, pictures))  # one after the other
-    async with budget.decoding.hold(needed, next(iter(encoded))):
+    parts = await gathered(_decode_pixels(share, preprocessing) for share in _shares(pictures))
+    return [array for part in parts for array in part]
+
+
+def _shares(pictures: Mapping[str, Picture]) -> list[dict[str, Picture]]:
+    """The pictures in their order, as many together as have few pixels in all."""
+    shares: list[dict[str, Picture]] = []
+    room = 0
+    for name, picture in pictures.items():
+        pixels = picture.image.width * picture.image.height
+        if pixels > room:
+            shares.append({})
+            room = PIXELS_TOGETHER
+        shares[-1][name] = picture
+        room -= pixels
+    return shares
+
+
+async def _decode_pixels(pictures: Mapping[str, Picture], preprocessing: ImagePreprocessing) -> list[NDArray[np.uint8]]:
+    """Decode pictures one after the other in one item of the codec pool, once there is memory for the largest."""
+
+    def pixels() -> list[NDArray[np.uint8]]:
+        return [to_array(picture, preprocessing, name) for name, picture in pictures.items()]
+
+    async with budget.decoding.hold(max(map(_decoding_bytes, pictures.values())), next(iter(pictures))):
         return await pools.codecs.run(pixels)
 
 
 def open_image(data: bytes, limits: Limits, field: str) -> Picture:
-    """Read the header only; pixels stay encoded.
+    """Read only the header; the pixels stay encoded.
 
     Raises:
         InvalidArgument: see `decode_images`.
@@ -175,15 +191,14 @@ def to_array(picture: Picture, preprocessing: ImagePreprocessing, field: str) ->
     return array if array.ndim == 3 else array[:, :, None]
 
 
-def encode_png(image: NDArray[np.uint8]) -> bytes:
-    """A PNG file of uint8 `[height, width, 3 or 1]`."""
-    buffer = io.BytesIO()
-    Image.fromarray(image if image.shape[2] == 3 else image[:, :, 0]).save(buffer, "PNG")
-    return buffer.getvalue()
+async def encoded(image: NDArray[np.uint8]) -> bytes:
+    """As `encode_png`, but a large image is encoded off the event loop."""
+    is_small = image.shape[0] * image.shape[1] <= INLINE_PIXELS
+    return await pools.inline_or_codecs(is_small, encode_png, image)
 
 
 def contact_sheet(images: Sequence[NDArray[np.uint8]]) -> NDArray[np.uint8]:
-    """Images of one size, row by row in a grid as nearly square as can be; what stays empty is white."""
+    """Arrange images of one size row by row in a grid that is nearly square; empty cells are white."""
     columns = math.ceil(math.sqrt(len(images)))
     rows = math.ceil(len(images) / columns)
     height, width, channels = images[0].shape
@@ -198,10 +213,10 @@ def _opened(content: bytes) -> Image.Image:
 
 
 def _decoded(picture: Picture, mode: str, size: tuple[int, int]) -> Image.Image:
-    """The pixels of a file; a JPEG much larger than needed is decoded at a fraction of its size.
+    """Decode the pixels of a file; a JPEG much larger than needed is decoded at a fraction of its size.
 
     Raises:
-        OSError: they are not all there.
+        OSError: some pixels are missing.
     """
     image = picture.image
     pixels = image.width * image.height
@@ -212,7 +227,7 @@ def _decoded(picture: Picture, mode: str, size: tuple[int, int]) -> Image.Image:
         if image.format != "JPEG" or pixels > MOST_UNENDED_PIXELS:
             raise
         candidates = endings(picture.content)
-        # In full: a fraction may leave out what is missing.
+        # At full size: decoding at a fraction may skip the missing part.
         if not candidates or not _alike(candidates):
             raise
         image = _opened(candidates[0])
@@ -221,22 +236,22 @@ def _decoded(picture: Picture, mode: str, size: tuple[int, int]) -> Image.Image:
 
 
 def _decoding_bytes(picture: Picture) -> int:
-    """Memory that decoding a file takes at its peak."""
+    """Peak memory of decoding a file, in bytes."""
     image = picture.image
     bands = len(image.getbands())
-    a_pixel = bands
+    pixel_bytes = bands
     if image.mode not in REDUCIBLE:
-        a_pixel += 16  # wide integers, and colours in place of a palette's numbers
+        pixel_bytes += 16  # wide integers, and colours instead of palette indices
     if image.format == "WEBP":
-        a_pixel += 2 * bands  # libwebp's own picture, and its bytes
+        pixel_bytes += 2 * bands  # libwebp's own picture, and its bytes
     if image.info.get("progressive"):
-        a_pixel += 2 * bands  # coefficients of all scans
-    return image.width * image.height * a_pixel
+        pixel_bytes += 2 * bands  # coefficients of all scans
+    return image.width * image.height * pixel_bytes
 
 
 def _reduced(image: Image.Image, size: tuple[int, int]) -> Image.Image:
-    """A picture that is many times larger than needed, averaged to a few times that size, strip by strip: what follows
-    makes copies of it."""
+    """Average a picture that is many times larger than needed to a few times that size, strip by strip, since the next
+    steps copy it."""
     factor = min(image.width // size[0], image.height // size[1]) // OVERSAMPLING
     if factor < 2 or image.mode not in REDUCIBLE:
         return image
@@ -257,7 +272,7 @@ def _not_an_image(data: bytes) -> str:
     kind = kind_of(data)
     formats = ", ".join(FORMATS)
     if kind.name in ("a PNG picture", "a JPEG picture", "a WebP picture"):
-        return f"cannot be read as an image: it begins as {kind.name} does, and its header is cut or corrupt"
+        return f"cannot be read as an image: it begins like {kind.name}, but its header is truncated or corrupt"
     return f"is not a {formats} image; it looks like {kind.name}"
 
 

@@ -1,4 +1,4 @@
-"""Whether a text is English, as the models of texts here read it: by its script, then by the words no text lacks."""
+"""Recognises texts that are not English, the language of the text models, by their script and their commonest words."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ from collections.abc import Sequence
 
 from services import pools
 
-# Looking at more than this takes long enough to delay other callers, so it leaves the event loop.
+# Examining more than this would delay other callers, so it runs off the event loop.
 INLINE_CHARACTERS = 4_096
-LOOKED_AT = 4_000  # characters
-# Of the letters: more in another script, or more with diacritics, and the text is not English.
+LOOKED_AT = 4_000  # characters of a text that are examined
+# A text is not English if a larger share of its letters is of another script, or has diacritics.
 FOREIGN_LETTERS = 1 / 3
 MARKED_LETTERS = 0.05
 FEWEST_MARKED = 3
 
 _WORD = re.compile(r"[^\W\d_]+(?:['’][^\W\d_]+)?")
-# Names of scripts as Unicode's names of letters begin, and as people call them.
+# Scripts by the first word of their letters' Unicode names, with their common names.
 _SCRIPTS = {
     "CJK": "Chinese characters",
     "HIRAGANA": "Japanese",
@@ -37,7 +37,7 @@ _ENGLISH = (
     "would other into has more her two like him see time could no make than been its who now my over did down only way "
     "may you i he me us our am any very please thank thanks hello where why here does don't i'm it's yes a"
 )
-# The commonest words of languages of Latin letters, without those that are English too.
+# The commonest words of languages with Latin letters; words that are English too do not count.
 _OTHERS = {
     "German": "der und das ist nicht ich sie ein eine einen einem zu den dem mit auf für es wir ihr auch wie wird sind "
     "haben hat aber von bei aus nach wenn kann mein dein dich mich guten danke bitte oder sich im vom zum zur des",
@@ -72,9 +72,9 @@ async def not_english_each(texts: Sequence[str]) -> list[str | None]:
 
 
 def not_english(text: str) -> str | None:
-    """What a text looks like that is not English, such as "French" or "Chinese characters"; None if it may be English.
+    """The language or script of a text that is not English, such as "French" or "Chinese characters".
 
-    Texts without letters, and those too short to say, may be.
+    None if the text may be English, which includes texts without letters and texts too short to tell.
     """
     looked_at = text[:LOOKED_AT]
     letters = [character for character in looked_at if character.isalpha()]
@@ -87,7 +87,7 @@ def not_english(text: str) -> str | None:
     words = Counter(word.lower().replace("’", "'") for word in _WORD.findall(looked_at))
     english = _hits(words, _READ)
     language, most_hits = max(((name, _hits(words, known)) for name, known in _FOREIGN.items()), key=lambda hit: hit[1])
-    # One word of many may be a name; of two or three, it is not.
+    # One foreign word among many may be a name; among two or three it is not.
     if most_hits > english and (most_hits >= 2 or 3 * most_hits >= words.total() >= 2):
         return language
     marked = names.count("LATIN")

@@ -1,8 +1,8 @@
-"""PNG, JPEG and WebP files without what is not pixels, and which way up they are.
+"""Strips everything but the pixels from PNG, JPEG and WebP files, and reads their orientation.
 
-Decoders trip over text, profiles and EXIF that they need not read: a tag of the wrong type, a checksum of a comment.
-What is left out here cannot harm them. Sources: PNG (W3C, third edition), JPEG (ITU T.81, JFIF 1.02), WebP (RFC 9649),
-TIFF 6.0 as EXIF uses it.
+Decoders fail on text, profiles and EXIF that they need not read: a tag of the wrong type, a comment's wrong checksum.
+Metadata that is stripped here cannot cause that. Sources: PNG (W3C, third edition), JPEG (ITU T.81, JFIF 1.02), WebP
+(RFC 9649), TIFF 6.0 as EXIF uses it.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 UPRIGHT = 1
 ORIENTATION = 0x0112
-# Of chunks, segments and tags: far more than any camera or editor writes.
+# Limits on chunks or segments, tags and scans: far more than any camera or editor writes.
 MOST_PARTS = 16_384
 MOST_TAGS = 1024
 MOST_SCANS = 100
@@ -26,7 +26,7 @@ _WITHOUT_LENGTH = (0x01, *range(0xD0, 0xD9))
 _EXIF = b"Exif\0\0"
 _JFIF, _JFIF_BYTES = b"JFIF\0", 14
 _ADOBE, _ADOBE_BYTES = b"Adobe", 12
-# As libjpeg knows a JFIF file by it, without a thumbnail or a density that could be malformed.
+# A JFIF segment by which libjpeg recognises the format, without a thumbnail or a density that could be malformed.
 _PLAIN_JFIF = b"\xff\xe0\0\x10JFIF\0\1\1\0\0\1\0\1\0\0"
 _WEBP_KEPT = (b"VP8 ", b"VP8L", b"VP8X", b"ALPH", b"ANIM", b"ANMF")
 _WEBP_METADATA = 0x2C  # flags of VP8X: ICC profile, EXIF, XMP
@@ -38,21 +38,21 @@ _WHOLE = {1: "B", 3: "H", 4: "I", 6: "b", 8: "h", 9: "i"}
 
 
 class PixelFile(NamedTuple):
-    """A file's pixels, and how they are to be turned: EXIF's orientation, 1 to 8, where 1 is upright."""
+    """A file with only its pixels, and its EXIF orientation: 1 to 8, where 1 is upright."""
 
     content: bytes
     orientation: int
 
 
 class TooManyPartsError(ValueError):
-    """A file of more chunks, segments or scans than a picture has."""
+    """A file has more chunks, segments or scans than any real picture."""
 
 
 def pixels_only(content: bytes) -> PixelFile:
-    """The file without metadata; one that cannot be followed is left as it is, for its decoder to judge.
+    """The file without its metadata; a file with a malformed structure is returned unchanged, for the decoder to judge.
 
     Raises:
-        TooManyPartsError: it is made of so many parts that only reading them takes long.
+        TooManyPartsError: it has so many parts that merely reading them takes long.
     """
     try:
         if content.startswith(_PNG):
@@ -67,7 +67,7 @@ def pixels_only(content: bytes) -> PixelFile:
 
 
 def orientation_of(exif: bytes) -> int:
-    """The orientation that EXIF gives; upright if it gives none that can be read."""
+    """The orientation in EXIF data; upright if there is none that can be read."""
     tiff = exif.removeprefix(_EXIF)
     order = {b"II*\0": "<", b"MM\0*": ">"}.get(tiff[:4])
     if order is None:
@@ -86,23 +86,24 @@ def orientation_of(exif: bytes) -> int:
 
 
 def endings(jpeg: bytes) -> tuple[bytes, ...]:
-    """A JPEG that lacks its end marker, with that; then with bits that mean nothing before it, one way and another.
+    """A JPEG that lacks its end marker, completed in three ways: by the marker alone, and by two kinds of noise and
+    the marker.
 
-    All decode alike if no pixel is missing: only where data is missing does a decoder read on. Nothing is returned of a
-    progressive one that lacks scans.
+    All three decode to the same picture if no pixel is missing, since a decoder reads the noise only where data is
+    missing. Empty for a progressive JPEG that lacks scans.
     """
     content = jpeg.rstrip(b"\xff")
     if not _all_scans(content):
         return ()
     paddings = (
-        b"".join(noise * 32 + bytes((0xFF, 0xD0 + number)) for number in range(8))  # restart markers are stopped at
+        b"".join(noise * 32 + bytes((0xFF, 0xD0 + number)) for number in range(8))  # decoders stop at restart markers
         for noise in (b"\x5a\xa5\x3c", b"\x93\x0e\xc7")
     )
     return content + _EOI, *(content + padding + _EOI for padding in paddings)
 
 
 def _all_scans(jpeg: bytes) -> bool:
-    """Whether the scans of a JPEG give all bits of all coefficients."""
+    """Whether the scans of a JPEG contain all bits of all coefficients."""
     given: dict[int, int] = {}
     components: set[int] = set()
     for start in (match.end() for match in _SCAN.finditer(jpeg)):
@@ -149,9 +150,9 @@ def _webp(content: bytes) -> PixelFile:
 
 
 def _chunks(content: bytes, start: int, *, big_endian: bool, extra: int) -> Iterator[tuple[int, int]]:
-    """Where each chunk begins and ends, the last of which may be cut; `extra` bytes surround its data.
+    """Start and end of each chunk; the last chunk may be truncated. `extra` bytes surround a chunk's data.
 
-    A PNG's chunks begin with their size, those of RIFF with their name and are filled up to an even size.
+    A PNG chunk begins with its size; a RIFF chunk begins with its name and is padded to an even size.
     """
     for _ in range(MOST_PARTS):
         if start + 8 > len(content):
@@ -170,8 +171,9 @@ def _jpeg(content: bytes) -> PixelFile:
     place = len(_SOI)
     for _ in range(MOST_PARTS):
         fill = _FILL.search(content, place)
-        if fill is None or fill.end() >= len(content):
-            return PixelFile(content, UPRIGHT)
+        if fill is None or fill.end() + 2 >= len(content):
+            # Without the fill bytes, which Pillow would skip one by one.
+            return PixelFile(b"".join(kept), UPRIGHT)
         marker, start = content[fill.end()], fill.end() + 1
         place = start
         if marker == 0 or marker in _WITHOUT_LENGTH:
@@ -196,14 +198,14 @@ def _jpeg(content: bytes) -> PixelFile:
 
 
 def _is_metadata(marker: int, data: bytes) -> bool:
-    """Whether a JPEG's segment has nothing to do with its pixels; Adobe's says which colours they are."""
+    """Whether a JPEG segment is irrelevant to the pixels; Adobe's segment is relevant: it states the colour space."""
     if marker == _APP14:
         return not data.startswith(_ADOBE) or len(data) < _ADOBE_BYTES
     return _APP0 <= marker <= _APP15 or marker == _COM
 
 
 def _turned(exif: bytes, xmp: bytes) -> int:
-    """The orientation by EXIF, else by XMP."""
+    """The orientation from EXIF, or else from XMP."""
     by_exif = orientation_of(exif)
-    found = None if by_exif != UPRIGHT else _XMP.search(xmp)
-    return int(found[1]) if found else by_exif
+    by_xmp = _XMP.search(xmp) if by_exif == UPRIGHT else None
+    return int(by_xmp[1]) if by_xmp else by_exif

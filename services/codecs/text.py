@@ -1,9 +1,9 @@
-"""Texts to token ids and back, with each token's place in the caller's own text.
+"""Converts texts to token ids and back, with each token's place in the caller's text.
 
-Texts come as UTF-8, which gRPC itself checks, in any script and direction. A model's tokenizer brings them into the
-Unicode normal form that the model knows, drops control characters, and gives what its vocabulary lacks a token of its
-own (an emoji, a script never seen). Whatever it does, offsets count code points of the text as it was sent, in the
-order of its code points, which for right-to-left scripts is the order of reading.
+Texts arrive as UTF-8, which gRPC checks, in any script and direction. A model's tokenizer brings them into the Unicode
+normal form that the model knows, drops control characters, and has a token for what its vocabulary lacks (an emoji, an
+unknown script). Offsets always count code points of the text as it was sent, in logical order, which for right-to-left
+scripts is the order of reading.
 """
 
 from __future__ import annotations
@@ -11,7 +11,9 @@ from __future__ import annotations
 import os
 import time
 import unicodedata
+from array import array
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from functools import lru_cache
 
 from services import pools
@@ -21,9 +23,9 @@ from services.limits import Limits
 
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # a request has one core, and a pool would not survive a fork
 
-from tokenizers import Encoding, Tokenizer
+from tokenizers import Tokenizer
 
-# Tokenizing more than this takes long enough to delay other callers, so it leaves the event loop.
+# Tokenizing more than this would delay other callers, so it runs off the event loop.
 INLINE_CHARACTERS = 4096
 
 _INVISIBLE = frozenset(("Cc", "Cf", "Zl", "Zp", "Zs"))
@@ -31,12 +33,28 @@ _MARKS = frozenset(("Mc", "Me", "Mn"))
 _JOINER, _SKIN_TONES = "\u200d", range(0x1F3FB, 0x1F400)
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Tokens:
+    """The tokens of a text, in 16 bytes each: the library's `Encoding` takes 500, as long as the request waits.
+
+    Args:
+        ids: of the tokens, in the model's vocabulary.
+        words: the word of each token; -1 = none, as for special tokens.
+        starts, ends: code points of the text.
+    """
+
+    ids: Sequence[int]
+    words: Sequence[int]
+    starts: Sequence[int]
+    ends: Sequence[int]
+
+
 @lru_cache(maxsize=32)
 def load_tokenizer(content: bytes) -> Tokenizer:
-    """The tokenizer of a `tokenizer.json`, as the library `tokenizers` writes it; it neither pads nor truncates.
+    """Load a `tokenizer.json` of the library `tokenizers`; the tokenizer neither pads nor truncates.
 
     Raises:
-        ValueError: it is not one.
+        ValueError: it is not a tokenizer.
     """
     try:
         tokenizer = Tokenizer.from_buffer(content)
@@ -44,12 +62,12 @@ def load_tokenizer(content: bytes) -> Tokenizer:
         raise ValueError(f"not a tokenizer: {error}") from None
     tokenizer.no_padding()
     tokenizer.no_truncation()
-    tokenizer.encode_special_tokens = True  # a text that has a special token's name in it is text all the same
+    tokenizer.encode_special_tokens = True  # the name of a special token within a text is ordinary text
     return tokenizer
 
 
 def special_id(tokenizer: Tokenizer, token: str) -> int:
-    """The id of a token that the model cannot do without.
+    """The id of a token that the model needs.
 
     Raises:
         Internal: the vocabulary lacks it.
@@ -60,8 +78,8 @@ def special_id(tokenizer: Tokenizer, token: str) -> int:
     return number
 
 
-def check_texts(texts: Sequence[str], limits: Limits, field: str = "texts") -> None:
-    """See that there are texts, not too many, and none that `check_text` refuses.
+def check_texts(texts: Sequence[str], limits: Limits, field: str = "texts", *, blank: bool = False) -> None:
+    """Check that there are texts, not too many, and that `check_text` accepts each.
 
     Raises:
         InvalidArgument: names the field.
@@ -71,48 +89,60 @@ def check_texts(texts: Sequence[str], limits: Limits, field: str = "texts") -> N
     if len(texts) > limits.texts:
         raise InvalidArgument.field(field, f"has {len(texts)} texts; the most in one request is {limits.texts}")
     for i, text in enumerate(texts):
-        check_text(text, limits, f"{field}[{i}]")
+        check_text(text, limits, f"{field}[{i}]", blank=blank)
 
 
-def check_text(text: str, limits: Limits, field: str = "text") -> None:
-    """See that a text has something to read, and is not too long.
+def check_text(text: str, limits: Limits, field: str = "text", *, blank: bool = False) -> None:
+    """Check that a text has visible content, unless it may be `blank`, and is not too long.
 
     Raises:
         InvalidArgument: names the field.
     """
     if (size := len(text.encode())) > limits.text_bytes:
         raise InvalidArgument.field(field, f"has {size:,} bytes of UTF-8; the most is {limits.text_bytes:,}")
-    if all(unicodedata.category(character) in _INVISIBLE for character in text):
+    if not blank and all(unicodedata.category(character) in _INVISIBLE for character in text):
         what = "has nothing but spaces and control characters" if text else "is empty"
         raise InvalidArgument.field(field, f"{what}; send some text")
 
 
-async def encode(tokenizer: Tokenizer, texts: Mapping[str, str], *, special: bool = True) -> list[Encoding]:
-    """Token ids and offsets of each text; the keys name the fields that they came in.
+async def encode(tokenizer: Tokenizer, texts: Mapping[str, str], *, special: bool = True) -> list[Tokens]:
+    """The tokens of each text; the keys are the names of their fields.
 
     Args:
-        special: whether to add the tokens that the model wants around a text, such as [CLS] and [SEP].
+        special: whether to add the tokens that the model expects around a text, such as [CLS] and [SEP].
 
     Raises:
-        InvalidArgument: a text has no token, e.g. because it is a lone combining mark that the model's form drops.
+        InvalidArgument: a text has no token, e.g. because it is a lone combining mark that the normal form drops.
     """
     started = time.monotonic()
     listed = list(texts.values())
-    if sum(map(len, listed)) <= INLINE_CHARACTERS:
-        encodings = tokenizer.encode_batch(listed, add_special_tokens=special)
-    else:
-        encodings = await pools.codecs.run(tokenizer.encode_batch, listed, add_special_tokens=special)
-    for field, encoding in zip(texts, encodings, strict=True):
-        if all(encoding.special_tokens_mask):
+    inline = sum(map(len, listed)) <= INLINE_CHARACTERS
+    tokens = await pools.inline_or_codecs(inline, _tokens, tokenizer, listed, special)
+    for field, one in zip(texts, tokens, strict=True):
+        if one is None:
             raise InvalidArgument.field(field, "has nothing that the model can read")
     decoded("text", started)
-    return encodings
+    return [one for one in tokens if one is not None]
+
+
+def _tokens(tokenizer: Tokenizer, texts: Sequence[str], special: bool) -> list[Tokens | None]:
+    """Of each text; None where there are none but special ones."""
+    tokens: list[Tokens | None] = []
+    for text in texts:
+        encoding = tokenizer.encode(text, add_special_tokens=special)
+        if all(encoding.special_tokens_mask):
+            tokens.append(None)
+            continue
+        words = array("i", [-1 if word is None else word for word in encoding.word_ids])
+        starts, ends = (array("i", places) for places in zip(*encoding.offsets, strict=True))
+        tokens.append(Tokens(array("i", encoding.ids), words, starts, ends))
+    return tokens
 
 
 def whole_characters(text: str, start: int, end: int) -> tuple[int, int]:
-    """A span of code points, widened so that it cuts no character as people see them.
+    """A span of code points, widened so that it does not split a character as people see it.
 
-    Tokens end before the combining marks that a normal form drops: accents, vowel points, and what is joined to an
+    Tokens end before the combining marks that a normal form drops: accents, vowel points, and the parts joined to an
     emoji.
     """
     while 0 < start < len(text) and _continues(text, start):

@@ -1,4 +1,4 @@
-"""What decoding took, for metrics, the log and spans."""
+"""Records how long decoding took, for metrics, the log and spans."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from services import metrics, tracing
 
 
 def decoded(codec: str, started: float) -> None:
-    """One request's inputs are decoded; `started` in `time.monotonic()` seconds."""
+    """Record that one request's inputs have been decoded; `started` in `time.monotonic()` seconds."""
     ended = time.monotonic()
     metrics.CODEC_SECONDS.labels(codec).observe(ended - started)
     tracing.current().record(f"decode {codec}", started, ended, stage="codec")

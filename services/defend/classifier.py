@@ -1,27 +1,27 @@
-"""Image classifiers as attacks and defences use them: logits of images, and gradients."""
+"""Image classifiers as attacks and defences ask them, for logits and gradients; graphs are known here alone."""
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from lectern.card import Card, ImagePreprocessing
+from artifacts.card import Card, ImagePreprocessing
 from lectern.v1 import defend_pb2 as pb
+from services.answering import find
 from services.codecs.tensors import softmax
-from services.errors import InvalidArgument, NotFound
+from services.defend import CAPABILITY
+from services.defend.methods.pixels import Floats, Images
+from services.errors import InvalidArgument
 from services.rpc import Call
-from services.runtime.graph import Graph, batches
+from services.runtime.gradient_graph import GRADIENT, GradientGraph
+from services.runtime.graph import batches
 from services.runtime.repository import Model, Repository
 
-Floats = NDArray[np.float32]
-Images = NDArray[np.uint8]
 Indices = NDArray[np.int64]
-CAPABILITIES = ("classify", "defend")
-LOGITS, GRADIENT = "logits", "gradient"
+LOGITS = "logits"
 
 
 @dataclass(frozen=True)
@@ -33,25 +33,33 @@ class Classifier:
     call: Call
 
     @classmethod
-    def find(cls, repository: Repository, name: str, version: int, call: Call, field: str = "model") -> Classifier:
-        """The classifier of that name.
+    def find(cls, repository: Repository, name: str, call: Call, field: str) -> Classifier:
+        """The classifier that `field` of a request names, beside the one that answers.
 
         Raises:
-            NotFound, Unavailable: see `Repository.find`. InvalidArgument: it is no image classifier; says `field`.
+            NotFound, Unavailable: see `Repository.find`. InvalidArgument: it is no image classifier.
         """
-        try:
-            model = repository.find(name, version, *CAPABILITIES)
-        except (NotFound, InvalidArgument) as error:
-            ((at, description),) = error.violations
-            raise type(error).field(field if at == "model" else at, description) from None
-        preprocessing = model.card.preprocessing
-        if not (isinstance(preprocessing, ImagePreprocessing) and model.card.labels):
-            raise InvalidArgument.field(field, f"{name} does not classify images")
+        return cls.of(*find(repository, name, 0, ImagePreprocessing, *CAPABILITY.models_of, field=field), call, field)
+
+    @classmethod
+    def of(cls, model: Model, preprocessing: ImagePreprocessing, call: Call, field: str = "model") -> Classifier:
+        """The model as a classifier; `field` of the request names it.
+
+        Raises:
+            InvalidArgument: it has no classes.
+        """
+        if not model.card.labels:
+            raise InvalidArgument.field(field, f"{model.card.name} does not classify images")
         return cls(model, preprocessing, call)
 
     @property
     def card(self) -> Card:
         return self.model.card
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Height, width and channels of its images."""
+        return self.preprocessing.height, self.preprocessing.width, self.preprocessing.channels
 
     def check_gradients(self, field: str) -> None:
         """See that it has a graph of its gradients.
@@ -72,10 +80,7 @@ class Classifier:
         Raises:
             InvalidArgument: it does not.
         """
-        mine, others = (
-            (c.preprocessing.height, c.preprocessing.width, c.preprocessing.channels) for c in (self, other)
-        )
-        if mine != others or self.card.labels != other.card.labels:
+        if self.shape != other.shape or self.card.labels != other.card.labels:
             raise InvalidArgument.field(field, f"{other.card.name} takes other images or classes than {self.card.name}")
 
     def index_of(self, label: str, field: str) -> int:
@@ -91,25 +96,23 @@ class Classifier:
     async def logits(self, images: Images) -> Floats:
         """Of images as people send them."""
         graph = self.model.graphs["forward"]
-        parts = self._batches(graph, {graph.config.inputs[0].name: images})
+        parts = batches(graph, {graph.config.inputs[0].name: images}, self.call.deadline, self.call.priority)
         return np.concatenate([part[LOGITS] async for part in parts])
+
+    async def logits_of_each(self, several: Sequence[Images]) -> list[Floats]:
+        """Of several arrays of as many images, which share batches."""
+        return np.split(await self.logits(np.concatenate(several)), len(several))
 
     async def gradients(self, xs: Floats, classes: Indices) -> Floats:
         """Derivative by images `xs` of the log-probability of each one's class."""
-        graph = self.model.graphs[GRADIENT]
-        inputs = {t.name: np.zeros((len(xs), *t.shape), np.float32) for t in graph.config.inputs}
-        inputs[graph.config.inputs[0].name] = np.ascontiguousarray(xs, np.float32)
-        inputs["weights"][np.arange(len(xs)), classes] = 1
-        inputs["log_probability"][:] = 1
-        return np.concatenate([part[GRADIENT] async for part in self._batches(graph, inputs)])
+        graph = GradientGraph(self.model.graphs[GRADIENT], self.call.deadline, self.call.priority)
+        parts = graph.run(xs, graph.one_hot(classes, len(xs)), log_probability=True)
+        return np.concatenate([part[GRADIENT] async for part in parts])
 
-    def said(self, logits: Floats) -> list[pb.PredictedClass]:
+    def predictions(self, logits: Floats) -> list[pb.PredictedClass]:
         """The most probable class of each row."""
         probabilities = softmax(logits)
         return [
             pb.PredictedClass(label=self.card.labels[i], index=i, probability=row[i])
             for i, row in zip(logits.argmax(1).tolist(), probabilities.tolist(), strict=True)
         ]
-
-    def _batches(self, graph: Graph, arrays: dict[str, NDArray[Any]]) -> AsyncIterator[dict[str, NDArray[Any]]]:
-        return batches(graph, arrays, self.call.deadline, self.call.priority)

@@ -1,4 +1,4 @@
-"""Passive defences, which clean an image before a model sees it, and chains of them."""
+"""Passive defences as requests ask for them, which clean an image before a model sees it, and chains of them."""
 
 from __future__ import annotations
 
@@ -8,12 +8,16 @@ from typing import Protocol
 
 import numpy as np
 
-from lectern import squeezing
-from lectern.card import ImagePreprocessing
+from artifacts import squeezing
+from artifacts.card import ImagePreprocessing
 from lectern.v1 import defend_pb2 as pb
 from services import pools
-from services.defend.classifier import Classifier, Floats, Images
-from services.defend.resampling import Resampling, blur, shrunk
+from services.answering import find
+from services.defend.classifier import Classifier
+from services.defend.methods.gaussian_smoothing import gaussian_smoothing
+from services.defend.methods.pixels import Floats, Images, Randoms, rounded
+from services.defend.methods.resampling import Resampling
+from services.defend.methods.resize_and_pad import resize_and_pad
 from services.errors import InvalidArgument
 from services.limits import Limits
 from services.parameters import number, whole
@@ -22,7 +26,6 @@ from services.runtime.repository import Model, Repository
 
 ROBUST, PURIFIER = "robust_classifier", "image_purifier"
 RANDOM_DRAWS = 8
-Randoms = list[np.random.Generator]
 Backward = Callable[[Floats], Floats]
 
 
@@ -53,7 +56,7 @@ class Squeezing:
 
     async def clean(self, images: Images, randoms: Randoms) -> tuple[Images, Backward]:
         function = self.function
-        return await pools.codecs.run(function, images), _as_they_are
+        return await pools.codecs.run(function, images), _unchanged
 
 
 @dataclass(frozen=True)
@@ -82,13 +85,13 @@ class Purifier:
     async def clean(self, images: Images, randoms: Randoms) -> tuple[Images, Backward]:
         graph = self.model.graphs["forward"]
         inputs = {graph.config.inputs[0].name: images}
-        found = await graph.infer(inputs, self.call.deadline, self.call.priority)
-        return rounded(found[graph.config.outputs[0].name]), _as_they_are
+        outputs = await graph.infer(inputs, self.call.deadline, self.call.priority)
+        return rounded(outputs[graph.config.outputs[0].name]), _unchanged
 
 
 @dataclass(frozen=True)
 class Chain:
-    """Defences in their order, and the model behind them: the one asked about, or a robust one in its place."""
+    """Defences in their order, and the model behind them: the one that is attacked, or a robust one in its place."""
 
     defences: tuple[Defence, ...]
     classifier: Classifier
@@ -96,7 +99,7 @@ class Chain:
 
     @property
     def draws(self) -> int:
-        """How many an attack that knows the defences averages over, unless told otherwise."""
+        """How many an attack that knows the defences averages over, unless the request says."""
         return RANDOM_DRAWS if any(defence.random for defence in self.defences) else 1
 
     async def clean(self, images: Images, randoms: Randoms) -> tuple[Images, Backward]:
@@ -124,30 +127,28 @@ def defence_randoms(seed: int, count: int) -> Randoms:
     return [np.random.default_rng(((seed + i) % 2**64, 1)) for i in range(count)]
 
 
-def rounded(xs: Floats) -> Images:
-    """Values as pixels have them."""
-    pixels: Images = np.rint(xs.clip(0, 255)).astype(np.uint8)
-    return pixels
-
-
 def read_chain(
-    asked: Sequence[pb.Defence], classifier: Classifier, repository: Repository, limits: Limits, field: str = "defences"
+    requested: Sequence[pb.Defence],
+    classifier: Classifier,
+    repository: Repository,
+    limits: Limits,
+    field: str = "defences",
 ) -> Chain:
-    """The chain that was asked for.
+    """The chain of a request's defences.
 
     Raises:
         InvalidArgument: a defence or one of its parameters is not known, or does not fit the model.
         NotFound, Unavailable: a model that it needs.
     """
-    if len(asked) > limits.defences:
-        raise InvalidArgument.field(field, f"has {len(asked)}; the most in one request are {limits.defences}")
+    if len(requested) > limits.defences:
+        raise InvalidArgument.field(field, f"has {len(requested)}; the most in one request are {limits.defences}")
     defences: list[Defence] = []
     words, behind = [], classifier
-    for i, one in enumerate(asked):
+    for i, one in enumerate(requested):
         at = f"{field}[{i}]"
         if one.WhichOneof("kind") == "robust_model":
             name = one.robust_model.model or ROBUST
-            behind = Classifier.find(repository, name, 0, classifier.call, f"{at}.robust_model.model")
+            behind = Classifier.find(repository, name, classifier.call, f"{at}.robust_model.model")
             classifier.check_alike(behind, f"{at}.robust_model.model")
             words.append(name)
         else:
@@ -156,41 +157,40 @@ def read_chain(
     return Chain(tuple(defences), behind, " + ".join(words) or "none")
 
 
-def _read(asked: pb.Defence, classifier: Classifier, repository: Repository, at: str) -> Defence:
-    kind = asked.WhichOneof("kind")
+def _read(requested: pb.Defence, classifier: Classifier, repository: Repository, at: str) -> Defence:
+    kind = requested.WhichOneof("kind")
     match kind:
         case "gaussian":
-            sigma = number(asked.gaussian, "sigma", 1, 8, f"{at}.gaussian.sigma")
-            return Linear(f"Gaussian {sigma:g}", lambda h, w, _: blur(h, w, sigma), random=False)
+            sigma = number(requested.gaussian, "sigma", 1, 8, f"{at}.gaussian.sigma")
+            return Linear(f"Gaussian {sigma:g}", lambda h, w, _: gaussian_smoothing(h, w, sigma), random=False)
         case "median":
-            window = whole(asked.median, "window", 3, 2, 9, f"{at}.median.window")
+            window = whole(requested.median, "window", 3, 2, 9, f"{at}.median.window")
             return Squeezing(f"median {window}", lambda images: squeezing.median(images, window))
         case "jpeg":
-            quality = whole(asked.jpeg, "quality", 50, 1, 95, f"{at}.jpeg.quality")
+            quality = whole(requested.jpeg, "quality", 50, 1, 95, f"{at}.jpeg.quality")
             return Squeezing(f"JPEG {quality}", lambda images: squeezing.jpeg(images, quality))
         case "bit_depth":
-            bits = whole(asked.bit_depth, "bits", 4, 1, 8, f"{at}.bit_depth.bits")
+            bits = whole(requested.bit_depth, "bits", 4, 1, 8, f"{at}.bit_depth.bits")
             return Squeezing(f"{bits} bits", lambda images: squeezing.bit_depth(images, bits))
         case "resize_and_pad":
-            least = number(asked.resize_and_pad, "least", 0.875, 1, f"{at}.resize_and_pad.least")
+            least = number(requested.resize_and_pad, "least", 0.875, 1, f"{at}.resize_and_pad.least")
             if least < 0.5:
                 raise InvalidArgument.field(f"{at}.resize_and_pad.least", f"is {least:g}; it must be 0.5 to 1")
-            return Linear("resize and pad", lambda h, w, randoms: shrunk(h, w, least, randoms), random=True)
+            return Linear("resize and pad", lambda h, w, randoms: resize_and_pad(h, w, least, randoms), random=True)
         case "autoencoder":
-            return _purifier(asked.autoencoder, classifier, repository, f"{at}.autoencoder.model")
+            return _purifier(requested.autoencoder, classifier, repository, f"{at}.autoencoder.model")
     known = ", ".join(pb.Defence.DESCRIPTOR.fields_by_name)
     raise InvalidArgument.field(at, f"is not set, or not known here; there are: {known}")
 
 
-def _purifier(asked: pb.Autoencoder, classifier: Classifier, repository: Repository, field: str) -> Purifier:
-    model = repository.find(asked.model or PURIFIER, 0, "defend")
-    takes, wanted = model.card.preprocessing, classifier.preprocessing
-    if not isinstance(takes, ImagePreprocessing) or model.card.labels:
+def _purifier(requested: pb.Autoencoder, classifier: Classifier, repository: Repository, field: str) -> Purifier:
+    model, rebuilt = find(repository, requested.model or PURIFIER, 0, ImagePreprocessing, "defend", field=field)
+    if model.card.labels:
         raise InvalidArgument.field(field, f"{model.card.name} does not rebuild images")
-    if (takes.height, takes.width, takes.channels) != (wanted.height, wanted.width, wanted.channels):
+    if (rebuilt.height, rebuilt.width, rebuilt.channels) != classifier.shape:
         raise InvalidArgument.field(field, f"{model.card.name} takes other images than {classifier.card.name}")
     return Purifier("autoencoder", model, classifier.call)
 
 
-def _as_they_are(gradients: Floats) -> Floats:
+def _unchanged(gradients: Floats) -> Floats:
     return gradients

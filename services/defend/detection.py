@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
-from lectern import squeezing
-from lectern.card import Card
+from artifacts import squeezing
+from artifacts.card import Card
 from lectern.v1 import defend_pb2 as pb
-from services import pools
 from services.codecs.tensors import softmax
-from services.defend.classifier import Classifier, Floats, Images
+from services.defend.methods.pixels import Floats
 from services.parameters import number
 
 FALSE_POSITIVE_RATE, HIGHEST_RATE = 0.05, 0.5
@@ -19,7 +20,7 @@ def read_threshold(request: pb.DefendRequest, card: Card) -> float | None:
     """The score above which an image looks attacked; None if the model has not been calibrated.
 
     Raises:
-        InvalidArgument: the rate that was asked for is out of bounds.
+        InvalidArgument: the rate is out of bounds.
     """
     rate = number(request, "false_positive_rate", FALSE_POSITIVE_RATE, HIGHEST_RATE, "false_positive_rate")
     prefix = squeezing.THRESHOLD
@@ -28,11 +29,9 @@ def read_threshold(request: pb.DefendRequest, card: Card) -> float | None:
     return float(np.interp(rate, rates, scores)) if stored else None
 
 
-async def detect(images: Images, logits: Floats, classifier: Classifier, threshold: float | None) -> list[pb.Detection]:
-    """The verdict on each image, of which the model says `logits`."""
-    copies = await pools.codecs.run(squeezing.squeezed, images)
-    answers = [softmax(await classifier.logits(copy)) for copy in copies]
-    found = squeezing.scores(softmax(logits), answers)
+def detections(logits: Floats, of_squeezed: Sequence[Floats], threshold: float | None) -> list[pb.Detection]:
+    """The verdict on each image, from what the model says of it and of its copies by `squeezing.squeezed`."""
+    scores = squeezing.scores(softmax(logits), [softmax(copy) for copy in of_squeezed])
     if threshold is None:
-        return [pb.Detection(score=score) for score in found.tolist()]
-    return [pb.Detection(score=s, threshold=threshold, attacked=s > threshold) for s in found.tolist()]
+        return [pb.Detection(score=score) for score in scores.tolist()]
+    return [pb.Detection(score=s, threshold=threshold, attacked=s > threshold) for s in scores.tolist()]

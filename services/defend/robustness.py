@@ -9,9 +9,10 @@ import numpy as np
 
 from lectern.v1 import defend_pb2 as pb
 from services.codecs.images import decode_images
-from services.defend.attacks import Attack, Goal, attack, read_attack, shrink_to_pixels, source_of
-from services.defend.classifier import Classifier, Images, Indices
+from services.defend.attacks import Attack, Goal, attack, read_attack, source_of
+from services.defend.classifier import Classifier, Indices
 from services.defend.defences import Chain, defence_randoms, read_chain
+from services.defend.methods.pixels import Images, shrunk_to_pixels
 from services.errors import InvalidArgument
 from services.limits import Limits
 from services.runtime.repository import Repository
@@ -35,7 +36,7 @@ class Cell:
     """A model, an attack on it (None = none), and defences.
 
     Args:
-        row: place of the attack among those asked for; -1 = none.
+        row: place of the attack among those of the request; -1 = none.
         source: whose gradients the attack follows.
         against: what the attack knows of: the defences, or the bare model.
     """
@@ -57,7 +58,7 @@ class Measured:
     accuracy: float
     attacked: Images
     first: Images
-    said: pb.PredictedClass
+    prediction: pb.PredictedClass
     right: bool
 
     def message(self, done: int, total: int) -> pb.EvaluateRobustnessResponse:
@@ -77,10 +78,10 @@ class Measured:
 def read_cells(
     request: pb.EvaluateRobustnessRequest, classifiers: Sequence[Classifier], repository: Repository, limits: Limits
 ) -> list[Cell]:
-    """Every cell, model by model and attack by attack, so that whatever is wrong is said before work begins.
+    """Every cell, model by model and attack by attack, so that a request is refused before work begins.
 
     Raises:
-        NotFound, Unavailable: a model that is asked for. InvalidArgument: too many cells, or what a cell asks for.
+        NotFound, Unavailable: a model of a cell. InvalidArgument: too many cells, or a parameter of one.
     """
     attacks = list(request.attacks) or list(DEFAULT_ATTACKS)
     total = len(classifiers) * (len(attacks) + 1) * (len(request.defences) + 1)
@@ -95,13 +96,13 @@ def read_cells(
         for i, defence in enumerate(request.defences):
             chains.append(read_chain(defence.chain, classifier, repository, limits, f"defences[{i}].chain"))
         cells += [Cell(classifier, -1, None, "none", classifier, bare, chain) for chain in chains]
-        for row, asked in enumerate(attacks):
-            how = read_attack(asked.method, limits, f"attacks[{row}].method")
-            words = how.words + (f" by {asked.gradient_of}" if asked.gradient_of else "")
-            words += ", aware" if asked.aware else ""
+        for row, evaluated in enumerate(attacks):
+            how = read_attack(evaluated.method, limits, f"attacks[{row}].method")
+            words = how.words + (f" by {evaluated.gradient_of}" if evaluated.gradient_of else "")
+            words += ", aware" if evaluated.aware else ""
             for chain in chains:
-                against = chain if asked.aware else bare
-                source = source_of(how, asked.gradient_of, against, repository, f"attacks[{row}].")
+                against = chain if evaluated.aware else bare
+                source = source_of(how, evaluated.gradient_of, against, repository, f"attacks[{row}].")
                 cells.append(Cell(classifier, row, how, words, source, against, chain))
     return cells
 
@@ -118,7 +119,7 @@ async def read_test(request: pb.EvaluateRobustnessRequest, classifier: Classifie
 
 
 async def measure(cell: Cell, test: Test, before: Sequence[Measured], seed: int) -> Measured:
-    """Accuracy in a cell; an attack that knows nothing of the defences is made once, and found in `before`."""
+    """Accuracy in a cell; an attack that knows nothing of the defences is made once, and taken from `before`."""
     same = (m for m in before if (m.cell.classifier, m.cell.row) == (cell.classifier, cell.row))
     known = next((m.attacked for m in same if m.cell.against is cell.against), None)
     attacked = test.images
@@ -126,9 +127,9 @@ async def measure(cell: Cell, test: Test, before: Sequence[Measured], seed: int)
         attacked = known
     elif cell.attack is not None:
         goal = Goal(cell.against, cell.source, cell.against.draws, test.classes, targeted=False, seed=seed)
-        attacked = shrink_to_pixels(await attack(cell.attack, test.images, goal), test.images)
+        attacked = shrunk_to_pixels(await attack(cell.attack, test.images, goal), test.images)
     cleaned, _ = await cell.chain.clean(attacked, defence_randoms(seed, len(attacked)))
     logits = await cell.chain.classifier.logits(cleaned)
     hits = logits.argmax(1) == test.classes
-    (said,) = cell.chain.classifier.said(logits[:1])
-    return Measured(cell, float(hits.mean()), attacked, cleaned[0], said, bool(hits[0]))
+    (prediction,) = cell.chain.classifier.predictions(logits[:1])
+    return Measured(cell, float(hits.mean()), attacked, cleaned[0], prediction, bool(hits[0]))

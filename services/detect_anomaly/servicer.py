@@ -8,21 +8,21 @@ from typing import Any
 
 import numpy as np
 
-from lectern.card import ImagePreprocessing
+from artifacts.card import ImagePreprocessing
 from lectern.v1 import detect_anomaly_pb2 as pb
 from services import pools
+from services.answering import answering
 from services.codecs.heat_maps import heat_map
-from services.codecs.images import decode_images, encode_png
+from services.codecs.images import decode_images
+from services.codecs.png import encode_png
+from services.detect_anomaly import CAPABILITY
 from services.detect_anomaly.thresholds import Thresholds
-from services.errors import InvalidArgument
 from services.limits import Limits
 from services.rpc import Call
 from services.runtime.graph import Array
 from services.runtime.repository import Repository
 from services.streams import pipelined
 
-CAPABILITY = "detect_anomaly"
-DEFAULT_MODEL = "anomaly_detector"
 HEAT_MAP_SCALE = 8
 
 
@@ -47,12 +47,8 @@ class DetectAnomalyServicer:
     async def _detect(
         self, request: pb.DetectAnomalyRequest | pb.StreamDetectAnomalyRequest, call: Call
     ) -> dict[str, Any]:
-        model = self._repository.find(request.model or DEFAULT_MODEL, request.version, CAPABILITY)
-        card, preprocessing = model.card, model.card.preprocessing
-        call.model = f"{card.name}/{card.version}"
-        if not isinstance(preprocessing, ImagePreprocessing):
-            raise InvalidArgument.field("model", f"{card.name} does not take images")
-        threshold = Thresholds.of(card).at(request.false_positive_rate)
+        model, preprocessing = answering(self._repository, call, request, CAPABILITY, ImagePreprocessing)
+        threshold = Thresholds.of(model.card).at(request.false_positive_rate)
         images = await decode_images(request.images, preprocessing, self._limits)
         outputs = await model.graphs["forward"].infer({"images": images}, call.deadline, call.priority)
         results = detections(outputs, threshold)
@@ -61,7 +57,7 @@ class DetectAnomalyServicer:
             await pools.codecs.run(_draw_reconstructions, results, outputs["reconstruction"])
         if request.include_heat_map:
             await pools.codecs.run(_draw_heat_maps, results, outputs["error_map"])
-        return {"model": card.name, "version": card.version, "results": results}
+        return {"model": model.card.name, "version": model.card.version, "results": results}
 
 
 def detections(outputs: Mapping[str, Array], threshold: float) -> list[pb.AnomalyDetection]:

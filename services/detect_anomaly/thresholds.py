@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from lectern.card import Card
+from artifacts.card import Card
 from services.errors import InvalidArgument
 
 DEFAULT_FALSE_POSITIVE_RATE = 0.05

@@ -1,4 +1,4 @@
-"""What a method finds."""
+"""The result of a method: what each value of the input contributes."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import numpy as np
 
 from lectern.v1 import explain_pb2 as pb
 from services.codecs.tensors import to_raw
-from services.explain.subjects import Floats
+from services.explain.methods.asking import Floats
 
 
 @dataclass(frozen=True)

@@ -3,32 +3,36 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator
 from contextlib import aclosing
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from tokenizers import Tokenizer
+from pydantic import BaseModel
 
-from lectern.card import Card, GenerationPreprocessing, ImagePreprocessing, NoisePreprocessing
-from lectern.noise import SEEDS, noise, path
+from artifacts.card import Card, GenerationPreprocessing, ImagePreprocessing, NoisePreprocessing
+from artifacts.noise import SEEDS, noise, path
+from artifacts.verses import FORMS, MIXED, keeps_form
 from lectern.v1 import generate_pb2 as pb
-from services.codecs.images import contact_sheet, decode_named, encode_png
+from services import notices
+from services.answering import Kind, ModelChoice, answering
+from services.codecs.images import contact_sheet, decode_named, encoded
 from services.codecs.text import check_text, load_tokenizer, special_id
 from services.errors import InvalidArgument
-from services.generate.writing import END, Draws, Noise, Stops, Writing, check_stops, draws_of, prompt_ids
+from services.generate import CAPABILITY
+from services.generate.writing import END, Stops, Writing, check_stops, draws_of, prompt_ids, readable
 from services.limits import Limits
 from services.rpc import Call
 from services.runtime.decode import Decoders
-from services.runtime.decode_batch import NEW
-from services.runtime.graph import Graph
-from services.runtime.repository import Repository
+from services.runtime.repository import Model, Repository
 
-CAPABILITY = "generate"
-DEFAULT_IMAGE_MODEL = "face_generator"
-DEFAULT_STYLE_MODEL = "style_translator"
-DEFAULT_TEXT_MODEL = "poem_generator"
+# Which RPC a model answers, by what it takes.
+RPCS: dict[type[BaseModel], str] = {
+    NoisePreprocessing: "GenerateImages",
+    ImagePreprocessing: "TransformImage",
+    GenerationPreprocessing: "GenerateText",
+}
 IMAGES_PER_RUN = 8  # a stream's first images arrive while its last ones wait
 
 
@@ -52,11 +56,8 @@ class GenerateServicer:
     async def GenerateImages(
         self, request: pb.GenerateImagesRequest, call: Call
     ) -> AsyncIterator[pb.GenerateImagesResponse]:
-        model = self._repository.find(request.model or DEFAULT_IMAGE_MODEL, request.version, CAPABILITY)
-        card, preprocessing = model.card, model.card.preprocessing
-        call.model = f"{card.name}/{card.version}"
-        if not isinstance(preprocessing, NoisePreprocessing):
-            raise InvalidArgument.field("model", f"{card.name} does not make images of noise: call TransformImage")
+        model, preprocessing = self._answering(request, call, NoisePreprocessing)
+        card = model.card
         if request.layout not in pb.ImageLayout.values():
             raise InvalidArgument.field("layout", f"is {request.layout}; send one of ImageLayout's values")
         sheet = request.layout == pb.IMAGE_LAYOUT_CONTACT_SHEET
@@ -75,7 +76,7 @@ class GenerateServicer:
                 yield pb.GenerateImagesResponse(
                     model=card.name,
                     version=card.version,
-                    image=encode_png(image),
+                    image=await encoded(image),
                     index=index,
                     seed=plan.seeds[index],
                     label=plan.labels[index],
@@ -84,52 +85,55 @@ class GenerateServicer:
             yield pb.GenerateImagesResponse(
                 model=card.name,
                 version=card.version,
-                image=encode_png(contact_sheet(made)),
+                image=await encoded(contact_sheet(made)),
                 seed=plan.seeds[0],
                 label=plan.labels[0] if len(set(plan.labels)) == 1 else "",
             )
 
     async def TransformImage(self, request: pb.TransformImageRequest, call: Call) -> pb.TransformImageResponse:
-        model = self._repository.find(request.model or DEFAULT_STYLE_MODEL, request.version, CAPABILITY)
-        card, preprocessing = model.card, model.card.preprocessing
-        call.model = f"{card.name}/{card.version}"
-        if not isinstance(preprocessing, ImagePreprocessing):
-            raise InvalidArgument.field("model", f"{card.name} does not take images: call GenerateImages")
+        model, preprocessing = self._answering(request, call, ImagePreprocessing)
+        card = model.card
         if request.style not in card.labels:
             raise InvalidArgument.field("style", f"is {request.style!r}; {card.name} draws: {', '.join(card.labels)}")
         images = await decode_named({"image": request.image}, preprocessing, self._limits)
         role = "forward" if request.style == card.labels[0] else f"to_{request.style}"
         outputs = await model.graphs[role].infer({"images": images}, call.deadline, call.priority)
-        redrawn = encode_png(outputs["redrawn"][0])
+        redrawn = await encoded(outputs["redrawn"][0])
         return pb.TransformImageResponse(model=card.name, version=card.version, image=redrawn, style=request.style)
 
     async def GenerateText(self, request: pb.GenerateTextRequest, call: Call) -> AsyncIterator[pb.GenerateTextResponse]:
-        model = self._repository.find(request.model or DEFAULT_TEXT_MODEL, request.version, CAPABILITY)
-        card, preprocessing = model.card, model.card.preprocessing
-        call.model = f"{card.name}/{card.version}"
-        if not isinstance(preprocessing, GenerationPreprocessing):
-            raise InvalidArgument.field("model", f"{card.name} does not write texts: call GenerateImages")
+        model, preprocessing = self._answering(request, call, GenerationPreprocessing)
+        card = model.card
         draws = draws_of(request, card)
         check_stops(request.stop, self._limits)
         for field in ("prompt", "title"):
             if text := getattr(request, field):
                 check_text(text, self._limits, field)
         tokenizer = load_tokenizer(model.assets[preprocessing.tokenizer])
-        prompt = prompt_ids(request, card, tokenizer)
+        (beginning, lacking), (title, lacking_title) = (readable(t, tokenizer) for t in (request.prompt, request.title))
+        reservations = notices.left_out(card.name, lacking, "prompt")
+        reservations += notices.left_out(card.name, lacking_title, "title")
+        prompt = prompt_ids(request.form, title, beginning, card, tokenizer)
+        whole = beginning.rpartition("\n")[2]
         room = preprocessing.max_tokens - len(prompt)
         if room < 1:
-            most = f"the model looks at {preprocessing.max_tokens} at most, and must have room to write"
-            raise InvalidArgument.field("prompt", f"has {len(prompt)} tokens with title and form; {most}")
+            limit = f"the model looks at {preprocessing.max_tokens} at most, and must have room to write"
+            raise InvalidArgument.field("prompt", f"has {len(prompt)} tokens with title and form; {limit}")
         graph = model.graphs["forward"]
-        writing = await begin(graph, prompt, draws, tokenizer, min(request.max_tokens or room, room), call)
+        most = min(request.max_tokens or room, room)
+        end = special_id(tokenizer, END)
+        writing = Writing(graph, prompt, draws, tokenizer.get_vocab_size(), end, most)
         stops, sent = Stops(request.stop), 0
         async with aclosing(self._decoders.of(graph).steps(writing, call.deadline, call.priority)) as steps:
             async for _ in steps:
                 reason = writing.reason  # before its tokens: all are there once there is one
                 start, sent = sent, len(writing.tokens)  # more may be written while this is sent
                 text = stops.add(tokenizer.decode(writing.tokens[start:sent]).replace(" ", ""))
-                finished = pb.FINISH_REASON_STOP if stops.found else reason
-                text += stops.rest() if reason and not stops.found else ""
+                finished = pb.FINISH_REASON_STOP if stops.reached else reason
+                text += stops.rest() if reason and not stops.reached else ""
+                whole += text
+                if finished == pb.FINISH_REASON_END and request.form in FORMS.keys() - {MIXED}:
+                    reservations += [] if keeps_form(whole, request.form) else [notices.form_not_kept(request.form)]
                 yield pb.GenerateTextResponse(
                     model=card.name,
                     version=card.version,
@@ -138,32 +142,14 @@ class GenerateServicer:
                     seed=draws.seed,
                     log_probability=sum(writing.log_probabilities[start:sent]),
                     finish_reason=finished,
+                    notices=reservations,
                 )
-                if stops.found:
+                reservations = []
+                if stops.reached:
                     return
 
-
-async def begin(
-    graph: Graph, prompt: Sequence[int], draws: Draws, tokenizer: Tokenizer, most: int, call: Call
-) -> Writing:
-    """Have the prompt read in one run, which draws the first token."""
-    noise = Noise(draws)
-    seen = np.zeros(tokenizer.get_vocab_size(), np.bool_)
-    seen[prompt] = True
-    inputs: dict[str, NDArray[np.generic]] = {
-        "tokens": np.array([prompt]),
-        "length": np.zeros((1, 1), np.int64),
-        "noise": noise.next(),
-        "seen": seen[None],
-    }
-    inputs |= {name: value[None] for name, value in draws.inputs().items()}
-    for spec in graph.config.inputs:
-        if spec.name not in inputs:  # a past of one empty place
-            inputs[spec.name] = np.zeros((1, *(1 if size < 0 else size for size in spec.shape)), spec.dtype)
-    outputs = await graph.infer(inputs, call.deadline, call.priority)
-    past = {name.removeprefix(NEW): value[0] for name, value in outputs.items() if name.startswith(NEW)}
-    token, log_probability = int(outputs["next"][0, 0]), float(outputs["log_probability"][0, 0])
-    return Writing(past, draws, noise, token, log_probability, seen, special_id(tokenizer, END), most)
+    def _answering(self, request: ModelChoice, call: Call, kind: type[Kind]) -> tuple[Model, Kind]:
+        return answering(self._repository, call, request, CAPABILITY, kind, rpcs=RPCS)
 
 
 def plan_images(request: pb.GenerateImagesRequest, card: Card, size: int, limits: Limits) -> Plan:

@@ -1,8 +1,9 @@
-"""Texts drawn token by token. The graph draws; here are its noise, what was seen, and where a text ends."""
+"""A text as it is written token by token: how tokens are drawn, its prompt, noise, and where it ends."""
 
 from __future__ import annotations
 
 import secrets
+import unicodedata
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -11,14 +12,17 @@ import numpy as np
 from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
-from lectern.card import Card
+from artifacts.card import Card
 from lectern.v1 import generate_pb2 as pb
 from services.codecs.text import special_id
 from services.errors import InvalidArgument
 from services.limits import Limits
-from services.runtime.search import Rows
+from services.runtime.device_memory import NEW
+from services.runtime.graph import Graph
+from services.runtime.search import Prompt, Rows
 
 START, END, BODY = "<s>", "</s>", "<body>"
+_STOPS = str.maketrans(",.?!;", "，。？！；")
 MOST_TEMPERATURE = MOST_PENALTY = 5.0
 
 
@@ -74,26 +78,34 @@ def check_stops(stops: Sequence[str], limits: Limits) -> None:
         raise InvalidArgument.field("stop", "has an empty text, which would end every text before it begins")
 
 
-def prompt_ids(request: pb.GenerateTextRequest, card: Card, tokenizer: Tokenizer) -> list[int]:
+def readable(text: str, tokenizer: Tokenizer) -> tuple[str, str]:
+    """A text with the stops of Chinese in place of a keyboard's and without what the model has no tokens for; and, each
+    once, the characters that were left out."""
+    text = unicodedata.normalize("NFC", text).translate(_STOPS)
+    lacking = {c for c in text if not c.isspace() and tokenizer.token_to_id(c) is None}
+    return "".join(c for c in text if c not in lacking), "".join(c for c in dict.fromkeys(text) if c in lacking)
+
+
+def prompt_ids(form: str, title: str, prompt: str, card: Card, tokenizer: Tokenizer) -> list[int]:
     """The tokens that a text goes on from: whole poems as examples, then form, title and beginning of the new one.
 
     Raises:
         InvalidArgument: names the field at fault.
     """
-    if request.form and request.form not in card.labels:
-        raise InvalidArgument.field("form", f"is {request.form!r}; {card.name} knows: {', '.join(card.labels)}")
+    if form and form not in card.labels:
+        raise InvalidArgument.field("form", f"is {form!r}; {card.name} knows: {', '.join(card.labels)}")
     start, end, body = (special_id(tokenizer, token) for token in (START, END, BODY))
-    form = [special_id(tokenizer, f"<{request.form}>")] if request.form else []
+    marks = [special_id(tokenizer, f"<{form}>")] if form else []
 
     def ids(text: str) -> list[int]:
         return list(tokenizer.encode(text, add_special_tokens=False).ids)
 
-    *examples, beginning = request.prompt.split("\n")
-    found: list[int] = []
+    *examples, beginning = prompt.split("\n")
+    tokens: list[int] = []
     for example in examples:
         if characters := ids(example):
-            found += [start, *form, body, *characters, end]
-    return [*found, start, *form, *ids(request.title), body, *ids(beginning)]
+            tokens += [start, *marks, body, *characters, end]
+    return [*tokens, start, *marks, *ids(title), body, *ids(beginning)]
 
 
 class Noise:
@@ -108,61 +120,67 @@ class Noise:
 
 
 class Writing:
-    """One text as it is written. A `Search` of `services.runtime.search`, which begins when the prompt was read.
+    """One text as it is written. A `Search` of `services.runtime.search`.
 
-    While it is decoded, `tokens` and `log_probabilities` grow at their ends; `reason` is set when they are whole.
+    Its first step takes the prompt's last token; the graph reads those before it at once. While it is decoded, `tokens`
+    and `log_probabilities` grow at their ends; `reason` is set when they are whole.
 
     Args:
-        past: what the graph gave for the prompt: keys and values [H, T, D] by name.
-        token, log_probability: the first that was drawn.
-        seen: bool [vocabulary], the tokens that count as repeated; kept up to date.
+        prompt: at least one token.
+        vocabulary: its size.
         most: tokens to write.
     """
 
     width = 1
+    length = 0
+    past: Mapping[str, NDArray[Any]] = {}
 
-    def __init__(
-        self,
-        past: Mapping[str, NDArray[Any]],
-        draws: Draws,
-        noise: Noise,
-        token: int,
-        log_probability: float,
-        seen: NDArray[np.bool_],
-        end: int,
-        most: int,
-    ) -> None:
-        self.past = past
-        self.length = next(iter(past.values())).shape[1]
+    def __init__(self, graph: Graph, prompt: Sequence[int], draws: Draws, vocabulary: int, end: int, most: int) -> None:
         self.constants: Mapping[str, NDArray[Any]] = draws.inputs()
         self.tokens: list[int] = []
         self.log_probabilities: list[float] = []
         self.reason = pb.FINISH_REASON_UNSPECIFIED
-        self._noise = noise
-        self._seen = seen
+        self.prompt = _read_first(graph, prompt[:-1]) if len(prompt) > 1 else None
+        self._noise = Noise(draws)
+        self._seen = np.zeros(vocabulary, np.bool_)
+        self._seen[prompt] = True
         self._end = end
         self._most = most
-        self.first = self._take(token, log_probability) or Rows([], {})
+        self.first = self._rows(prompt[-1])
 
     @property
     def done(self) -> bool:
         return self.reason != pb.FINISH_REASON_UNSPECIFIED
 
-    def advance(self, outputs: Mapping[str, NDArray[Any]]) -> Rows | None:
-        return self._take(int(outputs["next"][0, 0]), float(outputs["log_probability"][0, 0]))
+    def begin(self, outputs: Mapping[str, NDArray[Any]]) -> None:
+        self.past = {name.removeprefix(NEW): value for name, value in outputs.items() if name.startswith(NEW)}
+        self.length = next(iter(self.past.values())).shape[1]
 
-    def _take(self, token: int, log_probability: float) -> Rows | None:
+    def advance(self, outputs: Mapping[str, NDArray[Any]]) -> Rows | None:
+        token = int(outputs["next"][0, 0])
         if token == self._end:
             self.reason = pb.FINISH_REASON_END
             return None
-        self.log_probabilities.append(log_probability)  # first: there is one for each token that is seen
+        self.log_probabilities.append(float(outputs["log_probability"][0, 0]))  # one for each token that is seen
         self.tokens.append(token)
         self._seen[token] = True
         if len(self.tokens) >= self._most:
             self.reason = pb.FINISH_REASON_LENGTH
             return None
-        inputs = {"tokens": np.array([[token]]), "noise": self._noise.next(), "seen": self._seen[None]}
-        return Rows([0], inputs)
+        return self._rows(token)
+
+    def _rows(self, token: int) -> Rows:
+        return Rows([0], {"tokens": np.array([[token]]), "noise": self._noise.next(), "seen": self._seen[None]})
+
+
+def _read_first(graph: Graph, tokens: Sequence[int]) -> Prompt:
+    """A prompt of which only the keys and values are wanted, so whatever its draw takes is the same for everybody."""
+    inputs: dict[str, NDArray[Any]] = {
+        spec.name: np.ones((1, *(1 if size < 0 else size for size in spec.shape)), spec.dtype)
+        for spec in graph.config.inputs
+    }
+    ids = np.array([tokens])
+    return Prompt(graph, inputs | {"tokens": ids, "length": np.zeros((1, 1), np.int64)}, key=ids.tobytes())
 
 
 class Stops:
@@ -171,14 +189,14 @@ class Stops:
     def __init__(self, stops: Sequence[str]) -> None:
         self._stops = stops
         self._held = ""
-        self.found = False
+        self.reached = False
 
     def add(self, text: str) -> str:
         """What may be sent now that `text` was written."""
         self._held += text
         places = [place for stop in self._stops if (place := self._held.find(stop)) >= 0]
         if places:
-            self.found = True
+            self.reached = True
             return self._held[: min(places)]
         most = max((size for stop in self._stops for size in _overlaps(self._held, stop)), default=0)
         sent, self._held = self._held[: len(self._held) - most], self._held[len(self._held) - most :]

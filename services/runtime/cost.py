@@ -1,43 +1,44 @@
-"""How long the runs of a graph take, learnt from those that succeeded."""
+"""Estimates how long a run of a graph takes, from the runs that succeeded."""
 
 from __future__ import annotations
 
-FORGETTING = 0.95  # by which a run counts less with each that follows it
-PRIOR_WEIGHT = 1.0  # of the given `per_row`: as a spread of one row's variance
+FORGETTING = 0.95  # the weight of a run is multiplied by this with each later run
+PRIOR_WEIGHT = 1.0  # weight of the given `per_place`, as if runs differed by a variance of one place
 
 
 class RunCost:
-    """Seconds of a run as `fixed + per_row * rows`: least squares over the runs seen, recent ones first.
+    """Seconds of a run as `fixed + per_place * places`: least squares over past runs, weighted towards recent ones.
 
-    As long as the runs hardly differ in rows, `per_row` stays near the one that is given.
+    Places are rows, or rows times the longest length if rows of different lengths run together. As long as all runs
+    have about as many places, `per_place` stays near the given value.
 
     Args:
-        per_row: seconds, measured before; 0 = a run costs the same whatever its rows.
+        per_place: seconds, measured before; 0 = the cost of a run does not depend on its size.
     """
 
-    def __init__(self, per_row: float = 0.0) -> None:
-        self._given = per_row
+    def __init__(self, per_place: float = 0.0) -> None:
+        self.given = per_place
         self.fixed = 0.0
-        self.per_row = 0.0
-        # Weighted sums over runs: 1, rows, seconds, rows * rows, rows * seconds.
-        self._n = self._r = self._s = self._rr = self._rs = 0.0
+        self.per_place = 0.0
+        # Weighted sums over runs: 1, places, seconds, places * places, places * seconds.
+        self._n = self._p = self._s = self._pp = self._ps = 0.0
 
-    def observe(self, rows: int, seconds: float) -> None:
+    def observe(self, places: int, seconds: float) -> None:
         """Learn from a run that succeeded."""
         keep = FORGETTING
         self._n = keep * self._n + 1
-        self._r = keep * self._r + rows
+        self._p = keep * self._p + places
         self._s = keep * self._s + seconds
-        self._rr = keep * self._rr + rows * rows
-        self._rs = keep * self._rs + rows * seconds
-        mean_rows, mean_seconds = self._r / self._n, self._s / self._n
-        variance = self._rr / self._n - mean_rows**2
-        covariance = self._rs / self._n - mean_rows * mean_seconds
-        self.per_row = max(0.0, (covariance + PRIOR_WEIGHT * self._given) / (variance + PRIOR_WEIGHT))
-        self.fixed = mean_seconds - self.per_row * mean_rows
+        self._pp = keep * self._pp + places * places
+        self._ps = keep * self._ps + places * seconds
+        mean_places, mean_seconds = self._p / self._n, self._s / self._n
+        variance = self._pp / self._n - mean_places**2
+        covariance = self._ps / self._n - mean_places * mean_seconds
+        self.per_place = max(0.0, (covariance + PRIOR_WEIGHT * self.given) / (variance + PRIOR_WEIGHT))
+        self.fixed = mean_seconds - self.per_place * mean_places
         if self.fixed < 0:
-            self.fixed, self.per_row = 0.0, self._rs / self._rr
+            self.fixed, self.per_place = 0.0, self._ps / self._pp
 
-    def seconds(self, batches: int, rows: int) -> float:
-        """Of so many runs with so many rows in all; 0 before the first was seen."""
-        return batches * self.fixed + rows * self.per_row
+    def seconds(self, batches: int, places: int) -> float:
+        """Estimate for so many runs with so many places in all; 0 before the first observation."""
+        return batches * self.fixed + places * self.per_place

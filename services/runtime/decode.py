@@ -1,10 +1,11 @@
 """Continuous batching: sequences that grow token by token share the steps of one graph, whatever their lengths.
 
-Between any two steps sequences join and leave. Each has a row of the batch, a beam search several. A step is an
-ordinary run of the graph, so this is the same on every engine.
+Sequences join and leave between any two steps. Each has one row of the batch; a beam search has several. A step is an
+ordinary run of the graph, so decoding works alike on every engine.
 
-A graph can be decoded if its inputs are `length` [N, 1], how many places of a row are filled; for each output `new_X`
-[N, H, T, D] the past `X` [N, H, P, D]; and others, which a search gives for each step or once for its sequence.
+A graph can be decoded if it has these inputs: `length` [N, 1], the number of filled places of a row; for each output
+`new_X` [N, H, T, D] the past `X` [N, H, P, D]; and others, which a search provides for each step or once for its
+sequence.
 """
 
 from __future__ import annotations
@@ -20,12 +21,18 @@ from functools import partial
 from weakref import WeakKeyDictionary
 
 from services import metrics, tracing
-from services.errors import DeadlineExceeded, Internal, InvalidArgument, ResourceExhausted, ServiceError
+from services.errors import DeadlineExceeded, InvalidArgument, ResourceExhausted, ServiceError
 from services.runtime.decode_batch import DecodeBatch, Member
-from services.runtime.graph import Graph
+from services.runtime.decode_prompts import PromptReader
+from services.runtime.graph import Graph, run_failure
 from services.runtime.search import Search
 
 RETRY_AFTER_SECONDS = 0.5
+# A message of each step of many streams took the event loop longer than the step; a reader sees no difference.
+NOTICE_SECONDS = 0.02
+# A run that reads one prompt takes more than half as long as one that reads two; a row that waits for it is idle.
+WAITING_SHARE = 0.25  # of the rows under way
+MOST_STEPS_WAITED = 3
 
 log = logging.getLogger(__name__)
 
@@ -34,7 +41,7 @@ log = logging.getLogger(__name__)
 class _Sequence(Member):
     """A search under way.
 
-    The event loop's are `over`, `stepped` and `left`; the rest is the decoding thread's once it was handed over.
+    The event loop owns `over`, `stepped` and `left`. The decoding thread owns the other fields after the hand-over.
     """
 
     level: int
@@ -42,23 +49,24 @@ class _Sequence(Member):
     owner: _Owner
     over: asyncio.Future[None]
     enqueued: float
-    watched: bool  # whether its caller wants to know of each step
+    watched: bool  # whether its caller waits for each step
     stepped: asyncio.Event = field(default_factory=asyncio.Event)
-    left: bool = False  # whether its caller went away
+    left: bool = False  # whether its caller has gone
     ended: bool = False
     started: float = 0.0
+    noticed: float = float("-inf")  # when its caller was told last
 
 
 @dataclass(slots=True, eq=False)
 class _Owner:
-    """A caller, with how many of its sequences are under way."""
+    """A caller, with the number of its sequences under way."""
 
     running: int = 0
 
 
 @dataclass(frozen=True, slots=True)
 class _Notice:
-    """What the event loop is to hear of a sequence: that it took a step or ended, perhaps by an error."""
+    """An event for the event loop: a sequence took a step or ended, perhaps with an error."""
 
     sequence: _Sequence
     ended: bool = False
@@ -70,13 +78,13 @@ def _start_thread(work: Callable[[], None], name: str) -> None:
 
 
 class Decoder:
-    """Decodes with one graph, on a thread that lives while there is something to decode.
+    """Decodes with one graph, on a thread that lives as long as there are sequences to decode.
 
-    So the event loop's work is done beside the graph's steps and not between them. Searches belong to that thread until
-    they end; what a caller may read of one meanwhile, its class says.
+    So the event loop works in parallel with the graph's steps and not between them. Searches belong to that thread
+    until they end; the class of a search says what its caller may read meanwhile.
 
     Args:
-        clock, start: `time.monotonic` and what starts a thread, or what tests have in their place.
+        clock, start: `time.monotonic` and a function that starts a thread; tests pass their own.
     """
 
     def __init__(
@@ -85,13 +93,17 @@ class Decoder:
         clock: Callable[[], float] = time.monotonic,
         start: Callable[[Callable[[], None], str], None] = _start_thread,
     ) -> None:
-        self._graph = weakref.ref(graph)  # while nothing is decoded, the graph may go
+        self._graph = weakref.ref(graph)  # an idle decoder does not keep its graph alive
         self._config = config = graph.config
         self._clock, self._start = clock, start
-        self._lock = threading.Lock()  # of these two
+        self._lock = threading.Lock()  # guards these two
         self._waiting: list[_Sequence] = []
         self._working = False
-        self._batch = DecodeBatch(config)
+        self._memory = graph.memory
+        self._batch = DecodeBatch(config, self._memory)
+        self._reader = PromptReader()
+        self._entering: list[_Sequence] = []  # admitted, and not in the batch yet
+        self._steps_waited = 0
         self._notices: list[_Notice] = []
         labels = (config.name, str(graph.version))
         self._waiting_gauge = metrics.DECODE_WAITING.labels(*labels)
@@ -99,15 +111,15 @@ class Decoder:
 
     @property
     def widest(self) -> int:
-        """Most rows that a search may have."""
+        """The most rows that a search may have."""
         return self._config.max_batch_size
 
     async def finish(self, searches: Sequence[Search], deadline: float, priority: int) -> None:
-        """Decode these sequences of one caller to their ends; the first that fails ends the others.
+        """Decode these sequences of one caller to their ends; the first failure ends the others.
 
         Raises:
             InvalidArgument: a search is wider than a batch, or the graph cannot take its values.
-            ResourceExhausted: too many wait. DeadlineExceeded: the deadline passed. Others as of `Graph.run`.
+            ResourceExhausted: too many sequences wait. DeadlineExceeded: the deadline passed. Others as `Graph.run`.
         """
         sequences = self._add(searches, deadline, priority, watched=False)
         try:
@@ -116,7 +128,8 @@ class Decoder:
             self._leave(sequences)
 
     async def steps(self, search: Search, deadline: float, priority: int) -> AsyncGenerator[None, None]:
-        """Decode one sequence; yields after its steps, and ends with it. A slow reader misses steps, not tokens.
+        """Decode one sequence and yield after its first step, its last, and others at most every NOTICE_SECONDS. A slow
+        reader misses more, but no tokens.
 
         Raises:
             As `finish`.
@@ -134,18 +147,23 @@ class Decoder:
             self._leave(sequences)
 
     def turn(self, graph: Graph) -> bool:
-        """Let sequences join and leave, and take a step of all; whether there is more to do."""
+        """Let sequences join and leave, then take one step of all; returns whether there is more to do."""
         if not self._arrange():
             return False
-        self._tell()
+        self._send_notices()  # now: the event loop needs the interpreter lock, and the runs that follow release it
+        self._enter()
+        if not len(self._batch):
+            return True
         self._tokens.inc(len(self._batch))
         failed = self._batch.step(graph.run)
+        now = self._clock()
         for sequence in self._running:
             if sequence in failed:
                 self._end(sequence, failed[sequence])
             elif sequence.wanted is None:
                 self._end(sequence)
-            elif sequence.watched:
+            elif sequence.watched and now - sequence.noticed >= NOTICE_SECONDS:
+                sequence.noticed = now
                 self._notices.append(_Notice(sequence))
         return True
 
@@ -176,24 +194,24 @@ class Decoder:
             )
             for search in searches
         ]
-        _tell(_Notice(sequence, ended=True) for sequence in added if sequence.search.done)
+        _notify(_Notice(sequence, ended=True) for sequence in added if sequence.search.done)
         with self._lock:
             waiting = sum(s.level == level for s in self._waiting)
             if waiting + len(searches) > most + self.widest:
                 metrics.REJECTED.labels(config.name, "queue_full").inc()
                 raise ResourceExhausted(
-                    f"model {config.name}: {waiting} sequences are waiting, {most} may; try again later",
+                    f"model {config.name}: {waiting} sequences are waiting, the queue holds {most}; try again later",
                     retry_after=RETRY_AFTER_SECONDS,
                 )
             self._waiting += (s for s in added if not s.over.done())
             graph = self._graph()
-            if self._waiting and not self._working and graph is not None:  # there is one: its caller holds it
+            if self._waiting and not self._working and graph is not None:  # never None: the caller holds the graph
                 self._working = True
                 self._start(partial(self._work, graph), f"{config.name}-decode")
         return added
 
     def _leave(self, sequences: Sequence[_Sequence]) -> None:
-        """Note where the time went; rows of those whose caller went away are free at the next step."""
+        """Record the times of a caller's sequences; those still under way give up their rows at the next step."""
         now = self._clock()
         with self._lock:
             for sequence in sequences:
@@ -208,46 +226,54 @@ class Decoder:
                 tracing.current().record("decode", sequence.started, now)
 
     def _work(self, graph: Graph) -> None:
-        """What the thread does."""
+        """Body of the decoding thread."""
         try:
             while self.turn(graph):
                 pass
-        except Exception as error:  # whatever it is, its callers must hear of it
+        except Exception as error:  # whatever it is, the callers must get it
             if not isinstance(error, ServiceError):
-                log.exception("decoding with %s failed", self._config.name)
-                error = Internal(f"model {self._config.name} failed on this input")
+                error = run_failure(self._config, error)
             with self._lock:
-                for sequence in (*self._running, *self._waiting):
+                for sequence in (*self._entering, *self._running, *self._waiting):
                     self._end(sequence, error)
                 self._waiting = []
                 self._waiting_gauge.set(0)
                 self._rest()
 
     def _arrange(self) -> bool:
-        """Free the rows of sequences that are over and give them to those who wait; whether there is more to do."""
+        """Free the rows of ended sequences and admit waiting ones; returns whether there is more to do."""
         now = self._clock()
         with self._lock:
             over = [s for s in self._running if self._is_over(s, now)]
-            admitted: list[_Sequence] = []
             if self._waiting:
                 self._waiting = [s for s in self._waiting if not self._is_over(s, now)]
-                admitted = self._admit(now, sum(s.search.width for s in self._running if s not in over))
+                reserved = sum(s.search.width for s in self._running if s not in over)
+                if not self._wait_for_more(reserved):
+                    self._entering = self._admit(now, reserved)
                 self._waiting_gauge.set(len(self._waiting))
-            if not admitted and len(over) == len(self._running):
+            if not self._entering and len(over) == len(self._running):
                 self._rest()
                 return False
         for sequence in over:
             sequence.owner.running -= 1
         self._batch.leave(over)
-        for sequence in admitted:
-            if error := self._batch.enter(sequence):
+        return True
+
+    def _enter(self) -> None:
+        """Read the prompts of admitted sequences and give them their rows."""
+        if not self._entering:
+            return
+        failed = self._reader.read(self._entering)
+        for sequence in self._entering:
+            error = failed.get(sequence) or self._batch.enter(sequence)
+            if error:
                 self._end(sequence, error)
                 sequence.owner.running -= 1
-                self._batch.leave([sequence])
-        return len(self._batch) > 0 or self._arrange()
+        self._entering = []
+        self._batch.leave([s for s in self._running if s.ended])
 
     def _is_over(self, sequence: _Sequence, now: float) -> bool:
-        """Whether it ended, its caller went away, or its time is up."""
+        """Whether it has ended, its caller has gone, or its deadline has passed."""
         if sequence.ended or sequence.left:
             return True
         if sequence.deadline <= now:
@@ -256,8 +282,21 @@ class Decoder:
             return True
         return False
 
+    def _wait_for_more(self, reserved: int) -> bool:
+        """Whether the prompts that wait are too few to be read now, while many rows are under way."""
+        prompts = [sequence.search.prompt for sequence in self._waiting]
+        unread = all(prompt and not prompt.key for prompt in prompts)
+        waiting = sum(sequence.search.width for sequence in self._waiting)
+        few = unread and waiting < WAITING_SHARE * reserved and self._steps_waited < MOST_STEPS_WAITED
+        self._steps_waited = self._steps_waited + 1 if few else 0
+        return few
+
     def _admit(self, now: float, reserved: int) -> list[_Sequence]:
-        """Those of who wait that rows are left for: by priority, then of the caller who has the fewest under way."""
+        """Take the waiting sequences for which rows are free: by priority, then of the caller with the fewest running.
+
+        Args:
+            reserved: rows of the sequences that stay.
+        """
         admitted = []
         while self._waiting:
             sequence = min(self._waiting, key=lambda s: (s.level, s.owner.running, s.enqueued))
@@ -271,43 +310,43 @@ class Decoder:
         return admitted
 
     def _rest(self) -> None:
-        """Let go of everything: the next sequence starts another thread."""
-        self._tell()
-        self._batch, self._working = DecodeBatch(self._config), False
+        """Drop the batch and end this thread's work; the next sequence starts another thread."""
+        self._send_notices()
+        self._batch, self._entering, self._working = DecodeBatch(self._config, self._memory), [], False
 
     def _end(self, sequence: _Sequence, error: ServiceError | None = None) -> None:
         if not sequence.ended:
             sequence.ended = True
             self._notices.append(_Notice(sequence, ended=True, error=error))
 
-    def _tell(self) -> None:
-        """Give the event loops of callers their notices, in one hop to each."""
+    def _send_notices(self) -> None:
+        """Send the notices to the event loops of the callers, in one hop to each."""
         notices, self._notices = self._notices, []
         by_loop: dict[asyncio.AbstractEventLoop, list[_Notice]] = {}
         for notice in notices:
             by_loop.setdefault(notice.sequence.over.get_loop(), []).append(notice)
         for loop, own in by_loop.items():
             try:
-                loop.call_soon_threadsafe(_tell, own)
-            except RuntimeError:  # the loop is closed: nobody waits any more
+                loop.call_soon_threadsafe(_notify, own)
+            except RuntimeError:  # the loop is closed, so no caller waits
                 log.warning("the event loop ended before %d sequences did", len(own))
 
 
-def _tell(notices: Iterable[_Notice]) -> None:
-    """On the event loop: wake who waits."""
+def _notify(notices: Iterable[_Notice]) -> None:
+    """Wake the callers that wait; runs on their event loop."""
     for notice in notices:
         sequence = notice.sequence
         if notice.ended and not sequence.over.done():
             if notice.error:
                 sequence.over.set_exception(notice.error)
-                sequence.over.exception()  # seen, should its caller have gone
+                sequence.over.exception()  # retrieved, in case its caller has gone
             else:
                 sequence.over.set_result(None)
         sequence.stepped.set()
 
 
 class Decoders:
-    """The one decoder of each graph, which lives as long as the graph."""
+    """One decoder per graph, which lives as long as its graph."""
 
     def __init__(self) -> None:
         self._decoders: WeakKeyDictionary[Graph, Decoder] = WeakKeyDictionary()

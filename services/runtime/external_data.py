@@ -1,6 +1,6 @@
 """Refuses graphs whose tensors lie in other files: a model must not make the server read a file of its choice.
 
-ONNX Runtime, given the bytes of a graph, reads such a file if it is below the working directory.
+ONNX Runtime reads such a file if it is below the working directory, even when it gets the graph as bytes.
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ from google.protobuf.descriptor_pool import DescriptorPool
 from google.protobuf.message import DecodeError, Message
 from google.protobuf.message_factory import GetMessageClass
 
-# The part of onnx.proto (https://onnx.ai/onnx/repo-docs/IR.html) that leads to tensors, and to the names of the inputs'
-# axes: number -> (field, type).
+# The part of onnx.proto (https://onnx.ai/onnx/repo-docs/IR.html) that leads to tensors, and to the names of the axes of
+# inputs and outputs: number -> (field, type).
 _MESSAGES = {
     "Model": {7: ("graph", "Graph"), 20: ("training_info", "Training"), 25: ("functions", "Function")},
     "Training": {1: ("initialization", "Graph"), 2: ("algorithm", "Graph")},
@@ -22,6 +22,7 @@ _MESSAGES = {
         1: ("node", "Node"),
         5: ("initializer", "Tensor"),
         11: ("input", "Value"),
+        12: ("output", "Value"),
         15: ("sparse_initializer", "SparseTensor"),
     },
     "Function": {7: ("node", "Node"), 11: ("attribute_proto", "Attribute")},
@@ -47,15 +48,15 @@ _SCALARS = {"bytes": Field.TYPE_BYTES, "int32": Field.TYPE_INT32}
 
 
 def refuse_external_data(content: bytes) -> None:
-    """Check that a graph holds all of its tensors.
+    """Check that a graph contains all of its tensors.
 
     Raises:
-        ValueError: one refers to another file, or this is no ONNX graph.
+        ValueError: a tensor refers to another file, or this is not an ONNX graph.
     """
     try:
         model = OnnxModel.FromString(content)
     except DecodeError:
-        raise ValueError("cannot load the graph: it is no ONNX model") from None
+        raise ValueError("cannot load the graph: it is not an ONNX model") from None
     _check(model)
 
 
@@ -82,7 +83,7 @@ def _model_class() -> type[Message]:
             if kind in _SCALARS:
                 message.field.add(name=field, number=number, label=Field.LABEL_OPTIONAL, type=_SCALARS[kind])
             else:
-                # Repeated, even where ONNX has one: what is sent twice is then looked at twice.
+                # Repeated even where ONNX has a single field, so that a field which is sent twice is checked twice.
                 type_name = f".{file.package}.{kind}"
                 message.field.add(name=field, number=number, label=Field.LABEL_REPEATED, type_name=type_name)
     return GetMessageClass(DescriptorPool().AddSerializedFile(file.SerializeToString()).message_types_by_name["Model"])

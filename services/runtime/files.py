@@ -1,7 +1,7 @@
-"""The files of a model repository, opened one path component at a time, so that nothing outside its root is read.
+"""Reads the files of a model repository, one path component at a time, so that nothing outside its root is opened.
 
-Links are followed as Kubernetes lays them (`model -> ..data/model`), as long as they are relative and stay inside. The
-root itself may be a link, also one that no path resolves, like KServe's modelcar at `/proc/PID/root/models`.
+Links as Kubernetes makes them (`model -> ..data/model`) are followed if they are relative and stay inside. The root
+itself may be a link, even one that no path resolves, like KServe's modelcar at `/proc/PID/root/models`.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ class Folder:
     Args:
         versions: numbers of the version directories.
         entries: path below the directory, size, mtime in ns and inode of each file in it and in its versions.
-        problem: why it, or a part of it, could not be listed; empty if it could.
+        problem: why it could not be listed completely; empty if it could.
     """
 
     versions: tuple[int, ...] = ()
@@ -38,11 +38,11 @@ class Folder:
 
 @dataclass(frozen=True)
 class Listing:
-    """What a repository holds at one moment.
+    """The content of a repository at one moment.
 
     Args:
         folders: by name of the directory.
-        ignored: entries of the root that are no models, each with why.
+        ignored: entries of the root that are not models, each with the reason.
     """
 
     folders: Mapping[str, Folder]
@@ -54,7 +54,7 @@ class RepositoryFiles:
 
     Args:
         root: its directory, or a link to it.
-        largest: most bytes of one file.
+        largest: size limit of one file, in bytes.
     """
 
     def __init__(self, root: Path, largest: int) -> None:
@@ -62,11 +62,11 @@ class RepositoryFiles:
         self._largest = largest
 
     def read(self, relative: str, largest: int | None = None) -> bytes:
-        """The content of a regular file; its size is checked before anything is read.
+        """The content of a regular file; its size is checked before it is read.
 
         Raises:
             OSError: it cannot be read.
-            ValueError: a link leads out of the repository, it is no regular file, or it is too large.
+            ValueError: a link leads out of the repository, or the file is not regular or too large.
         """
         largest = min(self._largest, largest or self._largest)
         try:
@@ -78,14 +78,14 @@ class RepositoryFiles:
                     raise ValueError(f"{relative} has {status.st_size} bytes; at most {largest} are read")
                 with open(descriptor, "rb", closefd=False) as file:
                     content = file.read(largest + 1)
-        except OSError as error:  # which names a component, not the path
+        except OSError as error:  # it names a component, not the whole path
             raise OSError(error.errno, error.strerror, relative) from error
         if len(content) > largest:
             raise ValueError(f"{relative} grew beyond {largest} bytes while it was read")
         return content
 
     def list(self) -> Listing:
-        """Every model's directory, and what is ignored.
+        """Every model's directory, and the entries that are ignored.
 
         Raises:
             OSError: the root cannot be listed.
@@ -97,7 +97,7 @@ class RepositoryFiles:
                 if name.startswith("."):
                     continue
                 if not MODEL_NAME.fullmatch(name):
-                    ignored[name] = "its name is not a model's"
+                    ignored[name] = "a model cannot have this name"
                     continue
                 try:
                     with self._opened(name) as descriptor:
@@ -133,7 +133,7 @@ class RepositoryFiles:
         return Folder(tuple(sorted(versions)), tuple(entries), problem)
 
     def _status(self, name: str, directory: int, path: str) -> os.stat_result:
-        """Of the entry of a directory; of a link, of what it leads to."""
+        """Status of a directory's entry; for a link, of its target."""
         status = os.stat(name, dir_fd=directory, follow_symlinks=False)
         if not stat.S_ISLNK(status.st_mode):
             return status
@@ -142,7 +142,7 @@ class RepositoryFiles:
 
     @contextmanager
     def _opened(self, relative: str) -> Iterator[int]:
-        """A descriptor of a regular file or a directory; anything else is not opened, since a FIFO would block."""
+        """A descriptor of a regular file or directory; nothing else is opened, since a FIFO would block."""
         chain = [os.open(self.root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)]
         try:
             rest, links = relative.split("/")[::-1], 0
@@ -165,7 +165,7 @@ class RepositoryFiles:
                         raise OSError(errno.ELOOP, os.strerror(errno.ELOOP), relative)
                     rest += target.split("/")[::-1]
                 elif stat.S_ISREG(mode) or stat.S_ISDIR(mode):
-                    # Whatever took its place meanwhile: O_NOFOLLOW refuses a link, O_NONBLOCK does not wait for a FIFO.
+                    # If it has been replaced meanwhile: O_NOFOLLOW refuses a link, O_NONBLOCK never waits for a FIFO.
                     flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
                     chain.append(os.open(part, flags, dir_fd=chain[-1]))
                 else:

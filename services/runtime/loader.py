@@ -1,5 +1,6 @@
-"""Loads the versions of one model: reads, verifies and warms up. Runs on threads, and changes no shared state but the
-table of graphs that several models stand on."""
+"""Loads the versions of one model: reads, verifies and warms them up. Runs on threads; its only shared state is the
+table of graphs that several models use.
+"""
 
 from __future__ import annotations
 
@@ -7,19 +8,21 @@ import hashlib
 import logging
 import threading
 import time
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field, replace
 from enum import Enum
+from functools import partial
 from weakref import WeakValueDictionary
 
 from pydantic import ValidationError
 
-from lectern.card import Card
+from artifacts.card import Card
 from services import metrics
-from services.runtime.config import ConfigError, GraphConfig, parse_config
+from services.runtime.axes import with_longest
+from services.runtime.config import ConfigError, parse_config
 from services.runtime.external_data import refuse_external_data
 from services.runtime.files import Folder, RepositoryFiles
-from services.runtime.graph import Engine, EngineUnavailableError, Graph
+from services.runtime.graph import Engine, EngineError, EngineUnavailableError, Graph
 
 log = logging.getLogger(__name__)
 
@@ -27,8 +30,8 @@ CARD = "card.json"
 CONFIG = "config.pbtxt"
 GRAPH_FILE = "model.onnx"
 ASSET_SUFFIX = ".json"
-TEXT_BYTES = 16 * 2**20  # most of a card or a config
-GraphKey = tuple[str, str, bytes]
+TEXT_BYTES = 16 * 2**20  # the largest card or config
+GraphKey = tuple[str, str, bytes, tuple[int, ...]]
 
 
 class State(Enum):
@@ -40,12 +43,12 @@ class State(Enum):
 
 @dataclass
 class Version:
-    """One version of a model; READY with its card, graphs (by role) and assets (by file name), or UNAVAILABLE for a
+    """One version of a model: READY with its card, graphs (by role) and assets (by file name), or UNAVAILABLE for a
     reason.
 
     Args:
-        configs: content of the config of each graph, by the graph's name, as it was loaded.
-        temporary: whether the reason may go away without a change of files.
+        configs: content of each graph's config at the time of loading, by the graph's name.
+        temporary: whether the reason may disappear without a change of files.
     """
 
     number: int
@@ -59,21 +62,22 @@ class Version:
 
 
 class _GraphTable:
-    """Graphs by path, checksum and config: what several models stand on is loaded once, and freed with the last."""
+    """Graphs by path, checksum, config and longest lengths. A graph that several models use is loaded once, and freed
+    with the last of them."""
 
     def __init__(self) -> None:
         self._graphs: WeakValueDictionary[GraphKey, Graph] = WeakValueDictionary()
         self._locks: WeakValueDictionary[GraphKey, threading.Lock] = WeakValueDictionary()
         self._lock = threading.Lock()
 
-    def get(self, key: GraphKey, engine: Engine, config: GraphConfig, version: int, content: bytes) -> Graph:
-        """The graph of that key, loaded if it is not there; another thread that wants the same one waits for it."""
+    def get(self, key: GraphKey, load: Callable[[], Graph]) -> Graph:
+        """The graph of that key, loaded if it is missing; other threads that need the same graph wait for it."""
         with self._lock:
             lock = self._locks.setdefault(key, threading.Lock())
         with lock:
             graph = self._graphs.get(key)
             if graph is None:
-                graph = self._graphs[key] = engine.load(config, version, content)
+                graph = self._graphs[key] = load()
         return graph
 
 
@@ -81,25 +85,35 @@ class Loader:
     """Loads models of some capabilities from a repository.
 
     Args:
-        capabilities: names as in cards; of other models only the card is read.
+        capabilities: names as in cards. Only the card is read of models of other capabilities.
+        lazy: roles of the graphs that are loaded by their first call, where the engine can.
     """
 
-    def __init__(self, files: RepositoryFiles, engine: Engine, capabilities: Collection[str]) -> None:
+    def __init__(
+        self,
+        files: RepositoryFiles,
+        engine: Engine,
+        capabilities: Collection[str],
+        lazy: Collection[str] = (),
+    ) -> None:
         self.files = files
         self.engine = engine
         self._capabilities = frozenset(capabilities)
+        self._lazy = frozenset(lazy)
         self._graphs = _GraphTable()
 
     def load(self, name: str, folder: Folder, serving: Mapping[int, Version]) -> dict[int, Version]:
-        """The versions that a model's policy asks for; an older one stands in for a newer one that cannot be loaded.
-        Whatever goes wrong is a version's reason. Empty if the model is of another capability.
+        """Load the versions that a model's policy asks for; an older version stands in for a newer one that fails.
 
         Args:
-            serving: READY versions. A version is immutable, so one is kept unless a config of it changed.
+            serving: READY versions. A version is immutable, so it is kept unless one of its configs has changed.
+
+        Returns:
+            The versions by number, each failure as a version's reason; empty if the model is of another capability.
         """
         try:
             config = parse_config(name, self.files.read(f"{name}/{CONFIG}", TEXT_BYTES))
-        except Exception as error:  # a file that nobody foresaw must not end more than this model
+        except Exception as error:  # an unforeseen file must not affect more than this model
             reason = folder.problem or _reason(error)
             if serving:
                 return {n: replace(v, reason=f"served as before, for {reason}") for n, v in serving.items()}
@@ -114,13 +128,15 @@ class Loader:
                 break
             kept = serving.get(number)
             version = replace(kept, reason="") if kept and self._unchanged(kept) else self._load_version(name, number)
+            if kept and version.state is not State.READY:  # with its new config
+                version = replace(kept, reason=f"served as before, for {version.reason}")
             if version.card and version.card.capability not in self._capabilities:
                 return {}
             versions[number] = version
         return versions
 
     def _unchanged(self, version: Version) -> bool:
-        """Whether the configs of its graphs are as they were; one that cannot be read now is taken as before."""
+        """Whether the configs of its graphs are as they were; one that cannot be read counts as unchanged."""
         for graph_name, content in version.configs.items():
             try:
                 if self.files.read(f"{graph_name}/{CONFIG}", TEXT_BYTES) != content:
@@ -136,7 +152,7 @@ class Loader:
             version.card = card = self._card(name, number)
             if card.capability not in self._capabilities:
                 return version
-            graphs = {role: self._load_graph(version, card, graph_name) for role, graph_name in card.graphs.items()}
+            graphs = {role: self._load_graph(version, card, role) for role in card.graphs}
             version.assets = {
                 path.rpartition("/")[2]: self._verified(card, path)
                 for path in card.files
@@ -161,10 +177,11 @@ class Loader:
             raise ValueError(f"{CARD} is of {card.name} version {card.version}, its directory is {name}/{number}")
         return card
 
-    def _load_graph(self, version: Version, card: Card, graph_name: str) -> Graph:
-        """A graph of the card's; one that another model has loaded already is shared with it."""
+    def _load_graph(self, version: Version, card: Card, role: str) -> Graph:
+        """The graph that the card names for this role, shared with other models that use it."""
+        graph_name = card.graphs[role]
         content = version.configs[graph_name] = self.files.read(f"{graph_name}/{CONFIG}", TEXT_BYTES)
-        config = parse_config(graph_name, content)
+        config = with_longest(parse_config(graph_name, content), card.preprocessing)
         number = _version_of(card, graph_name)
         relative = f"{graph_name}/{number}/{GRAPH_FILE}"
         graph = self._verified(card, relative)
@@ -172,25 +189,35 @@ class Loader:
             refuse_external_data(graph)
         except ValueError as error:
             raise ValueError(f"{relative}: {error}") from None
-        key = (relative, card.files[relative], config.message.SerializeToString(deterministic=True))
-        loaded = self._graphs.get(key, self.engine, config, number, graph)
-        metrics.MODEL_INFO.labels(graph_name, str(number), self.engine.name, loaded.provider).set(1)
+        message = config.message.SerializeToString(deterministic=True)
+        key = (relative, card.files[relative], message, tuple(spec.longest for spec in config.inputs))
+        read_again = partial(self._read_again, card, relative) if role in self._lazy else None
+        loaded = self._graphs.get(key, partial(self.engine.load, config, number, graph, read_again))
+        if loaded.provider:
+            metrics.MODEL_INFO.labels(graph_name, str(number), self.engine.name, loaded.provider).set(1)
         return loaded
 
+    def _read_again(self, card: Card, relative: str) -> bytes:
+        """As `_verified`, for an engine."""
+        try:
+            return self._verified(card, relative)
+        except (OSError, ValueError) as error:
+            raise EngineError(_reason(error)) from error
+
     def _verified(self, card: Card, relative: str) -> bytes:
-        """A file that the card gives the checksum of; nothing parses it before that is known to be right."""
+        """The content of a file, after its checksum in the card has been verified and before anything parses it."""
         content = self.files.read(relative)
         expected = card.files.get(relative)
         if expected is None:
             raise ValueError(f"{CARD} has no checksum for {relative}")
         if hashlib.sha256(content).hexdigest() != expected:
-            # Without the checksum that it has, so that a file which is still being copied is one reason, not many.
+            # The message leaves out the actual checksum, so that a file being copied has one reason and not many.
             raise ValueError(f"{relative} does not have the SHA-256 that its card says: altered, or still being copied")
         return content
 
 
 def _version_of(card: Card, graph_name: str) -> int:
-    """The version of a graph that the card has a checksum of: the card's own, unless the graph is another model's."""
+    """The version of a graph for which the card has a checksum: the card's own, unless another model owns the graph."""
     own = f"{graph_name}/{card.version}/{GRAPH_FILE}"
     listed = [path for path in card.files if path.startswith(f"{graph_name}/") and path.endswith(f"/{GRAPH_FILE}")]
     return card.version if own in listed or not listed else int(listed[0].split("/")[1])

@@ -1,4 +1,4 @@
-"""The waiting requests of one graph, and which of them run together next."""
+"""The queue of one graph: the waiting requests, and which of them form the next batch."""
 
 from __future__ import annotations
 
@@ -12,14 +12,13 @@ from typing import NamedTuple
 import numpy as np
 
 from services.errors import ServiceError
+from services.runtime.batches import Kind
 from services.runtime.graph import Array
-
-Shapes = tuple[tuple[int, ...], ...]
 
 
 @dataclass(slots=True, eq=False)
 class Run:
-    """When `rows` of so many requests ran together, in the clock's seconds."""
+    """One run: how many rows of how many requests, and its start and end in the clock's seconds."""
 
     rows: int
     requests: int
@@ -30,8 +29,12 @@ class Run:
 
 @dataclass(slots=True, eq=False)
 class Lane:
-    """Requests of one priority that run together: rows that no run took yet, and those of them that are of their
-    request's present turn."""
+    """Totals over the waiting requests of one priority and kind.
+
+    Args:
+        left: rows that no run has taken yet.
+        turn: those of them that belong to their request's current turn.
+    """
 
     left: int = 0
     turn: int = 0
@@ -42,19 +45,22 @@ class Request:
     """One caller's arrays, in the order of the config's inputs; answered through `future`, on its event loop.
 
     Args:
+        kind: only requests of the same kind run together.
+        length: length of a row if requests of different lengths run together, else 1.
         rows: items in each array; 1 for a graph without a batch axis.
-        deadline: when a run must have taken it, in the clock's seconds; `inf` = whenever.
+        deadline: latest start of its run, in the clock's seconds; `inf` = any time.
         level: its priority, 0 = first.
-        enqueued: when it came.
-        taken: rows that runs took.
-        turn: rows that it may still take before the others have their turn.
-        answered: rows whose outputs are there.
-        runs: those that had rows of it.
-        shapes: of its arrays, beside the batch axis: requests that agree in them run together.
-        lane: those of its level that do, while it is queued.
+        enqueued: when it arrived.
+        taken: rows that runs have taken.
+        turn: rows that it may still take before the other requests have their turn.
+        answered: rows whose outputs have arrived.
+        runs: the runs that took rows of it.
+        lane: the totals that it counts towards while it is queued.
     """
 
     arrays: tuple[Array, ...]
+    kind: Kind
+    length: int
     rows: int
     deadline: float
     level: int
@@ -65,15 +71,11 @@ class Request:
     answered: int = 0
     answers: dict[int, list[Array]] = field(default_factory=dict)
     runs: list[Run] = field(default_factory=list)
-    shapes: Shapes = field(init=False)
     lane: Lane = field(init=False)
-
-    def __post_init__(self) -> None:
-        self.shapes = tuple([a.shape[1:] for a in self.arrays])
 
     @property
     def left(self) -> int:
-        """Rows that no run took yet."""
+        """Rows that no run has taken yet."""
         return self.rows - self.taken
 
 
@@ -96,45 +98,46 @@ class Part:
         return tuple(a[self.start : self.stop] for a in self.request.arrays)
 
     def resolve(self, answer: list[Array] | ServiceError) -> None:
-        """Give the caller these rows' outputs, once all others are there too, in order. Runs on the caller's loop."""
+        """Store these rows' outputs; the last part to arrive answers the caller. Runs on the caller's loop."""
         request = self.request
         if request.future.done():
             return
         if isinstance(answer, ServiceError):
             request.future.set_exception(answer)
             return
+        if self.rows == request.rows:
+            request.future.set_result(answer)
+            return
         request.answers[self.start] = answer
         request.answered += self.rows
         if request.answered == request.rows:
             parts = [request.answers[start] for start in sorted(request.answers)]
-            whole = parts[0] if len(parts) == 1 else [np.concatenate(c) for c in zip(*parts, strict=True)]
-            request.future.set_result(whole)
+            request.future.set_result([np.concatenate(column) for column in zip(*parts, strict=True)])
 
 
 class Work(NamedTuple):
-    """What runs before the last batch of a request, in batches and rows, and the rows of that batch."""
+    """What runs before the last batch of a request, in `batches` and `places` (rows times length), and the places of
+    that `last` batch."""
 
     batches: int
-    rows: int
+    places: int
     last: int
 
 
 class Queue:
     """Requests by priority, each level first in, first out. Not thread-safe: its scheduler holds a lock.
 
-    A request takes as many rows as a batch has, its turn, and goes to the back of its level for the next, so that one
-    caller's thousand items do not hold up another's one.
+    In its turn a request may fill one batch of its kind. For its next turn it goes to the back of its level, so that
+    one caller's thousand items do not hold up another caller's single item.
 
     Args:
         levels: how many priorities there are.
-        batch_rows: most rows of a batch, at least 1.
     """
 
-    def __init__(self, levels: int, batch_rows: int) -> None:
+    def __init__(self, levels: int) -> None:
         self._levels: tuple[deque[Request], ...] = tuple(deque() for _ in range(levels))
-        self._batch_rows = batch_rows
-        self._lanes: tuple[dict[Shapes, Lane], ...] = tuple({} for _ in range(levels))
-        self.rows = 0  # that no run took yet
+        self._lanes: tuple[dict[Kind, Lane], ...] = tuple({} for _ in range(levels))
+        self.rows = 0  # that no run has taken yet
 
     def __len__(self) -> int:
         return sum(map(len, self._levels))
@@ -144,17 +147,17 @@ class Queue:
         return len(self._levels[level])
 
     def oldest(self) -> float:
-        """When the longest waiting request came; the queue must not be empty."""
+        """When the request that has waited longest arrived; the queue must not be empty."""
         return min(level[0].enqueued for level in self._levels if level)
 
     def add(self, request: Request) -> None:
-        request.turn = self._batch_rows
-        request.lane = self._lanes[request.level].setdefault(request.shapes, Lane())
+        request.turn = request.kind.rows
+        request.lane = self._lanes[request.level].setdefault(request.kind, Lane())
         self._levels[request.level].append(request)
         self._count(request, 1)
 
     def remove(self, request: Request) -> bool:
-        """Take out a request that nobody waits for; whether it was there."""
+        """Remove a request; returns whether it was queued."""
         try:
             self._levels[request.level].remove(request)
         except ValueError:
@@ -163,32 +166,43 @@ class Queue:
         return True
 
     def work(self, request: Request) -> Work:
-        """What would run up to the last batch of a request that came now."""
-        size = self._batch_rows
-        ahead = [(shapes, lane.left) for lanes in self._lanes[: request.level] for shapes, lane in lanes.items()]
+        """The work up to the last batch of a request that arrives now."""
+        size, length = request.kind.rows, request.kind.length
+        ahead = [(kind, lane.left) for lanes in self._lanes[: request.level] for kind, lane in lanes.items()]
         turns = -(-request.rows // size)
         if turns == 1:
-            ahead += [(shapes, lane.turn) for shapes, lane in self._lanes[request.level].items()]
+            ahead += [(kind, lane.turn) for kind, lane in self._lanes[request.level].items()]
         else:
-            rows: Counter[Shapes] = Counter()
+            rows: Counter[Kind] = Counter()
             for other in self._levels[request.level]:
-                rows[other.shapes] += min(other.left, other.turn + (turns - 1) * size)
+                rows[other.kind] += min(other.left, other.turn + (turns - 1) * other.kind.rows)
             ahead += rows.items()
-        own, rows_before, batches = request.rows, 0, 0
-        for shapes, count in ahead:
-            if shapes == request.shapes:
+        own, places, batches = request.rows, 0, 0
+        for kind, count in ahead:
+            if kind == request.kind:
                 own += count
             else:
-                rows_before += count
-                batches += -(-count // size)
+                places += count * kind.length
+                batches += -(-count // kind.rows)
         full = (own - 1) // size
-        return Work(batches + full, rows_before + full * size, own - full * size)
+        return Work(batches + full, places + full * size * length, (own - full * size) * length)
+
+    def waiting(self) -> Counter[Kind]:
+        """Number of waiting rows of each kind."""
+        rows: Counter[Kind] = Counter()
+        for lanes in self._lanes:
+            for kind, lane in lanes.items():
+                rows[kind] += lane.left
+        return rows
 
     def take(self, now: float) -> tuple[list[Part], list[Request]]:
-        """Rows of the first request that is in time with all that fit beside them, and the requests that are late."""
+        """The next batch, and the requests whose deadline has passed.
+
+        The first request in time determines the kind; rows of others of that kind fill the batch.
+        """
         batch: list[Part] = []
         late: list[Request] = []
-        room = self._batch_rows
+        room = 1  # until the first request determines the kind, and so the size of the batch
         for level in self._levels:
             passed: list[Request] = []
             while level and room:
@@ -197,7 +211,9 @@ class Queue:
                 if request.deadline <= now and not request.taken:
                     late.append(request)
                     continue
-                if not batch or request.shapes == batch[0].request.shapes:
+                if not batch:
+                    room = request.kind.rows
+                if not batch or request.kind == batch[0].request.kind:
                     part = Part(request, request.taken, request.taken + min(request.left, request.turn, room))
                     batch.append(part)
                     room -= part.rows
@@ -208,18 +224,18 @@ class Queue:
                 if request.turn:
                     passed.append(request)
                 else:
-                    request.turn = self._batch_rows
+                    request.turn = request.kind.rows
                     level.append(request)
-                request.lane = self._lanes[request.level].setdefault(request.shapes, request.lane)
+                request.lane = self._lanes[request.level].setdefault(request.kind, request.lane)
                 self._count(request, 1)
             level.extendleft(reversed(passed))
         return batch, late
 
     def _count(self, request: Request, sign: int) -> None:
-        """Add (1) or take away (-1) what is left of a request."""
+        """Add (sign 1) or subtract (sign -1) a request's remaining rows."""
         left, lane = request.rows - request.taken, request.lane
         self.rows += sign * left
         lane.left += sign * left
         lane.turn += sign * min(left, request.turn)
         if not lane.left:
-            self._lanes[request.level].pop(request.shapes, None)
+            self._lanes[request.level].pop(request.kind, None)

@@ -1,10 +1,10 @@
-"""The model repository: which models and versions there are, in which state, and the graphs that answer for them.
+"""The model repository: the models, their versions, the state of each version, and its graphs.
 
-A directory of the layout that NVIDIA Triton reads, with a `card.json` beside each model's forward graph. A model whose
-card, config or graph is missing, corrupt or altered is taken out with a reason; the rest keep serving.
+A repository is a directory in the layout of NVIDIA Triton, with a `card.json` beside each model's forward graph. A
+model whose card, config or graph is missing, corrupt or altered goes out of service with a reason; the others serve on.
 
-One writer owns the state: every method of `Repository` runs on the event loop and none of them waits for a file. What
-may take long, listing the directory and loading a model, runs on threads of its own, and comes back as a call.
+The state has one writer: every method of `Repository` runs on the event loop, and none of them waits for a file.
+Listing the directory and loading a model, which may take long, run on threads; their results come back as calls.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Protocol, TypeVar
 
-from lectern.card import Card
+from artifacts.card import Card
 from services import metrics
 from services.errors import InvalidArgument, NotFound, Unavailable
 from services.runtime.files import Folder, Listing
@@ -34,6 +34,7 @@ LOADERS = min(4, os.cpu_count() or 1)
 FIRST_RETRY_SECONDS, LONGEST_RETRY_SECONDS = 1.0, 60.0
 CHECK_SECONDS = 0.5
 Fingerprint = Mapping[str, Folder]
+Graphs = Mapping[str, Mapping[int, Graph]]  # READY ones, by name and version
 T = TypeVar("T")
 
 
@@ -42,7 +43,7 @@ class Model:
     """A READY version, as services use it.
 
     Args:
-        assets: content of what services read beside graphs, e.g. `tokenizer.json`, by name of the file.
+        assets: content of the further files that services read, e.g. `tokenizer.json`, by file name.
     """
 
     card: Card
@@ -52,7 +53,13 @@ class Model:
 
 @dataclass(eq=False)
 class _Load:
-    """A load under way; `started` is None while it waits for a thread, in the clock's seconds."""
+    """A load under way.
+
+    Args:
+        started: in the clock's seconds; None while it waits for a thread.
+        hangs: it has taken longer than `load_seconds`.
+        waiting: callers of `load_model` that wait for its end.
+    """
 
     name: str
     listing: Listing
@@ -63,12 +70,15 @@ class _Load:
 
 @dataclass(eq=False)
 class _Entry:
-    """What the writer knows of a model beside its versions.
+    """What the repository knows about a model apart from its versions.
 
     Args:
-        seen: the files that its last load saw.
-        load: the load whose result counts; that of any other is dropped.
-        next_load: what waits for its turn after it.
+        seen: the files at its last load.
+        unloaded: a caller has unloaded it.
+        load: the load whose result counts; results of other loads are dropped.
+        next_load: the load that follows `load`.
+        retry_at: when to load it again after a failure, in the clock's seconds.
+        retry_seconds: the next pause before a retry.
     """
 
     seen: Fingerprint = field(default_factory=dict)
@@ -80,14 +90,16 @@ class _Entry:
 
 
 class Spawn(Protocol):
-    """Runs `work` elsewhere, and calls `done` on the event loop with what it returned or raised."""
+    """Runs `work` on another thread and calls `done` on the event loop with its result or exception."""
 
     def __call__(self, work: Callable[[], T], done: Callable[[T | Exception], None]) -> None: ...
 
 
 def in_thread(work: Callable[[], T], done: Callable[[T | Exception], None]) -> None:
-    """Run `work` on a daemon thread, which a process that ends need not wait for, and call `done` on this event loop
-    with what it returned, or with the exception."""
+    """Run `work` on a daemon thread and call `done` on this event loop with its result or exception.
+
+    A process that ends does not wait for a daemon thread.
+    """
     loop = asyncio.get_running_loop()
 
     def run() -> None:
@@ -98,7 +110,7 @@ def in_thread(work: Callable[[], T], done: Callable[[T | Exception], None]) -> N
             result = error
         try:
             loop.call_soon_threadsafe(done, result)
-        except RuntimeError:  # the loop has ended: nobody waits any more
+        except RuntimeError:  # the loop is closed, so no caller waits
             log.info("a load ended after the server did")
 
     threading.Thread(target=run, name="loader", daemon=True).start()
@@ -108,7 +120,8 @@ class Repository:
     """Every model of a directory that belongs to one of the loader's capabilities.
 
     Args:
-        load_seconds: a load that takes longer no longer holds up others; its result counts if it comes after all.
+        load_seconds: a load that takes longer gives its thread to another load; its late result still counts.
+        on_change: told which graphs answer from now on.
     """
 
     def __init__(
@@ -117,12 +130,13 @@ class Repository:
         load_seconds: float,
         clock: Callable[[], float] = time.monotonic,
         spawn: Spawn = in_thread,
+        on_change: Callable[[Graphs], None] = lambda _: None,
     ) -> None:
-        self._loader = loader
+        self._loader, self._on_change = loader, on_change
         self._load_seconds = load_seconds
         self._clock, self._spawn = clock, spawn
         self.models: Mapping[str, Mapping[int, Version]] = {}
-        self._graphs: Mapping[str, Mapping[int, Graph]] = {}
+        self._graphs: Graphs = {}
         self._entries: dict[str, _Entry] = {}
         self._queue: deque[_Load] = deque()
         self._running: set[_Load] = set()
@@ -133,7 +147,7 @@ class Repository:
         self._idle = asyncio.Event()  # set when no load is under way
 
     async def start(self) -> None:
-        """Load everything there is; a load that hangs is waited for no longer than `load_seconds`.
+        """Load every model, and wait no longer than `load_seconds` for one that hangs.
 
         Raises:
             FileNotFoundError: there is no such directory. OSError: it cannot be listed.
@@ -153,11 +167,11 @@ class Repository:
             self.check_time()
 
     async def watch(self, seconds: float) -> None:
-        """Follow the directory for ever: load what is new or changed, drop what is gone, try again what failed."""
+        """Watch the directory for ever: load new and changed models, drop those that are gone, retry failed loads."""
         while True:
             await asyncio.sleep(seconds)
             self.check_time()
-            if self._listing_since is None:  # else the last one hangs, e.g. on a network
+            if self._listing_since is None:  # otherwise the last listing hangs, e.g. on a network
                 self._refreshing = asyncio.ensure_future(self._refresh())
 
     async def _refresh(self) -> None:
@@ -176,11 +190,11 @@ class Repository:
     async def _list(self) -> Listing:
         self._listing_since = self._clock()
         try:
-            return await self._elsewhere(self._loader.files.list)
+            return await self._on_thread(self._loader.files.list)
         finally:
             self._listing_since = None
 
-    async def _elsewhere(self, work: Callable[[], T]) -> T:
+    async def _on_thread(self, work: Callable[[], T]) -> T:
         done: asyncio.Future[T] = asyncio.get_running_loop().create_future()
 
         def resolve(result: T | Exception) -> None:
@@ -195,31 +209,31 @@ class Repository:
         return await done
 
     def find(self, name: str, version: int, *capabilities: str) -> Model:
-        """The READY version of a model of one of the capabilities; 0 = latest.
+        """A READY version of a model that belongs to one of the capabilities; version 0 = latest.
 
         Raises:
-            NotFound: unknown name or version. InvalidArgument: it belongs to another capability.
-            Unavailable: it is there but does not answer.
+            NotFound: unknown name or version. InvalidArgument: the model belongs to another capability.
+            Unavailable: the version exists but does not answer.
         """
         versions = self.models.get(name)
         if versions is None:
             ready = ", ".join(n for n, vs in self.models.items() if _capability(vs) in capabilities) or "none"
             wanted = " or ".join(capabilities)
             raise NotFound.field("model", f"there is no model {name!r}; models for {wanted}: {ready}")
-        found = _pick(name, versions, version)
-        if found.state is not State.READY or found.card is None:
-            raise Unavailable(f"model {name} version {found.number} does not answer: {found.reason}")
-        if found.card.capability not in capabilities:
+        chosen = _pick(name, versions, version)
+        if chosen.state is not State.READY or chosen.card is None:
+            raise Unavailable(f"model {name} version {chosen.number} does not answer: {chosen.reason}")
+        if chosen.card.capability not in capabilities:
             raise InvalidArgument.field(
-                "model", f"{name} serves the capability {found.card.capability}, not {' or '.join(capabilities)}"
+                "model", f"{name} serves the capability {chosen.card.capability}, not {' or '.join(capabilities)}"
             )
-        return Model(found.card, found.graphs, found.assets)
+        return Model(chosen.card, chosen.graphs, chosen.assets)
 
     def graph(self, name: str, version: int) -> Graph:
-        """A READY graph by its own name, whatever its model; 0 = latest.
+        """A READY graph by its own name, of any model; version 0 = latest.
 
         Raises:
-            NotFound: unknown name or version. Unavailable: it is there but does not answer.
+            NotFound: unknown name or version. Unavailable: the version exists but does not answer.
         """
         graphs = self._graphs.get(name, {})
         if version in graphs:
@@ -227,8 +241,8 @@ class Repository:
         if version == 0 and graphs:
             return graphs[max(graphs)]
         if name in self.models:
-            found = _pick(name, self.models[name], version)
-            raise Unavailable(f"model {name} version {found.number} does not answer: {found.reason}")
+            chosen = _pick(name, self.models[name], version)
+            raise Unavailable(f"model {name} version {chosen.number} does not answer: {chosen.reason}")
         if graphs:
             raise NotFound.field("model_version", f"model {name!r} has no version {version}; it has: {sorted(graphs)}")
         raise NotFound.field("model_name", f"there is no model {name!r}; there are: {', '.join(sorted(self._graphs))}")
@@ -238,7 +252,7 @@ class Repository:
         return ((name, version) for name, versions in sorted(self._graphs.items()) for version in sorted(versions))
 
     async def any_healthy(self, *capabilities: str) -> bool:
-        """Whether any model, of one of the capabilities if any are named, answers now."""
+        """Whether any model answers now; if capabilities are given, any model of one of them."""
         for version in [v for versions in self.models.values() for v in versions.values()]:
             if version.state is not State.READY or version.card is None:
                 continue
@@ -248,14 +262,14 @@ class Repository:
         return False
 
     async def load_model(self, name: str) -> None:
-        """Load a model that was unloaded, or its new versions; those that serve now go on until the new ones answer.
+        """Load a model that was unloaded, or its new versions. Its current versions serve until the new ones answer.
 
         Raises:
             NotFound: the repository has no directory of that name.
-            Unavailable: no version of it can be loaded, or it was unloaded meanwhile.
+            Unavailable: none of its versions can be loaded, or it was unloaded meanwhile.
         """
         listing = await self._list()
-        # Only a name that is listed is joined to the path, so no name leads out of the repository.
+        # Only listed names are joined to the path, so no name leads out of the repository.
         if name not in _models(listing):
             raise NotFound.field("model_name", f"the repository has no model {name!r}")
         entry = self._entries.setdefault(name, _Entry())
@@ -265,7 +279,7 @@ class Repository:
         await done
 
     def unload_model(self, name: str) -> None:
-        """Stop answering for a model until it is loaded again, finish what is queued, and free its sessions.
+        """Take a model out of service until it is loaded again; queued requests are finished, its sessions freed.
 
         Raises:
             NotFound: there is no such model.
@@ -282,13 +296,16 @@ class Repository:
         )
 
     async def close(self, seconds: float) -> bool:
-        """Take no more work, and let every graph finish what is queued, for so long at most; whether all did, and no
-        load hangs."""
+        """Take no more work, and give the graphs so many seconds to finish their queues.
+
+        Returns:
+            Whether all of them did, and no load hangs.
+        """
         for entry in self._entries.values():
             entry.unloaded, entry.load, entry.next_load = True, None, None
         self._queue.clear()
         graphs = [graph for versions in self._graphs.values() for graph in versions.values()]
-        closing = [asyncio.ensure_future(self._elsewhere(partial(graph.close, seconds))) for graph in graphs]
+        closing = [asyncio.ensure_future(self._on_thread(partial(graph.close, seconds))) for graph in graphs]
         pending = (await asyncio.wait(closing, timeout=seconds))[1] if closing else ()
         return not pending and not self._running and not any(e.load for e in self._entries.values())
 
@@ -297,7 +314,7 @@ class Repository:
         return bool(self._queue or self._running)
 
     def update(self, listing: Listing) -> None:
-        """Start what a listing asks for: loads of new and changed models, and the end of those that are gone."""
+        """Apply a listing: load new and changed models, and end those that are gone."""
         for name, reason in listing.ignored.items():
             if self._ignored.get(name) != reason:
                 log.warning("%s in the repository is ignored: %s", name, reason)
@@ -319,7 +336,7 @@ class Repository:
                 self._request(name, entry, listing)
 
     def check_time(self) -> None:
-        """Let go of loads that take too long: their models say so, and others have their threads."""
+        """Give up loads that take too long: their models get that as their reason, and other loads their threads."""
         for load in [load for load in self._running if self._clock() - (load.started or 0) > self._load_seconds]:
             load.hangs = True
             self._running.discard(load)
@@ -331,7 +348,7 @@ class Repository:
         self._start_next()
 
     def _request(self, name: str, entry: _Entry, listing: Listing) -> _Load:
-        """The load that sees `listing`: the one under way, if its files are the same, or one that follows it."""
+        """A load of the files in `listing`: the one under way if its files are the same, else one after it."""
         if entry.load and not entry.load.hangs:
             if self._fingerprint(name, entry.load.listing) == self._fingerprint(name, listing):
                 return entry.load
@@ -359,7 +376,7 @@ class Repository:
             self._idle.set()
 
     def _loaded(self, load: _Load, result: dict[int, Version] | Exception) -> None:
-        """What a loader's thread calls, on the event loop, with versions or an exception."""
+        """Take a load's result, on the event loop."""
         self._running.discard(load)
         entry = self._entries.get(load.name)
         if entry is not None and entry.load is load:
@@ -372,7 +389,7 @@ class Repository:
         self._start_next()
 
     def _follow(self, entry: _Entry) -> None:
-        """Let the load that waits for its turn have it."""
+        """Queue the next load of a model, if there is one."""
         if entry.next_load:
             entry.load, entry.next_load = entry.next_load, None
             self._queue.append(entry.load)
@@ -395,18 +412,18 @@ class Repository:
             entry.retry_seconds = FIRST_RETRY_SECONDS
         if failed and not self._ready(name):
             self._give_up(load, f"model {name} does not answer: {failed[0].reason}")
-        for waiting in load.waiting:
-            if not waiting.done():
-                waiting.set_result(None)
+        for caller in load.waiting:
+            if not caller.done():
+                caller.set_result(None)
         load.waiting.clear()
 
     def _give_up(self, load: _Load | None, reason: str) -> None:
-        for waiting in load.waiting if load else ():
-            if not waiting.done():
-                waiting.set_exception(Unavailable(reason))
+        for caller in load.waiting if load else ():
+            if not caller.done():
+                caller.set_exception(Unavailable(reason))
 
     def _failed(self, load: _Load, reason: str) -> dict[int, Version]:
-        """The newest version with a reason, and what serves as before."""
+        """The newest version, unavailable for `reason`, and the versions that serve as before."""
         number = max(load.listing.folders[load.name].versions, default=1)
         return {number: Version(number, State.UNAVAILABLE, reason), **self._ready(load.name)}
 
@@ -414,14 +431,14 @@ class Repository:
         return {n: v for n, v in self.models.get(name, {}).items() if v.state is State.READY}
 
     def _fingerprint(self, name: str, listing: Listing) -> Fingerprint:
-        """The files that a model is made of: its own, those of its further graphs, and of the models it stands on."""
+        """The files of a model: its own, those of its further graphs, and those of the models that it uses."""
         cards = [version.card for version in self.models.get(name, {}).values() if version.card]
         folders = {name, *(graph for card in cards for graph in card.graphs.values())}
         folders |= {other for other in listing.folders if other.startswith(f"{name}_")}
         return {folder: listing.folders[folder] for folder in folders if folder in listing.folders}
 
     def _publish(self, name: str, versions: Mapping[int, Version]) -> None:
-        """Answer with `versions` from now on. What they replace frees itself when its last caller has its answer."""
+        """Answer with `versions` from now on. Replaced graphs are freed when their last caller has its answer."""
         replaced = self.models.get(name, {})
         models = {**self.models, name: versions}
         if not versions:
@@ -431,6 +448,7 @@ class Repository:
             for graph in version.graphs.values():
                 graphs.setdefault(graph.config.name, {})[graph.version] = graph
         before, self.models, self._graphs = self._graphs, models, graphs
+        self._on_change(graphs)
         for number, version in versions.items():
             metrics.MODEL_READY.labels(name, str(number)).set(version.state is State.READY)
         for number in replaced.keys() - versions.keys():
@@ -441,7 +459,7 @@ class Repository:
 
 
 def _models(listing: Listing) -> set[str]:
-    """Names of directories that are models of their own, not a further graph of another."""
+    """Names of the directories that hold models, not further graphs of another model."""
     owners = {
         name
         for name, folder in listing.folders.items()

@@ -1,4 +1,4 @@
-"""The addresses of a host that a server listens on."""
+"""Resolves the addresses on which a server listens, and checks that they are free."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ def authority(host: str, port: int) -> str:
 
 
 def addresses(host: str, port: int) -> list[Address]:
-    """Every address of a host; those of a family that this machine lacks are left out.
+    """Every address of a host, without those of a family that this machine lacks.
 
-    `localhost` is both 127.0.0.1 and ::1 (RFC 6761), also where /etc/hosts has one of them alone.
+    `localhost` is both 127.0.0.1 and ::1 (RFC 6761), even if /etc/hosts has only one of them.
 
     Raises:
         OSError: there is no such host.
@@ -32,10 +32,10 @@ def addresses(host: str, port: int) -> list[Address]:
 
 
 def check_free(host: str, port: int) -> None:
-    """Make sure that nobody listens there, also not one who would share the port (SO_REUSEPORT).
+    """Check that no process listens there, not even one that would share the port (SO_REUSEPORT).
 
     Raises:
-        OSError: somebody does, or this is no address of this machine.
+        OSError: a process does, or this is not an address of this machine.
     """
     for family, address in addresses(host, port):
         with closing(bind(family, address)):
@@ -43,14 +43,14 @@ def check_free(host: str, port: int) -> None:
 
 
 def bind(family: socket.AddressFamily, address: tuple[str, int]) -> socket.socket:
-    """A socket of that address, which no other socket has.
+    """A socket that is bound to the address, exclusively.
 
     Raises:
-        OSError: another has, or this is no address of this machine.
+        OSError: the address is taken, or is not an address of this machine.
     """
     bound = socket.socket(family, socket.SOCK_STREAM)
     try:
-        # Connections that ended a moment ago are no obstacle; a listener still is.
+        # Recently closed connections are no obstacle; a listener still is.
         bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         if family == socket.AF_INET6:
             bound.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, address[0] != "::")

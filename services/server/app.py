@@ -1,4 +1,4 @@
-"""One serving process: loads models, answers until told to stop, and drains."""
+"""One serving process: loads models, answers until a signal stops it, and drains."""
 
 from __future__ import annotations
 
@@ -9,34 +9,41 @@ import signal
 import threading
 from collections.abc import Awaitable, Callable, Mapping
 from functools import partial
+from pathlib import Path
+from typing import Any, Literal
 
-from tritonclient.grpc import service_pb2
-
+from inference import grpc_service_pb2
 from lectern.v1 import model_pb2
-from services import budget, pools
+from services import budget, metrics, pools
 from services.inference.servicer import InferenceServicer
 from services.numeric import NumericLoop
 from services.runtime import memory
 from services.runtime.files import RepositoryFiles
+from services.runtime.gradient_graph import GRADIENTS
 from services.runtime.graph import Engine, EngineError
+from services.runtime.graph_cache import GraphCache
+from services.runtime.instances import Instances
 from services.runtime.loader import Loader
 from services.runtime.onnx_engine import OnnxEngine
 from services.runtime.repository import Repository
+from services.runtime.response_cache import ResponseCache
+from services.runtime.scheduler import Scheduler
 from services.runtime.triton_engine import TritonEngine
-from services.server import health, reflection, registry, telemetry, tls, transport
+from services.server import health, otel, reflection, registry, tls, transport
 from services.server.access import Access
 from services.server.addresses import authority, check_free
 from services.server.auth import INFERENCE, MODELS
+from services.server.capabilities import CAPABILITIES
 from services.server.model_service import ModelServicer
 from services.server.pipeline import Endpoint, Gate
 from services.server.report import ModelRow, Ready
 from services.server.settings import Settings, StartError
-from services.server.watched import follow
+from services.server.watched import Watched, follow
 
 log = logging.getLogger(__name__)
 
 MODEL_SERVICE = model_pb2.DESCRIPTOR.services_by_name["ModelService"]
-INFERENCE_SERVICE = service_pb2.DESCRIPTOR.services_by_name["GRPCInferenceService"]
+INFERENCE_SERVICE = grpc_service_pb2.DESCRIPTOR.services_by_name["GRPCInferenceService"]
 CLOSE_SECONDS = 5.0
 IsReady = Callable[[], Awaitable[bool]]
 OnReady = Callable[[bool], None]
@@ -46,8 +53,8 @@ class App:
     """A server process.
 
     Raises:
-        StartError: the device or transport that was asked for is not there, a file of certificates or tokens is not
-            good, or tracing cannot be.
+        StartError: the requested device or transport is missing, a file of certificates or tokens is invalid, or
+            tracing is impossible.
     """
 
     def __init__(self, settings: Settings) -> None:
@@ -55,16 +62,19 @@ class App:
         pools.codecs.threads = settings.codec_threads or pools.codecs.threads
         pools.codecs.seconds = settings.codec_seconds
         self._settings = settings
-        self._send_spans = telemetry.start(settings)
+        self._send_spans = otel.start(settings)
         self._access = Access.of(settings)
         self._certificates = tls.certificates(settings)
         self._gate = Gate(self._access, settings.limits.calls)
         self._health = health.HealthServicer()
-        self._transport = transport.create(settings, self._certificates)
-        needed = {name for capability in settings.capabilities for name in registry.models_of(capability)}
+        self._transport = transport.create(settings, self._certificates, self._gate)
+        served = [CAPABILITIES[name] for name in settings.capabilities]
+        needed = {name for capability in served for name in (*capability.models_of, *capability.borrows_from)}
         files = RepositoryFiles(settings.repository, settings.model_file_bytes)
-        self._repository = Repository(Loader(files, _engine(settings), needed), settings.load_seconds)
+        loader = Loader(files, _engine(settings), needed, () if settings.preload else GRADIENTS)
+        self._repository = Repository(loader, settings.load_seconds, on_change=self._transport.route)
         self._all_answer = False
+        self._ended_calls = 0
         self.serving = False
 
     @property
@@ -76,17 +86,18 @@ class App:
         """Serve until SIGTERM or SIGINT; a second signal ends the process at once.
 
         Args:
-            on_serving: told once it serves.
-            on_ready: told whether every service answers, whenever that changes.
+            on_serving: called once the server listens.
+            on_ready: called with whether every service answers, whenever that changes.
 
         Raises:
-            StartError: the port is taken, or the repository is not there.
+            StartError: the port is taken, or there is no repository.
         """
+        self._check_port()  # before the models are loaded, which takes long
         stop = self._on_signal()
         services = self._add_services()
         for watched in (self._access, self._certificates):
             if watched is not None:
-                follow(watched.refresh, self._settings.watch_seconds)
+                follow(partial(self._renew, watched), self._settings.watch_seconds)
         loading, stopped = (asyncio.ensure_future(wait) for wait in (self._repository.start(), stop.wait()))
         await asyncio.wait((loading, stopped), return_when=asyncio.FIRST_COMPLETED)
         if not loading.done():
@@ -99,17 +110,20 @@ class App:
         self._health.set("", True)
         await self._update_health(services, on_ready)
         settings = self._settings
+        memory.give_back()  # garbage of loading would otherwise count as memory in use
         budget.set_total(settings.memory_bytes or budget.default_total(settings.workers))
-        # Listening starts here: workers share the port, and one that still loads must not be given calls.
+        self._transport.set_budget(budget.messages.total)
+        # Listen only now: workers share the port, and a worker that is still loading must not get calls.
         port = await self._listen()
         self.serving = True
-        on_serving(Ready(port, tuple(self._rows())))
+        on_serving(Ready(port, transport.chosen(settings), tuple(self._rows())))
         loops = [
             asyncio.ensure_future(loop)
             for loop in (
                 self._repository.watch(self._settings.watch_seconds),
                 self._watch_health(services, on_ready),
-                self._rest(),
+                self._trim_when_idle(),
+                self._meter_lag(),
             )
         ]
         await stopped
@@ -117,22 +131,36 @@ class App:
             loop.cancel()
         await self._drain()
 
+    def _renew(self, watched: Access | Watched[tls.Pem]) -> None:
+        watched.refresh()
+        self._transport.refresh()
+
     async def _watch_health(self, services: Mapping[str, IsReady], on_ready: OnReady) -> None:
         while True:
             await asyncio.sleep(self._settings.watch_seconds)
             try:
+                metrics.collect_sources()
                 await self._update_health(services, on_ready)
             except Exception:
-                log.exception("cannot tell whether the services answer")
+                log.exception("cannot determine whether the services answer")
 
-    async def _rest(self) -> None:
-        """Give memory back whenever the last calls have ended."""
+    async def _trim_when_idle(self) -> None:
+        """Return free memory to the system whenever the last call has ended."""
         finished = 0
         while True:
             await asyncio.sleep(self._settings.watch_seconds)
-            if not self._gate.active and self._gate.finished != finished:
+            if not self._transport.active() and self._gate.finished != finished:
                 finished = self._gate.finished
                 threading.Thread(target=memory.give_back, daemon=True).start()
+
+    async def _meter_lag(self) -> None:
+        while True:
+            await metrics.meter_lag(metrics.lag_period(self._had_calls()))
+
+    def _had_calls(self) -> bool:
+        """Whether a call is under way, or has ended since the last time."""
+        before, self._ended_calls = self._ended_calls, self._gate.finished
+        return self._transport.active() > 0 or before != self._ended_calls
 
     async def _update_health(self, services: Mapping[str, IsReady], on_ready: OnReady) -> None:
         answers = await asyncio.gather(*(ready() for ready in services.values()))
@@ -147,7 +175,7 @@ class App:
 
         def handle() -> None:
             if stop.is_set():
-                log.warning("second signal: ending at once, %d requests are lost", self._gate.active)
+                log.warning("second signal: ending at once, %d requests are lost", self._transport.active())
                 os._exit(1)
             end = threading.Timer(
                 self._settings.drain_pause_seconds + self._settings.drain_seconds + CLOSE_SECONDS, cut
@@ -157,7 +185,7 @@ class App:
             stop.set()
 
         def cut() -> None:
-            log.error("something hangs beyond the drain time: ending, %d requests are lost", self._gate.active)
+            log.error("something hangs beyond the drain time: ending, %d requests are lost", self._transport.active())
             os._exit(1)
 
         for number in (signal.SIGTERM, signal.SIGINT):
@@ -165,7 +193,7 @@ class App:
         return stop
 
     def _add_services(self) -> dict[str, IsReady]:
-        """Register every service; returns when each, by name, is ready."""
+        """Register every service; returns a readiness check for each, by name."""
         repository, settings = self._repository, self._settings
         inference = InferenceServicer(repository, settings.limits, settings.allow_model_control)
         served = [(MODEL_SERVICE, ModelServicer(repository), MODELS), (INFERENCE_SERVICE, inference, INFERENCE)]
@@ -174,12 +202,13 @@ class App:
             INFERENCE_SERVICE.full_name: repository.any_healthy,
         }
         numeric: dict[str, NumericLoop] = {}
-        for capability in settings.capabilities:
-            service = registry.service_of(capability)
-            served.append((service, registry.servicer(capability, repository, settings), capability))
-            if registry.is_numeric(capability):
-                numeric[service.full_name] = NumericLoop()
-            ready[service.full_name] = partial(repository.any_healthy, *registry.models_of(capability))
+        for name in settings.capabilities:
+            capability = CAPABILITIES[name]
+            service = capability.service.full_name
+            served.append((capability.service, registry.servicer(capability, repository, settings), name))
+            if capability.numeric:
+                numeric[service] = NumericLoop()
+            ready[service] = partial(repository.any_healthy, *capability.models_of)
         methods = [method for of_service in served for method in registry.methods(*of_service)]
         if settings.reflection:
             methods += reflection.methods((*ready, health.SERVICE.full_name))
@@ -190,37 +219,52 @@ class App:
         return ready
 
     async def _listen(self) -> int:
-        host, port = self._settings.host, self._settings.port
+        self._check_port()  # again: the transport would share the port with a process that took it meanwhile
         try:
-            if self._settings.workers == 1:
-                check_free(host, port)
-            return await self._transport.start(host, port)
+            return await self._transport.start(self._settings.host, self._settings.port)
         except OSError as error:
-            raise StartError(
-                f"cannot listen on {authority(host, port)} ({error.strerror or error}): is another server running "
-                "there? Choose another with --port"
-            ) from error
+            raise self._cannot_listen(error) from error
+
+    def _check_port(self) -> None:
+        """Check that the port is free; for workers, their supervisor does that.
+
+        Raises:
+            StartError: it is taken.
+        """
+        if self._settings.workers == 1:
+            try:
+                check_free(self._settings.host, self._settings.port)
+            except OSError as error:
+                raise self._cannot_listen(error) from error
+
+    def _cannot_listen(self, error: OSError) -> StartError:
+        where = authority(self._settings.host, self._settings.port)
+        return StartError(
+            f"cannot listen on {where} ({error.strerror or error}): is another server running there? "
+            "Choose another with --port"
+        )
 
     async def _drain(self) -> None:
-        """Say NOT_SERVING, let balancers notice, send callers elsewhere, and finish what was accepted.
+        """Report NOT_SERVING, wait until balancers notice, send callers elsewhere, and finish accepted calls.
 
-        Nothing is refused before: a call that arrives until callers know is answered.
+        Until callers know, no call is refused.
         """
-        log.info("draining: %d requests under way", self._gate.active)
+        log.info("draining: %d requests under way", self._transport.active())
         self.serving = False
         self._health.drain()
         await asyncio.sleep(self._settings.drain_pause_seconds)
         self._health.close()
         await self._transport.stop()
+        metrics.collect_sources()
         await asyncio.to_thread(self._send_spans)
         await self._close_repository()
         log.info("stopped")
 
     async def _close_repository(self) -> None:
-        """Free the graphs; where a thread hangs in one, the process ends here, since the interpreter's end would abort
+        """Free the graphs. If a thread hangs in one, end the process here, since the interpreter's shutdown would abort
         it."""
         if not await self._repository.close(CLOSE_SECONDS / 2):
-            log.warning("stopped, though a model still loads or runs")
+            log.warning("stopped while a model still loads or runs")
             logging.shutdown()
             os._exit(0)
 
@@ -241,11 +285,38 @@ class App:
 
 def _engine(settings: Settings) -> Engine:
     if settings.engine == "triton":
-        return TritonEngine(settings.triton_url, settings.limits.message_bytes)
+        try:
+            return TritonEngine(settings.triton_url, settings.limits.message_bytes, settings.triton_tls_ca)
+        except OSError as error:
+            raise StartError(f"LECTERN_TRITON_TLS_CA cannot be read: {error}") from error
+    scheduler: type[Instances[Any]] = Scheduler
+    if transport.chosen(settings) == "native":
+        from services.runtime.native_scheduler import NativeScheduler  # which may not be built
+
+        scheduler = NativeScheduler
     try:
-        return OnnxEngine(settings.device, settings.intra_op_threads, settings.load_seconds)
+        return OnnxEngine(
+            settings.device,
+            settings.intra_op_threads,
+            settings.load_seconds,
+            settings.run_seconds,
+            scheduler,
+            _graph_cache(settings.cache_dir),
+            ResponseCache(settings.cache_bytes) if settings.cache_bytes else None,
+            settings.gpu_memory_bytes,
+        )
     except EngineError as error:
         raise StartError(str(error)) from error
+
+
+def _graph_cache(folder: Path | Literal["off"]) -> GraphCache | None:
+    if folder == "off":
+        return None
+    try:
+        return GraphCache(Path(folder).expanduser())
+    except (OSError, RuntimeError) as error:  # expanduser: this user has no home
+        log.info("no graphs are cached, so that a start takes longer (LECTERN_CACHE_DIR): %s", error)
+        return None
 
 
 async def _always() -> bool:

@@ -1,4 +1,4 @@
-"""Bearer tokens: a file of their hashes, which clients they stand for and what those may call."""
+"""Bearer tokens: the file of their hashes, with the client and the scopes of each."""
 
 from __future__ import annotations
 
@@ -30,8 +30,9 @@ from pydantic import (
 from services.errors import PermissionDenied, Unauthenticated
 from services.limits import ClientLimits
 from services.rpc import Call
+from services.server.capabilities import CAPABILITIES
 from services.server.quota import Allowance
-from services.server.settings import CAPABILITIES, StartError
+from services.server.settings import StartError
 from services.server.watched import Watched, read_file, warn_if_readable_by_all
 
 log = logging.getLogger(__name__)
@@ -39,15 +40,15 @@ log = logging.getLogger(__name__)
 EVERYTHING = "*"
 MODELS, INFERENCE, MODEL_CONTROL = "models", "inference", "model_control"
 SCOPES = (*CAPABILITIES, MODELS, INFERENCE, MODEL_CONTROL, EVERYTHING)
-ANY_TOKEN = ""  # the scope of what every valid token may call
-PREFIX = "lectern_"  # lets scanners of source code recognise a leaked token
+ANY_TOKEN = ""  # the scope of RPCs that every valid token may call
+PREFIX = "lectern_"  # by which scanners of source code recognise a leaked token
 TOKEN_BYTES = 32
 
 
 class Token(BaseModel):
-    """A client's entry in the file: never the token, only its SHA-256.
+    """A client's entry in the file, which has the SHA-256 of its token and never the token itself.
 
-    A plain hash is right because the token is 256 random bits, which nobody can guess; only passwords need a slow one.
+    A fast hash is enough, because nobody can guess 256 random bits; only passwords need a slow one.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -56,7 +57,7 @@ class Token(BaseModel):
     sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
     scopes: Annotated[tuple[str, ...], Field(min_length=1)]
     expires: AwareDatetime | None = None
-    # None = as LECTERN_CLIENT_LIMITS__... says, 0 = no limit.
+    # None = the value of LECTERN_CLIENT_LIMITS__..., 0 = no limit.
     requests_per_second: NonNegativeFloat | None = None
     burst: NonNegativeInt | None = None
     concurrency: NonNegativeInt | None = None
@@ -105,7 +106,7 @@ class TokenFile(BaseModel):
             raise StartError(f"LECTERN_TOKENS: {path} is not valid: {where}: {first['msg']}") from None
 
     def write(self, path: Path) -> None:
-        """Replace the file at once, so that a server never reads half of it; a new one is its owner's alone.
+        """Replace the file atomically, so that a server never reads half of it. Only its owner can read a new file.
 
         Raises:
             OSError: it cannot be written.
@@ -124,14 +125,14 @@ class TokenFile(BaseModel):
 
 
 def new_token() -> tuple[str, str]:
-    """A token and the SHA-256 to keep of it."""
+    """A new token and its SHA-256, which is stored."""
     token = PREFIX + secrets.token_urlsafe(TOKEN_BYTES)
     return token, hashlib.sha256(token.encode()).hexdigest()
 
 
 @dataclass(frozen=True, slots=True)
 class Client:
-    """Whom a token stands for.
+    """The client of a token.
 
     Args:
         expires: in `time.time()` seconds.
@@ -148,39 +149,43 @@ class Tokens:
     """The clients of a file of tokens.
 
     Raises:
-        StartError: the file is not as it should be.
+        StartError: the file is invalid.
     """
 
     def __init__(self, path: Path, defaults: ClientLimits) -> None:
         self._file = Watched([path], lambda: _read_clients(path, defaults))
 
+    @property
+    def clients(self) -> Sequence[Client]:
+        return self._file.value
+
     def refresh(self) -> None:
-        """Take up a changed file."""
+        """Read the file again if it has changed."""
         self._file.refresh()
 
     def authenticate(self, call: Call, scope: str) -> Client:
-        """Whose token the call carries.
+        """The client whose token the call carries.
 
         Raises:
-            Unauthenticated: it carries none that is valid; which part was wrong is not said.
-            PermissionDenied: its scopes lack `scope`.
+            Unauthenticated: it carries no valid token; the message does not say which part is wrong.
+            PermissionDenied: the token's scopes lack `scope`.
         """
         scheme, _, token = call.metadata.get("authorization", "").partition(" ")
         digest = hashlib.sha256(token.encode(errors="replace")).digest()
-        found: Client | None = None
-        # Every entry is compared, each in constant time, so that the time taken tells nothing.
-        for client in self._file.value:
-            if hmac.compare_digest(client.digest, digest):
-                found = client
-        if found is None or scheme.lower() != "bearer":
+        client: Client | None = None
+        # Every entry is compared, each in constant time, so that the response time reveals nothing.
+        for candidate in self._file.value:
+            if hmac.compare_digest(candidate.digest, digest):
+                client = candidate
+        if client is None or scheme.lower() != "bearer":
             raise Unauthenticated("this server needs a valid bearer token")
-        if time.time() >= found.expires:
-            log.info("the token of %s has expired", found.name)
+        if time.time() >= client.expires:
+            log.info("the token of %s has expired", client.name)
             raise Unauthenticated("this server needs a valid bearer token")
-        call.client = found.name
-        if scope != ANY_TOKEN and not found.scopes & {scope, EVERYTHING}:
-            raise PermissionDenied(f"the token of {found.name} lacks the scope {scope!r}")
-        return found
+        call.client = client.name
+        if scope != ANY_TOKEN and not client.scopes & {scope, EVERYTHING}:
+            raise PermissionDenied(f"the token of {client.name} lacks the scope {scope!r}")
+        return client
 
 
 def _read_clients(path: Path, defaults: ClientLimits) -> Sequence[Client]:

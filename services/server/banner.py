@@ -1,4 +1,4 @@
-"""What `lectern serve` shows once it serves: a table and example commands for people, one log line for machines."""
+"""The message of `lectern serve` after its start: a table and example commands for people, a log line for machines."""
 
 from __future__ import annotations
 
@@ -8,30 +8,26 @@ from rich.console import Console
 from rich.table import Table
 
 from services.server.addresses import authority
+from services.server.capabilities import CAPABILITIES
 from services.server.logs import is_console
 from services.server.report import Ready
 from services.server.settings import Settings
 
 log = logging.getLogger(__name__)
 
-EXAMPLES = {
-    "act": "lectern episode --seed 7 --out landing.gif",
-    "classify": "lectern classify photo.png",
-    "generate": "lectern generate images --seed 7",
-    "predict": "lectern predict rows.csv",
-}
-COLOURS = {"READY": "green", "LOADING": "yellow", "UNAVAILABLE": "red"}
+COLOURS = {"READY": "green", "UNAVAILABLE": "red"}
 
 
 def announce(settings: Settings, ready: Ready, metrics_port: int) -> None:
-    """Say where the server listens and what it serves."""
+    """Print or log where the server listens and what it serves."""
     target = authority(settings.host, ready.port)
     if not is_console(settings):
         ports = {"target": target, "metrics_port": metrics_port, "workers": settings.workers}
+        ports["transport"] = ready.transport
         log.info("serving", extra=ports | {"models": [f"{m.name}/{m.version} {m.state}" for m in ready.models]})
         return
     table = Table(
-        "model", "lecture", "capability", "version", "state", title=f"Lectern serves at {target}", title_justify="left"
+        "model", "lecture", "capability", "version", "state", title=_title(target, ready), title_justify="left"
     )
     for model in ready.models:
         colour = COLOURS[model.state]
@@ -44,11 +40,19 @@ def announce(settings: Settings, ready: Ready, metrics_port: int) -> None:
     suffix += " --tls-cert CERT.pem --tls-key KEY.pem" if settings.tls_client_ca else ""
     suffix += " --token TOKEN" if settings.tokens else ""
     console.print("Try, in another terminal:")
-    for command in ("lectern models", *(EXAMPLES[c] for c in _answering(ready))):
+    for command in ("lectern models", *_commands(settings, ready)):
         console.print(f"  {command}{suffix}", highlight=False)
     console.print(f"  curl http://{authority(settings.host, metrics_port)}/metrics", highlight=False)
     console.print("Stop with Ctrl-C: accepted requests are finished first.")
 
 
-def _answering(ready: Ready) -> list[str]:
-    return sorted({m.capability for m in ready.models if m.state == "READY"} & EXAMPLES.keys())
+def _title(target: str, ready: Ready) -> str:
+    faster = "" if ready.transport == "native" else "; `make native` builds a faster one"
+    return f"Lectern serves at {target} (transport: {ready.transport}{faster})"
+
+
+def _commands(settings: Settings, ready: Ready) -> list[str]:
+    """A command for each capability that is served and has a model that answers."""
+    answering = {model.capability for model in ready.models if model.state == "READY"}
+    served = (CAPABILITIES[name] for name in settings.capabilities)
+    return [capability.command for capability in served if answering & set(capability.models_of)]

@@ -1,6 +1,6 @@
 """grpc.health.v1: whether the server and each of its services would answer.
 
-Probes ask it, so its RPCs pass a gate of their own: they need no token, and are answered while the server drains.
+Probes call it, so its RPCs pass a gate of their own: they need no token and are answered while the server drains.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ NOT_SERVING = pb.HealthCheckResponse.NOT_SERVING
 
 
 class HealthServicer:
-    """Status by name of service; the empty name is the whole server."""
+    """Status by name of the service; the empty name is the whole server."""
 
     def __init__(self) -> None:
         self._statuses: dict[str, int] = {}
@@ -30,20 +30,20 @@ class HealthServicer:
         self._changed = asyncio.Event()
 
     def set(self, service: str, serving: bool) -> None:
-        """Say whether a service answers; without effect once the server drains."""
+        """Set whether a service answers; has no effect once the server drains."""
         status = SERVING if serving and not self._draining else NOT_SERVING
         if self._statuses.get(service) != status:
             self._statuses[service] = status
             self._notify()
 
     def drain(self) -> None:
-        """Say NOT_SERVING of every service from now on."""
+        """Report NOT_SERVING for every service from now on."""
         self._draining = True
         for service in self._statuses:
             self.set(service, False)
 
     def close(self) -> None:
-        """End every Watch, which would keep the server from stopping."""
+        """End every Watch, which would otherwise keep the server from stopping."""
         self._closed = True
         self._notify()
 
@@ -69,6 +69,6 @@ class HealthServicer:
         raise Unavailable("the server has stopped")
 
     def _notify(self) -> None:
-        """Wake every Watch: each waits for the event it saw last."""
+        """Wake every Watch: each waits for the latest event that it knows."""
         changed, self._changed = self._changed, asyncio.Event()
         changed.set()

@@ -1,4 +1,4 @@
-"""HTTP for machines that watch: `/metrics` for Prometheus, `/healthz` and `/readyz` for probes without gRPC or TLS."""
+"""The HTTP port for monitoring: `/metrics` for Prometheus, `/healthz` and `/readyz` for probes without gRPC or TLS."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from wsgiref.simple_server import WSGIRequestHandler, WSGIServer
 
 from prometheus_client import REGISTRY, CollectorRegistry, make_wsgi_app
 
+from services import metrics
 from services.server.addresses import Address, addresses, authority
 from services.server.settings import StartError
 
@@ -32,7 +33,7 @@ class _Server(ThreadingMixIn, WSGIServer):
         self.set_app(app)
 
     def server_bind(self) -> None:
-        # Not the base class's, which asks a resolver for this machine's name and waits for it.
+        # Replaces the base class's method, which asks a resolver for this machine's name and waits for the answer.
         if self.address_family == socket.AF_INET6:
             both_families = self.server_address[0] == "::"
             self.socket.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, not both_families)
@@ -42,10 +43,10 @@ class _Server(ThreadingMixIn, WSGIServer):
 
 
 class _Handler(WSGIRequestHandler):
-    timeout = 10  # seconds that a connection may be silent
+    timeout = 10  # seconds after which a silent connection is closed
 
     def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 - the base class's name
-        """A scrape every few seconds is not worth a line."""
+        """Log nothing: a scrape every few seconds is not worth a line."""
 
 
 def start_http(
@@ -74,6 +75,7 @@ def start_http(
     def answer(environ: dict[str, Any], start_response: StartResponse) -> Iterable[bytes]:
         match environ["PATH_INFO"]:
             case "/metrics":
+                metrics.collect_sources()
                 return metrics_app(environ, start_response)  # type: ignore[no-any-return]
             case "/healthz":
                 status, document = _SERVING if serving() else _NOT_SERVING
@@ -89,7 +91,7 @@ def start_http(
     try:
         for family, (address, _) in addresses(host, port):
             servers.append(_Server((family, (address, port)), app))
-            port = servers[0].server_port  # where any was asked for, the same for every address
+            port = servers[0].server_port  # the same for every address, even if port 0 was asked for
     except OSError as error:
         for server in servers:
             server.server_close()

@@ -14,13 +14,13 @@ from rich.logging import RichHandler
 from services.excerpt import excerpt
 from services.server.settings import Settings
 
-LINE_BYTES = 10_000  # of a line's message, and of each of its fields
-OURS = ("lectern", "services")
+LINE_BYTES = 10_000  # limit for a line's message and for each of its fields
+OURS = ("artifacts", "lectern", "services")
 STAGES = ("codec", "queue", "inference")
 
 
 def is_console(settings: Settings) -> bool:
-    """Whether people read the output."""
+    """Whether the output is for people."""
     return settings.log_format == "console" or (settings.log_format == "auto" and sys.stderr.isatty())
 
 
@@ -40,16 +40,16 @@ def configure(settings: Settings) -> None:
         )
     handler.addFilter(_shorten)
     level = logging.getLevelNamesMapping()[settings.log_level.upper()]
-    # What libraries say at debug would bury our own lines.
+    # Debug messages of libraries would bury our own lines.
     logging.basicConfig(level=max(level, logging.INFO), handlers=[handler], force=True)
     for name in OURS:
         logging.getLogger(name).setLevel(level)
     logging.getLogger("asyncio").setLevel(logging.WARNING)
-    atexit.register(_drop_what_cannot_be_written)
+    atexit.register(_ignore_a_failed_flush)
 
 
-def _drop_what_cannot_be_written() -> None:
-    """Python ends with code 120 if its last lines cannot be written; a full disk is no failure of a clean stop."""
+def _ignore_a_failed_flush() -> None:
+    """Keep a full disk from failing a clean stop: Python exits with code 120 if it cannot write its last lines."""
     try:
         sys.stderr.flush()
     except OSError:
@@ -57,7 +57,7 @@ def _drop_what_cannot_be_written() -> None:
 
 
 def _shorten(record: logging.LogRecord) -> bool:
-    """Keep what callers sent from filling the log; tracebacks stay whole."""
+    """Shorten text from callers, so that it does not fill the log; tracebacks stay complete."""
     record.msg, record.args = excerpt(record.getMessage(), LINE_BYTES), None
     for name, value in vars(record).items():
         if isinstance(value, str) and name not in ("msg", "exc_text"):
@@ -73,7 +73,7 @@ class JsonLineFormatter(JsonFormatter):
 
 
 class ConsoleFormatter(logging.Formatter):
-    """Adds to an RPC's line some of what the JSON form has in fields: model, milliseconds, a failure's request id."""
+    """Adds to an RPC's line the most useful fields of the JSON form: model, milliseconds, a failure's request id."""
 
     def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 - the base class's name
         message = super().formatMessage(record)

@@ -6,8 +6,8 @@ import logging
 
 from services.server import logs, supervisor
 from services.server.banner import announce
+from services.server.capabilities import CAPABILITIES
 from services.server.http import start_http
-from services.server.registry import SERVICERS
 from services.server.settings import Settings, StartError
 
 LOOPBACK = ("127.0.0.1", "::1", "localhost")
@@ -16,16 +16,18 @@ log = logging.getLogger(__name__)
 
 
 def run(settings: Settings) -> None:
-    """Serve until told to stop.
+    """Serve until a signal stops the server.
 
     Raises:
-        StartError: a port, the repository or the device is not as asked for; the message says what to do.
+        StartError: a port, the repository or the device is not available; the message says what to do.
     """
-    if unknown := sorted(set(settings.capabilities) - SERVICERS.keys()):
-        raise StartError(f"no capability is called {unknown[0]!r}; there are: {', '.join(SERVICERS)}")
+    if unknown := sorted(set(settings.capabilities) - CAPABILITIES.keys()):
+        raise StartError(f"no capability is called {unknown[0]!r}; there are: {', '.join(CAPABILITIES)}")
     logs.configure(settings)
     if settings.tokens and not settings.tls_certificate and settings.host not in LOOPBACK:
-        log.warning("tokens reach this server in plain text unless a proxy before it speaks TLS: see docs/security.md")
+        log.warning(
+            "tokens reach this server in plaintext unless a proxy in front of it uses TLS: see docs/security.md"
+        )
     if settings.workers > 1:
         supervisor.run(settings)
     else:

@@ -1,4 +1,4 @@
-"""ModelService: which models there are, in which state, with their cards."""
+"""ModelService: lists models with their versions, states and cards."""
 
 from __future__ import annotations
 

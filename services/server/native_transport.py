@@ -1,281 +1,397 @@
-"""h2corn: HTTP/2 in Rust, outside the GIL; gRPC spoken over it as one ASGI application.
+"""The transport of the native front (native/): HTTP/2, gRPC and the queues of graphs in C++.
 
-Specification: https://github.com/grpc/grpc/blob/master/doc/PROTOCOL-HTTP2.md. What this transport takes and what it
-does not is in docs/transport.md. h2corn cancels a call's task when its caller goes away, stops reading a body that
-nobody takes, and makes `send` wait while the caller does not read.
+The front answers inferences in the common form itself; of all other calls it gives this module events, many at once.
+docs/transport.md says how the two share the work.
 """
 
 from __future__ import annotations
 
 import asyncio
-import base64
 import logging
 import socket
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
+import zlib
+from collections.abc import AsyncIterator, Iterable, Mapping
 from contextlib import AbstractAsyncContextManager, aclosing, nullcontext, suppress
-from typing import Any, Literal
-from urllib.parse import quote
+from dataclasses import dataclass, field
+from typing import Any
 
-from google.rpc import status_pb2
-from h2corn import Config
-from h2corn import Server as HttpServer
+from google.rpc import code_pb2, status_pb2
 
-from services.errors import DeadlineExceeded, InvalidArgument, ResourceExhausted, ServiceError, Unimplemented
-from services.rpc import REQUEST_ID, Call, accepted_request_id, merged
-from services.server.pipeline import Endpoint, StatusError
+from services import _native, metrics, pools, tracing
+from services.errors import (
+    DeadlineExceeded,
+    Internal,
+    InvalidArgument,
+    ResourceExhausted,
+    ServiceError,
+    Unimplemented,
+)
+from services.rpc import Call, merged
+from services.runtime.graph import Graph
+from services.server.access import Access
+from services.server.addresses import addresses
+from services.server.auth import EVERYTHING, INFERENCE
+from services.server.pipeline import INLINE_BYTES, Endpoint, Gate, StatusError
+from services.server.quota import Allowance
+from services.server.settings import Settings
+from services.server.tls import Pem
+from services.server.watched import Watched
 
-PREFIX_BYTES = 5  # compressed flag and length, before each message
-STREAMS_PER_CONNECTION = 1024
-HEADER_BYTES = 16 * 2**10
-IDLE_SECONDS = 3600.0
-LINGER_SECONDS = 1.0
-PLAIN = "".join(chr(c) for c in range(0x20, 0x7F) if c != ord("%"))  # of a grpc-message, the rest is percent-encoded
-TIMEOUT_UNITS = {b"H": 3600.0, b"M": 60.0, b"S": 1.0, b"m": 1e-3, b"u": 1e-6, b"n": 1e-9}
-TRANSPORT_HEADERS = {b"te", b"content-type", b"host", b"grpc-timeout", b"grpc-encoding", b"grpc-accept-encoding"}
-
-START = {
-    "type": "http.response.start",
-    "status": 200,
-    "headers": [(b"content-type", b"application/grpc"), (b"grpc-accept-encoding", b"identity")],
-    "trailers": True,
-}
-END_OF_BODY = {"type": "http.response.body"}
-NOT_GRPC = {"type": "http.response.start", "status": 415}
-OK = (b"grpc-status", b"0")
+INFER = "/inference.GRPCInferenceService/ModelInfer"
+BACKLOG = 1024
+GOAWAY_SECONDS = 0.4  # until every connection has been told which of its calls are answered
+COMPRESSIONS = {"gzip": 16 + zlib.MAX_WBITS, "deflate": zlib.MAX_WBITS}
 NO_DEADLINE = nullcontext()
+ERRORS: Mapping[int, type[ServiceError]] = {
+    error.code: error for error in (InvalidArgument, ResourceExhausted, DeadlineExceeded, Unimplemented)
+}
 
-Header = tuple[bytes, bytes]
-Receive = Callable[[], Awaitable[Any]]
-Send = Callable[[Any], Awaitable[None]]
+Message = tuple[bool, bytes]  # whether it is compressed, and its bytes
 
-log = logging.getLogger(__name__)
+log = logging.getLogger("lectern.rpc")
+
+
+@dataclass(slots=True, eq=False)
+class _Open:
+    """A call under way in Python.
+
+    Args:
+        request: the next message of its stream of requests that has been asked for; None = there is no further one.
+        sent: the last message of its stream of responses has gone out.
+        unread: nothing of its responses was read for too long.
+    """
+
+    task: asyncio.Task[None] | None = None
+    request: asyncio.Future[Message | None] | None = None
+    sent: asyncio.Event = field(default_factory=asyncio.Event)
+    unread: bool = False
+
+
+class NativeLease:
+    """One admitted RPC of a client; see `services.server.quota.Lease`."""
+
+    __slots__ = ("_lease",)
+
+    def __init__(self, lease: _native.Lease) -> None:
+        self._lease: _native.Lease | None = lease
+
+    def take(self) -> None:
+        if self._lease is not None and (refusal := self._lease.take()):
+            raise _refused(*refusal)
+
+    def release(self) -> None:
+        self._lease = None
+
+
+class NativeQuota:
+    """The usage that the front counts as well; see `services.server.quota.Quota`."""
+
+    def __init__(self, quota: _native.Quota) -> None:
+        self._quota = quota
+
+    def admit(self, client: str, allowance: Allowance) -> NativeLease | None:
+        lease = self._quota.admit(client, *_limits(allowance))
+        if isinstance(lease, tuple):
+            raise _refused(*lease)
+        return NativeLease(lease) if lease else None
+
+    def __len__(self) -> int:
+        return self._quota.clients
 
 
 class Server:
-    """Serves in plaintext; see `services.server.transport.Transport`.
+    """Serves through the native front; see `services.server.transport.Transport`.
 
     Args:
-        log_format: of h2corn's own few lines on standard error.
+        certificates: None = plaintext.
+        gate: counts the calls that the front answers too.
     """
 
-    def __init__(self, message_bytes: int, drain_seconds: float, log_format: Literal["text", "json"]) -> None:
-        self._limit = message_bytes
-        self._drain_seconds = drain_seconds
-        self._log_format = log_format
-        self._endpoints: dict[str, Endpoint] = {}
+    def __init__(self, settings: Settings, certificates: Watched[Pem] | None, gate: Gate) -> None:
+        self._settings, self._certificates, self._gate = settings, certificates, gate
+        self._access: Access | None = gate.access
+        self._limit = settings.limits.message_bytes
+        self._endpoints: list[Endpoint] = []
+        self._open: dict[int, _Open] = {}
+        self._pushed: tuple[object, object] = (None, None)
+        self._front = _native.Front(
+            message_bytes=self._limit,
+            calls=settings.limits.calls,
+            axis_length=settings.limits.axis_length,
+            max_concurrent_streams=settings.max_concurrent_streams,
+            max_connection_age=settings.max_connection_age_seconds,
+            max_connection_age_grace=settings.max_connection_age_grace_seconds,
+            reader_timeout=settings.reader_timeout_seconds,
+            infer_path=INFER,
+            seconds_bounds=metrics.SECONDS,
+            clients=settings.client_limits.clients,
+        )
+        gate.elsewhere = lambda: int(self._front.inferring)
+        if self._access is not None:
+            self._access.quota = NativeQuota(self._front.quota)
+        # Whatever is recorded of each call, Python records.
+        self._front.set_infers_here(not tracing.records_calls() and settings.log_level != "debug")
+        self.refresh()
 
     def add_endpoints(self, endpoints: Iterable[Endpoint]) -> None:
-        self._endpoints |= {f"/{e.method.service}/{e.method.name}": e for e in endpoints}
+        for endpoint in endpoints:
+            method = endpoint.method
+            self._endpoints.append(endpoint)
+            path = f"/{method.service}/{method.name}"
+            self._front.add_method(path, method.client_streaming, method.server_streaming)
+
+    def refresh(self) -> None:
+        """Give the front tokens and certificates that have changed."""
+        tokens = self._access.clients if self._access else None
+        pem = self._certificates.value if self._certificates else None
+        if self._pushed == (tokens, pem) and self._pushed != (None, None):
+            return
+        if pem is not None:
+            self._front.set_tls(pem.certificate, pem.key, pem.client_ca or b"")
+        grants = [
+            (c.digest, c.name, c.expires, bool(c.scopes & {INFERENCE, EVERYTHING}), _limits(c.allowance))
+            for c in tokens or ()
+        ]
+        default = self._access.default if self._access is not None else Allowance()
+        self._front.set_access(tokens is not None, _limits(default), grants)
+        self._pushed = (tokens, pem)
+
+    def route(self, graphs: Mapping[str, Mapping[int, Graph]]) -> None:
+        """Send inferences to these graphs, as far as they have a native queue."""
+        routes = ((name, number, graph) for name, versions in graphs.items() for number, graph in versions.items())
+        native = ((name, number, getattr(graph, "route", None)) for name, number, graph in routes)
+        self._front.set_routes([(name, number, *route) for name, number, route in native if route is not None])
+
+    def active(self) -> int:
+        return int(self._front.active)
+
+    def set_budget(self, total: int) -> None:
+        self._front.set_budget(total)
 
     async def start(self, host: str, port: int) -> int:
-        family = socket.AF_INET6 if ":" in host else socket.AF_INET
-        with socket.create_server((host, port), family=family, backlog=1024, reuse_port=True) as listener:
-            config = Config(
-                bind=(f"fd://{listener.fileno()}",),
-                grpc=True,
-                http1=False,
-                lifespan="off",
-                access_log=False,
-                date_header=False,
-                log_format=self._log_format,
-                max_concurrent_streams=STREAMS_PER_CONNECTION,
-                h2_max_header_list_size=HEADER_BYTES,
-                timeout_keep_alive=IDLE_SECONDS,
-                timeout_graceful_shutdown=self._drain_seconds,
-            )
-            self._http = HttpServer(self._answer, config)
-            self._serving = asyncio.create_task(self._http.serve())
-            await self._http.wait_started()
-            return int(listener.getsockname()[1])
+        for family, address in addresses(host, port):
+            listener = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
+            try:
+                listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                if self._settings.workers > 1:
+                    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+                if family == socket.AF_INET6:
+                    listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, address[0] != "::")
+                listener.bind((address[0], port))
+                listener.listen(BACKLOG)
+                port = listener.getsockname()[1]
+                self._front.listen(listener.detach())
+            finally:
+                listener.close()
+        asyncio.get_running_loop().add_reader(self._front.event_fd, self._take_events)
+        metrics.sources.append(self._count)
+        self._front.start()
+        return port
 
     async def stop(self) -> None:
-        self._http.shutdown()
-        try:
-            await self._serving
-        except RuntimeError as error:
-            log.warning("%s", error)
+        self._front.shut_down()
+        await asyncio.sleep(GOAWAY_SECONDS)
+        await asyncio.to_thread(self._front.drain, self._settings.drain_seconds)
+        asyncio.get_running_loop().remove_reader(self._front.event_fd)
+        await asyncio.to_thread(self._front.stop)
+        for call in list(self._open.values()):
+            if call.task is not None:
+                call.task.cancel()
+        metrics.sources.remove(self._count)
+        self._count()
 
-    async def _answer(self, scope: Any, receive: Receive, send: Send) -> None:
-        """One call, as an ASGI application."""
-        headers = dict(scope["headers"])
-        if scope["method"] != "POST" or not _is_grpc(headers.get(b"content-type", b"")):
-            await send(NOT_GRPC)
-            await send({"type": "http.response.body"})
-            return
-        endpoint = self._endpoints.get(scope["path"])
-        call = _call(endpoint, scope, headers)
-        reply = _Reply(send, self._limit, call.request_id)
+    def _count(self) -> None:
+        """Add the calls that the front answered to the metrics."""
+        started, handled, seconds, total = self._front.take_counters()
+        endpoint = next(e for e in self._endpoints if f"/{e.path}" == INFER)
+        endpoint.counts.started_metric.inc(started)
+        for code, count in enumerate(handled):
+            if count:
+                metrics.RPC_HANDLED.labels(*endpoint.labels, code_pb2.Code.Name(code)).inc(count)
+        metrics.add_to_histogram(endpoint.counts.seconds_metric, seconds, total)
+        self._gate.finished += started
+
+    def _take_events(self) -> None:
+        for kind, *fields in self._front.events():
+            match kind:
+                case _native.Kind.START:
+                    self._begin(*fields)
+                case _native.Kind.FAILED:
+                    self._log_failure(*fields)
+                case _native.Kind.UNLOGGED:
+                    log.info("%d more inferences failed, too many at once to log each", *fields)
+                case _:
+                    number, *rest = fields
+                    if number in self._open:
+                        self._tell(self._open[number], kind, rest)
+
+    def _begin(
+        self,
+        number: int,
+        method: int,
+        deadline: float,
+        request_id: str,
+        peer: str,
+        client: str,
+        metadata: list[tuple[str, str]],
+        encoding: str,
+        message: Message,
+    ) -> None:
+        endpoint = self._endpoints[method]
+        call = Call(endpoint.method.service, endpoint.method.name, deadline, request_id, peer, merged(metadata), client)
+        opened = self._open[number] = _Open()
+        task = opened.task = asyncio.get_running_loop().create_task(
+            self._answer(number, opened, endpoint, call, encoding, message)
+        )
+        # Not in the task: one that is cancelled before it begins runs nothing.
+        task.add_done_callback(lambda _: self._open.pop(number, None))
+
+    def _tell(self, call: _Open, kind: object, fields: list[Any]) -> None:
+        match kind:
+            case _native.Kind.CANCELLED:
+                if call.task is not None:
+                    call.task.cancel()
+            case _native.Kind.SENT:
+                call.sent.set()
+            case _native.Kind.UNREAD:
+                call.unread = True
+                call.sent.set()
+            case _ if call.request is None or call.request.done():
+                pass
+            case _native.Kind.BROKEN:
+                code, problem = fields
+                call.request.set_exception(ERRORS.get(code, Internal)(problem))
+            case _native.Kind.MESSAGE:
+                call.request.set_result(fields[0])
+            case _native.Kind.ENDED:
+                call.request.set_result(None)
+
+    async def _answer(
+        self,
+        number: int,
+        opened: _Open,
+        endpoint: Endpoint,
+        call: Call,
+        encoding: str,
+        message: Message,
+    ) -> None:
+        front, method = self._front, endpoint.method
         try:
-            if endpoint is None:
-                raise Unimplemented(f"there is no method {scope['path']}")
             async with _deadline(call):
-                await self._run(endpoint, call, receive, reply)
+                if not method.server_streaming:
+                    response = await endpoint.unary(await self._plain(message, encoding), call)
+                    front.answer(number, self._checked(response))
+                    return
+                if method.client_streaming:
+                    responses = endpoint.bidi_stream(self._requests(number, opened, encoding), call)
+                else:
+                    responses = endpoint.server_stream(await self._plain(message, encoding), call)
+                async with aclosing(responses):
+                    async for response in responses:
+                        if not await self._write(number, opened, response):
+                            with suppress(StatusError):
+                                await responses.athrow(self._unread())
+                            front.reset(number)
+                            return
+            front.finish(number, code_pb2.OK, "", b"")
         except TimeoutError:
-            await reply.fail(DeadlineExceeded("the deadline passed").status())
-        except ServiceError as error:
-            await reply.fail(error.status())
+            self._fail(number, DeadlineExceeded("the deadline passed").status())
         except StatusError as error:
-            await reply.fail(error.status)
-        except OSError:  # from `send`: the caller went away
-            return
+            self._fail(number, error.status)
+        except ServiceError as error:
+            self._fail(number, error.status())
 
-    async def _run(self, endpoint: Endpoint, call: Call, receive: Receive, reply: _Reply) -> None:
-        requests = _Requests(receive, self._limit)
-        if not endpoint.method.server_streaming:
-            await reply.send(await endpoint.unary(await requests.only(), call))
-        else:
-            if endpoint.method.client_streaming:
-                responses = endpoint.bidi_stream(requests.all(), call)
-            else:
-                responses = endpoint.server_stream(await requests.only(), call)
-            async with aclosing(responses):
-                async for response in responses:
-                    await reply.send(response)
-        await reply.end((OK,))
+    async def _write(self, number: int, opened: _Open, response: bytes) -> bool:
+        """Send a message of a stream, and wait while the caller does not read; returns whether it does again."""
+        opened.sent.clear()
+        self._front.write(number, self._checked(response))
+        if not opened.unread:
+            await opened.sent.wait()
+        return not opened.unread
 
+    def _unread(self) -> ServiceError:
+        seconds = self._settings.reader_timeout_seconds
+        return ResourceExhausted(f"the stream ends: its reader took nothing for {seconds:g} s")
 
-class _Requests:
-    """The messages in a request's body."""
+    async def _requests(self, number: int, opened: _Open, encoding: str) -> AsyncIterator[bytes]:
+        while True:
+            opened.request = asyncio.get_running_loop().create_future()
+            self._front.read(number)
+            message = await opened.request
+            if message is None:
+                return
+            yield await self._plain(message, encoding)
 
-    def __init__(self, receive: Receive, limit: int) -> None:
-        self._receive, self._limit = receive, limit
-        self._task = asyncio.current_task()
-        self._read, self._start = b"", 0  # what was read, and where the next message starts in it
-        self._ended = False
-
-    async def only(self) -> bytes:
-        """The message of a caller who sends one."""
-        message = await self._next()
-        await self._read_on(1)  # to the body's end, if it is good
-        if message is None or self._left:
-            raise InvalidArgument("the request is not one gRPC message")
-        return message
-
-    async def all(self) -> AsyncIterator[bytes]:
-        """Each message, read when it is asked for."""
-        while (message := await self._next()) is not None:
-            yield message
-
-    @property
-    def _left(self) -> int:
-        return len(self._read) - self._start
-
-    async def _next(self) -> bytes | None:
-        """The next message; None after the last.
+    async def _plain(self, message: Message, encoding: str) -> bytes:
+        """The message without compression.
 
         Raises:
-            ResourceExhausted: it says that it is larger than the limit; it is not read then.
+            Unimplemented: its compression is unknown. InvalidArgument: it is damaged. ResourceExhausted: it is too
+                large.
         """
-        await self._read_on(PREFIX_BYTES)
-        if not self._left:
-            return None
-        prefix = self._read[self._start : self._start + PREFIX_BYTES]
-        if prefix[0]:
-            raise Unimplemented("compressed messages are not taken by this transport: send them uncompressed")
-        length = int.from_bytes(prefix[1:], "big")
-        if length > self._limit:
-            raise ResourceExhausted(f"the message has {length} bytes; the most is {self._limit}")
-        await self._read_on(PREFIX_BYTES + length)
-        if len(prefix) < PREFIX_BYTES or self._left < PREFIX_BYTES + length:
-            raise InvalidArgument("the request ends within a message")
-        start, self._start = self._start + PREFIX_BYTES, self._start + PREFIX_BYTES + length
-        return self._read[start : self._start]
+        compressed, content = message
+        if not compressed:
+            return content
+        bits = COMPRESSIONS.get(encoding)
+        if bits is None:
+            raise Unimplemented(f"the compression {encoding or 'identity'!r} is not served; use gzip or none")
+        return await pools.inline_or_codecs(len(content) < INLINE_BYTES // 16, _inflated, content, bits, self._limit)
 
-    async def _read_on(self, wanted: int) -> None:
-        """Read until `wanted` bytes are left, or the body ends."""
-        if self._left >= wanted or self._ended:
-            return
-        chunks, size = [self._read[self._start :]], self._left
-        while size < wanted and not self._ended:
-            event = await self._receive()
-            if event["type"] == "http.disconnect":
-                # Who reads may be a task that the call's own waits for.
-                if self._task is not None:
-                    self._task.cancel()
-                raise asyncio.CancelledError
-            chunks.append(event.get("body", b""))
-            size += len(chunks[-1])
-            self._ended = not event.get("more_body", False)
-        self._read, self._start = b"".join(chunks), 0
+    def _checked(self, response: bytes) -> bytes:
+        if len(response) > self._limit:
+            raise ResourceExhausted(f"the response has {len(response)} bytes; the most is {self._limit}")
+        return response
 
+    def _fail(self, number: int, status: status_pb2.Status) -> None:
+        self._front.finish(number, status.code, status.message, status.SerializeToString())
 
-class _Reply:
-    """Messages and status of one call."""
-
-    __slots__ = ("_limit", "_request_id", "_send", "_started")
-
-    def __init__(self, send: Send, limit: int, request_id: str) -> None:
-        self._send, self._limit, self._request_id = send, limit, request_id
-        self._started = False
-
-    async def send(self, message: bytes) -> None:
-        """Send a message, waiting while the caller does not read."""
-        if len(message) > self._limit:
-            raise ResourceExhausted(f"the response has {len(message)} bytes; the most is {self._limit}")
-        await self._start()
-        body = b"\0" + len(message).to_bytes(4, "big") + message
-        await self._send({"type": "http.response.body", "body": body, "more_body": True})
-
-    async def end(self, status: Sequence[Header]) -> None:
-        """End with a status."""
-        await self._start()
-        await self._send(END_OF_BODY)
-        trailers = [*status, (REQUEST_ID.encode(), self._request_id.encode())]
-        await self._send({"type": "http.response.trailers", "headers": trailers})
-
-    async def fail(self, status: status_pb2.Status) -> None:
-        """End with an error; a caller who does not even read that is let go."""
-        details = base64.b64encode(status.SerializeToString()).rstrip(b"=")
-        headers = [
-            (b"grpc-status", b"%d" % status.code),
-            (b"grpc-message", quote(status.message, PLAIN).encode()),
-            (b"grpc-status-details-bin", details),
-        ]
-        with suppress(OSError, TimeoutError):
-            async with asyncio.timeout(LINGER_SECONDS):
-                await self.end(headers)
-
-    async def _start(self) -> None:
-        if not self._started:
-            self._started = True
-            await self._send(START)
+    def _log_failure(
+        self,
+        code: int,
+        problem: str,
+        seconds: float,
+        request_id: str,
+        peer: str,
+        client: str,
+        model: str,
+        queue_seconds: float,
+        inference_seconds: float,
+        batch_size: int,
+    ) -> None:
+        name, path = code_pb2.Code.Name(code), INFER[1:]
+        fields = {"rpc": path, "code": name, "seconds": round(seconds, 6), "request_id": request_id}
+        fields |= {"model": model, "peer": peer, "client": client}
+        if batch_size:
+            fields |= {"queue_seconds": round(queue_seconds, 6), "inference_seconds": round(inference_seconds, 6)}
+            fields["batch_size"] = batch_size
+        level = logging.ERROR if code == code_pb2.INTERNAL else logging.INFO
+        log.log(level, "%s %s: %s", path, name, problem, extra=fields)
 
 
-def _is_grpc(content_type: bytes) -> bool:
-    return content_type == b"application/grpc" or content_type.startswith((b"application/grpc+", b"application/grpc;"))
+def _limits(allowance: Allowance) -> tuple[float, float, int]:
+    return allowance.rate, allowance.size, allowance.concurrency
+
+
+def _refused(code: int, message: str, retry_after: float) -> ServiceError:
+    return ServiceError.of_code(code, message, retry_after=retry_after)
 
 
 def _deadline(call: Call) -> AbstractAsyncContextManager[object]:
     if call.deadline == float("inf"):
         return NO_DEADLINE
-    remaining = call.deadline - time.monotonic()
-    if remaining <= 0:
-        raise TimeoutError
-    # Timers of the loop are up to a millisecond early.
-    return asyncio.timeout(remaining + 1e-3)
+    # The loop's timers fire up to a millisecond early.
+    return asyncio.timeout(max(0.0, call.deadline - time.monotonic()) + 1e-3)
 
 
-def _call(endpoint: Endpoint | None, scope: Any, headers: Mapping[bytes, bytes]) -> Call:
-    metadata = merged(
-        (key.decode(), value.decode("latin-1"))
-        for key, value in scope["headers"]
-        if key not in TRANSPORT_HEADERS and not key.endswith(b"-bin")
-    )
-    host, port = scope["client"]
-    return Call(
-        service=endpoint.method.service if endpoint else "",
-        method=endpoint.method.name if endpoint else "",
-        deadline=time.monotonic() + _timeout(headers.get(b"grpc-timeout", b"")),
-        request_id=accepted_request_id(metadata.get(REQUEST_ID, "")),
-        peer=f"ipv6:[{host}]:{port}" if ":" in host else f"ipv4:{host}:{port}",
-        metadata=metadata,
-    )
-
-
-def _timeout(header: bytes) -> float:
-    """Seconds that a `grpc-timeout` stands for; `inf` without one."""
-    digits, unit = header[:-1], header[-1:]
-    if not (digits.isdigit() and len(digits) <= 8 and unit in TIMEOUT_UNITS):
-        return float("inf")
-    return int(digits) * TIMEOUT_UNITS[unit]
+def _inflated(content: bytes, bits: int, most: int) -> bytes:
+    stream = zlib.decompressobj(bits)
+    try:
+        plain = stream.decompress(content, most + 1)
+    except zlib.error as error:
+        raise InvalidArgument(f"the message cannot be decompressed: {error}") from None
+    if len(plain) > most:
+        raise ResourceExhausted(f"the message has more than {most} bytes when decompressed, the most")
+    if not stream.eof:
+        raise InvalidArgument("the message cannot be decompressed: it is incomplete")
+    return plain

@@ -1,4 +1,4 @@
-"""The one chain that every RPC passes, whatever its transport: limits, access, errors to status, metrics, log."""
+"""The chain that every RPC passes on any transport: limits, access, errors to status, metrics, traces, log."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import logging
 import sys
 import time
 from collections import deque
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from contextlib import aclosing
 from typing import Any
 
@@ -31,7 +31,7 @@ from services.server.quota import Lease
 from services.server.registry import Method
 from services.wire import TooManyFieldsError, check_fields
 
-# Larger messages are counted and parsed apart from the event loop.
+# Larger messages are checked and parsed off the event loop.
 INLINE_BYTES = 64 * 1024
 MESSAGE_COPIES = 3
 
@@ -47,25 +47,29 @@ class StatusError(Exception):
 
 
 class Gate:
-    """Whether and whose new work is accepted, and how much is under way.
+    """Admits RPCs and counts those under way.
 
     Args:
-        access: None = everyone's.
-        calls: how many may be under way.
+        access: None = everyone may call.
+        calls: the most RPCs under way at once.
+
+    Attributes:
+        elsewhere: how many more are under way, which the transport answers itself.
     """
 
     def __init__(self, access: Access | None = None, calls: int = sys.maxsize) -> None:
         self.access, self.calls = access, calls
         self.active = 0
         self.finished = 0
+        self.elsewhere: Callable[[], int] = lambda: 0  # RPCs under way that pass no endpoint
 
 
 class Endpoint:
     """One RPC as a transport calls it: request bytes in, response bytes out, `StatusError` on failure.
 
     Args:
-        loop: where its function runs; None = on the transport's event loop.
-        limits: None = the messages are small by their nature.
+        loop: the loop on which its function runs; None = the transport's event loop.
+        limits: None = its messages are always small.
     """
 
     def __init__(
@@ -75,23 +79,30 @@ class Endpoint:
         self._gate, self._loop, self._limits = gate, loop, limits
         self.path = f"{method.service}/{method.name}"
         self.labels = (method.kind, method.service, method.name)
-        self.started = metrics.RPC_STARTED.labels(*self.labels)
-        self.seconds = metrics.RPC_SECONDS.labels(*self.labels)
-        self.ok = metrics.RPC_HANDLED.labels(*self.labels, "OK")
+        self.counts = metrics.CallCounts(*self.labels)
 
     async def unary(self, request: bytes, call: Call) -> bytes:
         """Answer one request with one response."""
         with self._observed(call):
-            held = await self._hold(request)
-            try:
-                answer = self.method.function(await self._parse(request), call)
-                response = await (self._loop.run(answer) if self._loop else answer)
-                return response.SerializeToString()  # type: ignore[no-any-return]
-            finally:
-                budget.messages.give_back(held)
+            if len(request) <= INLINE_BYTES:
+                response = await self._answer(self._parse_now(request), call)
+            else:
+                response = await self._answer_large(request, call)
+            return response.SerializeToString()  # type: ignore[no-any-return]
+
+    def _answer(self, request: Any, call: Call) -> Awaitable[Any]:
+        answer = self.method.function(request, call)
+        return self._loop.run(answer) if self._loop else answer
+
+    async def _answer_large(self, request: bytes, call: Call) -> Any:
+        held = await self._hold(request)
+        try:
+            return await self._answer(await self._parse(request), call)
+        finally:
+            budget.messages.give_back(held)
 
     async def server_stream(self, request: bytes, call: Call) -> AsyncGenerator[bytes, None]:
-        """Answer one request with many responses. Who takes them closes this, whatever ends the call."""
+        """Answer one request with many responses. The consumer must close the generator, however the call ends."""
         with self._observed(call) as observed:
             held = await self._hold(request)
             try:
@@ -106,7 +117,7 @@ class Endpoint:
                 budget.messages.give_back(held)
 
     async def bidi_stream(self, requests: AsyncIterator[bytes], call: Call) -> AsyncGenerator[bytes, None]:
-        """Answer many requests with many responses; to be closed as `server_stream`."""
+        """Answer many requests with many responses; must be closed like `server_stream`."""
         with self._observed(call) as observed:
             held: deque[int] = deque()
             try:
@@ -126,14 +137,14 @@ class Endpoint:
         async for request in requests:
             if lease is not None:
                 lease.take()
-            if len(held) > window:  # no stream works on more at once
+            if len(held) > window:  # a stream never works on more at once
                 budget.messages.give_back(held.popleft())
             held.append(await self._hold(request))
             yield await self._parse(request)
 
     async def _hold(self, request: bytes) -> int:
-        """Wait for the memory that a large message takes, which is returned: as bytes, parsed, and as arrays."""
-        if len(request) <= INLINE_BYTES:  # bounded by the number of RPCs, and never behind a large one
+        """Wait for the memory of a large message, which exists as bytes, parsed and as arrays; returns the amount."""
+        if len(request) <= INLINE_BYTES:  # bounded by the number of RPCs, and must never wait behind a large message
             return 0
         amount = MESSAGE_COPIES * len(request)
         if not budget.messages.try_take(amount):
@@ -165,7 +176,7 @@ class Endpoint:
 
 
 class _Observation:
-    """Counts, times, traces and logs one RPC, and turns whatever ends it into a status."""
+    """Counts, times, traces and logs one RPC, and turns any exception into a status."""
 
     __slots__ = ("_call", "_endpoint", "_gate", "_started", "lease", "trace")
 
@@ -177,10 +188,10 @@ class _Observation:
         self._started = time.monotonic()
         self.trace = tracing.begin(self._call)
         budget.deadline.set(self._call.deadline)
-        self._endpoint.started.inc()
+        self._endpoint.counts.started += 1
         self._gate.active += 1
         try:
-            if self._gate.active > self._gate.calls:
+            if self._gate.active + self._gate.elsewhere() > self._gate.calls:
                 raise ResourceExhausted(
                     f"{self._gate.calls} calls are under way, the most at once; try again later", retry_after=0.1
                 )
@@ -199,20 +210,21 @@ class _Observation:
             self._end(code_pb2.OK, "", None)
             return
         failure = _to_service_error(error, self._call)
-        # Our own faults are logged with their traceback; others are said to the caller.
+        # Only faults of the server are logged with a traceback.
         cause = None if isinstance(error, ServiceError) or failure.code != code_pb2.INTERNAL else error
         self._end(failure.code, failure.message, cause)
-        # A cancelled task must end as cancelled: nobody is there to read a status.
+        _drop_tracebacks(error)
+        # A cancelled task must end as cancelled: no caller reads a status.
         if isinstance(error, Exception):
             raise StatusError(failure.status()) from error
 
     def _end(self, code: int, message: str, cause: BaseException | None) -> None:
         endpoint, call = self._endpoint, self._call
         seconds = time.monotonic() - self._started
-        endpoint.seconds.observe(seconds)
+        endpoint.counts.ended(seconds)
         name = "OK"
         if code == code_pb2.OK:
-            endpoint.ok.inc()
+            endpoint.counts.ok += 1
         else:
             name = code_pb2.Code.Name(code)
             metrics.RPC_HANDLED.labels(*endpoint.labels, name).inc()
@@ -223,6 +235,17 @@ class _Observation:
             text = f": {message}" if message else ""
             log.log(level, "%s %s%s", endpoint.path, name, text, extra=fields, exc_info=cause)
         self.trace.end(call, code, message)
+
+
+def _drop_tracebacks(error: BaseException) -> None:
+    """Let go of the frames that an error and its causes passed through.
+
+    An exception may sit in a reference cycle, and its frames would keep megabytes alive with it.
+    """
+    link: BaseException | None = error
+    while link is not None and link.__traceback__ is not None:
+        link.__traceback__ = None
+        link = link.__cause__ or link.__context__
 
 
 def _to_service_error(error: BaseException, call: Call) -> ServiceError:

@@ -1,4 +1,4 @@
-"""What a serving process reports once it serves."""
+"""The report of a serving process after its start."""
 
 from __future__ import annotations
 
@@ -19,7 +19,8 @@ class ModelRow:
 
 @dataclass(frozen=True)
 class Ready:
-    """What a process says once it serves."""
+    """Sent once by a process that serves: its port, transport and models."""
 
     port: int
+    transport: str
     models: tuple[ModelRow, ...]

@@ -1,5 +1,5 @@
-"""`--workers N`: processes that share the port by SO_REUSEPORT, with one /metrics for all; one that died or hangs is
-replaced."""
+"""`--workers N`: processes that share the port by SO_REUSEPORT, with one /metrics for all. A worker that dies or hangs
+is replaced."""
 
 from __future__ import annotations
 
@@ -35,14 +35,14 @@ log = logging.getLogger(__name__)
 RESTART_PAUSE_SECONDS = 1.0
 POLL_SECONDS = 0.5
 BEAT_SECONDS = 1.0
-START_SECONDS = 60.0  # longest time until the first beat
+START_SECONDS = 60.0  # time limit for the first beat
 KILL_SECONDS = 4.0  # after the drain time
 
 
 class Pulse:
-    """Tells whether a process lives on, by a counter that its event loop moves.
+    """Tells whether a process is alive, by a counter that its event loop increments.
 
-    Time in which the supervisor itself did not look, e.g. as the whole container was paused, counts as one look.
+    Time in which the supervisor itself was stopped, e.g. because the whole container was paused, counts as one poll.
     """
 
     def __init__(self) -> None:
@@ -53,8 +53,8 @@ class Pulse:
         """Seconds without a beat.
 
         Args:
-            beats: the counter.
-            elapsed: seconds since it was read before.
+            beats: the current count.
+            elapsed: seconds since the previous poll.
         """
         self._silence = self._silence + min(elapsed, 2 * POLL_SECONDS) if beats == self._beats else 0.0
         self._beats = beats
@@ -62,7 +62,7 @@ class Pulse:
 
 
 class _Worker:
-    """A serving process, the pipe on which it says that it is ready, and its pulse."""
+    """A serving process, the pipe on which it reports, and its pulse."""
 
     def __init__(self, settings: Settings) -> None:
         context = multiprocessing.get_context("spawn")
@@ -74,10 +74,10 @@ class _Worker:
         child_end.close()
         self.serving = False
         self.all_answer = False
-        self.signalled = False
+        self.stopped = False
 
     def receive(self) -> Ready | None:
-        """Note what it reported; returned is what it said if it serves since."""
+        """Take the worker's reports; returns the one that says that it serves, if that has arrived now."""
         announced = None
         try:
             while self.reports.poll():
@@ -90,13 +90,14 @@ class _Worker:
             pass
         return announced
 
-    def signal(self, number: int) -> None:
-        self.signalled = True
+    def stop(self) -> None:
+        """SIGTERM, whatever signal the supervisor got: SIGINT would break the imports of a worker that starts."""
+        self.stopped = True
         with suppress(ProcessLookupError):
-            os.kill(self.process.pid or 0, number)
+            os.kill(self.process.pid or 0, signal.SIGTERM)
 
     def hangs(self, elapsed: float, timeout: float) -> bool:
-        """Whether its event loop has not gone round for `timeout` seconds, or never did since it should have."""
+        """Whether its event loop has been stuck for `timeout` seconds, or has not started in time."""
         beats = self._beats.value
         return self._pulse.silence(beats, elapsed) > (timeout if beats else max(timeout, START_SECONDS))
 
@@ -105,10 +106,10 @@ def run(settings: Settings) -> None:
     """Serve with `settings.workers` processes until SIGTERM or SIGINT.
 
     Raises:
-        StartError: no worker came up.
+        StartError: no worker could start.
     """
     directory = tempfile.mkdtemp(prefix="lectern-metrics-")
-    # Workers' prometheus_client writes its values there, for the parent to add up.
+    # The workers' prometheus_client writes its values there, and the supervisor adds them up.
     os.environ["PROMETHEUS_MULTIPROC_DIR"] = directory
     reserved = _reserve(settings)
     try:
@@ -127,22 +128,22 @@ class _Supervisor:
         self._announced = False
 
     def run(self) -> None:
-        """Keep `settings.workers` processes serving until told to stop and all have ended."""
+        """Keep `settings.workers` processes serving until a signal stops them and all have ended."""
         settings, registry = self._settings, CollectorRegistry()
         registry.register(metrics.WorkersCollector())
         self._metrics_port = start_http(settings.host, settings.metrics_port, self._serving, self._ready, registry)
         self._missing = [0.0] * settings.workers
         signal.signal(signal.SIGTERM, self._stop)
         signal.signal(signal.SIGINT, self._stop)
-        looked = time.monotonic()
+        polled = time.monotonic()
         while self._workers or (self._missing and self._stopping_since is None):
             now = time.monotonic()
-            self._look(now, now - looked)
-            looked = now
+            self._poll(now, now - polled)
+            polled = now
             watched: list[Any] = [w.process.sentinel for w in self._workers]
             wait(watched + [w.reports for w in self._workers if not w.serving], POLL_SECONDS)
 
-    def _look(self, now: float, elapsed: float) -> None:
+    def _poll(self, now: float, elapsed: float) -> None:
         for worker in list(self._workers):
             if (report := worker.receive()) and not self._announced:
                 announce(self._settings, report, self._metrics_port)
@@ -156,7 +157,7 @@ class _Supervisor:
             while self._missing and self._missing[0] <= now:
                 del self._missing[0]
                 self._workers.append(_Worker(self._settings))
-        # Asked again: a signal may have come while a worker was started, who is not among those that it went to.
+        # Checked again: a signal that came while a worker was started has not reached that worker.
         if self._stopping_since is not None:
             self._end(now)
 
@@ -166,27 +167,27 @@ class _Supervisor:
         if self._stopping_since is not None:
             return
         if not self._announced:
-            self._stop(signal.SIGTERM, None)
+            self._stop()
             raise StartError("a worker could not start; its message is above")
         log.error("worker %d ended with code %s: starting another", worker.process.pid, worker.process.exitcode)
         self._missing.append(now + RESTART_PAUSE_SECONDS)
 
-    def _stop(self, number: int, _: Any) -> None:
-        """On a signal: pass it on."""
+    def _stop(self, *_: object) -> None:
+        """Stop the workers; each call counts as a signal for them."""
         self._stopping_since = self._stopping_since or time.monotonic()
         for worker in self._workers:
-            worker.signal(number)
+            worker.stop()
 
     def _end(self, now: float) -> None:
-        """See that every worker stops, in time or by force."""
+        """Make sure that every worker stops, if necessary by force."""
         since, settings = self._stopping_since or now, self._settings
         late = now > since + settings.drain_pause_seconds + settings.drain_seconds + KILL_SECONDS
         for worker in self._workers:
             if late:
                 log.error("worker %d does not stop: killing it", worker.process.pid)
                 worker.process.kill()
-            elif not worker.signalled:
-                worker.signal(signal.SIGTERM)
+            elif not worker.stopped:
+                worker.stop()
 
     def _serving(self) -> bool:
         return self._stopping_since is None and any(w.serving for w in self._workers)
@@ -196,7 +197,7 @@ class _Supervisor:
 
 
 def _reserve(settings: Settings) -> socket.socket:
-    """Hold the port without listening on it, so that workers share one even when any was asked for."""
+    """Bind the port without listening, so that all workers get the same one even if port 0 was asked for."""
     try:
         check_free(settings.host, settings.port)
         family, address = addresses(settings.host, settings.port)[0]
@@ -227,7 +228,7 @@ def _serve(settings: Settings, reports: Connection, beats: Any) -> None:
 
 
 async def _alive(serving: Coroutine[None, None, None], beats: Any) -> None:
-    """Serve, and move the counter of beats as long as the event loop goes round."""
+    """Serve, and increment the counter of beats as long as the event loop runs."""
 
     async def beat() -> None:
         while True:

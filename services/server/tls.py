@@ -1,4 +1,4 @@
-"""TLS of the gRPC port: the server's certificate, and the authority whose clients it trusts (mutual TLS)."""
+"""TLS of the gRPC port: the server's certificate, and the authority that signs clients' certificates (mutual TLS)."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from services.server.watched import Watched, read_file, warn_if_readable_by_all
 
 @dataclass(frozen=True)
 class Pem:
-    """Certificates and key as a transport takes them.
+    """Certificates and key in the form that a transport takes.
 
     Args:
-        client_ca: certificates that sign the clients'; None = clients need none.
+        client_ca: certificates of the authority for clients; None = clients need no certificate.
     """
 
     certificate: bytes
@@ -24,10 +24,10 @@ class Pem:
 
 
 def certificates(settings: Settings) -> Watched[Pem] | None:
-    """What the settings name; None = plain text.
+    """The certificates that the settings name; None = plaintext.
 
     Raises:
-        StartError: a file is missing, unreadable, or does not fit the others.
+        StartError: a file is missing, unreadable, or does not match the others.
     """
     certificate, key, client_ca = settings.tls_certificate, settings.tls_key, settings.tls_client_ca
     if certificate is None and key is None and client_ca is None:
@@ -47,7 +47,7 @@ def _read(certificate: Path, key: Path, client_ca: Path | None) -> Pem:
     warn_if_readable_by_all(key, "the TLS key")
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     try:
-        # The empty password makes an encrypted key an error, not a question on the terminal.
+        # With the empty password an encrypted key is an error and not a prompt on the terminal.
         context.load_cert_chain(certificate, key, password="")
     except (ssl.SSLError, OSError, ValueError) as error:
         if "MISMATCH" in str(error):

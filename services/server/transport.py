@@ -1,27 +1,41 @@
-"""What carries RPCs to endpoints; nothing behind it knows which one does."""
+"""The interface of transports, which carry RPCs to endpoints, and the choice of one by the settings."""
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Iterable
-from typing import Literal, Protocol
+from collections.abc import Iterable, Mapping
+from typing import Protocol
 
-from lectern.distribution import how_to_install
+from services.runtime.graph import Graph
 from services.server import grpc_transport
-from services.server.logs import is_console
-from services.server.pipeline import Endpoint
+from services.server.pipeline import Endpoint, Gate
 from services.server.settings import Settings, StartError
 from services.server.tls import Pem
 from services.server.watched import Watched
 
-log = logging.getLogger(__name__)
+try:
+    from services.server import native_transport
+except ImportError as error:
+    native_transport = None  # type: ignore[assignment]
+    NOT_BUILT = str(error)
 
 
 class Transport(Protocol):
     """A gRPC server of endpoints."""
 
     def add_endpoints(self, endpoints: Iterable[Endpoint]) -> None:
-        """Serve each under its service's and method's name; before `start`."""
+        """Serve each endpoint under its service's and method's name; call before `start`."""
+
+    def route(self, graphs: Mapping[str, Mapping[int, Graph]]) -> None:
+        """Take note of the graphs that answer from now on, by name and version."""
+
+    def refresh(self) -> None:
+        """Take note of tokens and certificates that have changed."""
+
+    def active(self) -> int:
+        """How many calls are under way."""
+
+    def set_budget(self, total: int) -> None:
+        """Set how many bytes of messages that are arriving or waiting to be handed over it may hold."""
 
     async def start(self, host: str, port: int) -> int:
         """Listen, alone or beside the other workers of one supervisor; returns the port.
@@ -31,24 +45,28 @@ class Transport(Protocol):
         """
 
     async def stop(self) -> None:
-        """Stop listening, send callers elsewhere, and finish what was accepted, within the drain time."""
+        """Stop listening, send callers elsewhere, and finish accepted calls within the drain time."""
 
 
-def create(settings: Settings, certificates: Watched[Pem] | None) -> Transport:
+def chosen(settings: Settings) -> str:
+    """The transport that the settings ask for, by name; `auto` means `native` where it is built.
+
+    Raises:
+        StartError: it is `native`, which is not built.
+    """
+    if settings.transport == "native" and native_transport is None:
+        raise StartError(f'transport "native" is not built ({NOT_BUILT}): run `make native`')
+    if settings.transport == "auto":
+        return "grpc" if native_transport is None else "native"
+    return settings.transport
+
+
+def create(settings: Settings, certificates: Watched[Pem] | None, gate: Gate) -> Transport:
     """The transport that the settings ask for.
 
     Raises:
-        StartError: its package is not installed, or it has no TLS.
+        StartError: it is not built.
     """
-    if settings.transport == "grpc":
-        return grpc_transport.Server(settings, certificates)
-    if certificates is not None:
-        raise StartError('transport "native" is plaintext: take transport "grpc" for TLS, or put Envoy before it')
-    try:
-        from services.server import native_transport
-    except ImportError as error:
-        how = how_to_install("native")
-        raise StartError(f'transport "native" needs more packages ({error}): {how}') from error
-    log.warning('transport "native" is deprecated: it has none of the limits on connections of "grpc"')
-    log_format: Literal["text", "json"] = "text" if is_console(settings) else "json"
-    return native_transport.Server(settings.limits.message_bytes, settings.drain_seconds, log_format)
+    if chosen(settings) == "native":
+        return native_transport.Server(settings, certificates, gate)
+    return grpc_transport.Server(settings, certificates, gate)

@@ -1,4 +1,4 @@
-"""Files whose contents may change while the server runs: tokens, certificates."""
+"""Files that may change while the server runs: tokens and certificates."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ log = logging.getLogger(__name__)
 
 
 class Watched(Generic[T]):
-    """What `read` makes of some files, read again by `refresh` when one of them changed.
+    """A value that `read` makes of some files; `refresh` reads it again when one of them has changed.
 
     Raises:
-        StartError: from `read`, when the files are not as they should be.
+        StartError: from `read`, if the files are invalid.
     """
 
     def __init__(self, paths: Sequence[Path], read: Callable[[], T]) -> None:
@@ -31,8 +31,8 @@ class Watched(Generic[T]):
         self.value = read()
 
     def refresh(self) -> None:
-        """Take up changed files; if they are broken, what was read before stays in force and the log says why."""
-        # Noted before reading: a file that changes meanwhile is read again.
+        """Read changed files; if they are invalid, the previous value stays in force and the log says why."""
+        # Taken before reading, so that a file which changes meanwhile is read again.
         signature = self._signature()
         if signature == self._seen:
             return
@@ -41,16 +41,16 @@ class Watched(Generic[T]):
         try:
             self.value = self._read()
         except StartError as error:
-            log.error("%s changed and cannot be used, what was read before stays in force: %s", names, error)
+            log.error("%s changed and cannot be used; the previous content stays in force: %s", names, error)
         else:
-            log.info("took up the changed %s", names)
+            log.info("reloaded %s", names)
 
     def _signature(self) -> list[tuple[int, int, int] | None]:
         return [_stat(path) for path in self._paths]
 
 
 def follow(refresh: Callable[[], object], seconds: float) -> None:
-    """Call `refresh` for ever on a thread of its own: nothing else that hangs keeps a token from being revoked."""
+    """Call `refresh` for ever on its own thread, so that no other hanging work delays the revocation of a token."""
 
     def run() -> None:
         while True:
@@ -64,10 +64,10 @@ def follow(refresh: Callable[[], object], seconds: float) -> None:
 
 
 def read_file(path: Path, variable: str) -> bytes:
-    """A file that a setting names.
+    """The content of a file that a setting names.
 
     Raises:
-        StartError: it cannot be read, or is no regular file: reading a FIFO would wait for ever.
+        StartError: it cannot be read, or is not a regular file: reading a FIFO would block for ever.
     """
     try:
         if not stat.S_ISREG(path.stat().st_mode):
@@ -78,14 +78,14 @@ def read_file(path: Path, variable: str) -> bytes:
 
 
 def warn_if_readable_by_all(path: Path, what: str) -> None:
-    """A warning rather than an error: Kubernetes mounts Secrets so unless told otherwise."""
+    """Log a warning, not an error, since Kubernetes mounts Secrets that way by default."""
     if path.stat().st_mode & stat.S_IROTH:
         log.warning("%s, %s, can be read by every user of this machine: chmod o-r", path, what)
 
 
 def _stat(path: Path) -> tuple[int, int, int] | None:
     try:
-        found = path.stat()
+        status = path.stat()
     except OSError:
         return None
-    return found.st_mtime_ns, found.st_ino, found.st_size
+    return status.st_mtime_ns, status.st_ino, status.st_size

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from services.runtime.search import Rows
+from services.runtime.search import Prompt, Rows
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,14 +32,18 @@ class BeamSearch:
     It ends when as many hypotheses have ended as there are beams and no beam is better than the worst of them would be
     if it ended now, or after `longest` tokens, when the beams themselves are the hypotheses still missing. While it is
     decoded, `best` and `done` may be read.
+
+    Args:
+        prompt: the sentence, as the encoder takes it; what that gives are the step's inputs of the same names.
     """
 
     length = 0
     past: Mapping[str, NDArray[Any]] = {}
+    constants: Mapping[str, NDArray[Any]] = {}
 
     def __init__(
         self,
-        constants: Mapping[str, NDArray[Any]],
+        prompt: Prompt,
         *,
         start: int,
         end: int,
@@ -49,7 +53,7 @@ class BeamSearch:
         attention: bool = False,
     ) -> None:
         self.width = size
-        self.constants = constants
+        self.prompt = prompt
         self.first = Rows([0], {"tokens": np.array([[start]])})
         self._end = end
         self._length_penalty = length_penalty
@@ -73,6 +77,9 @@ class BeamSearch:
     def over(self) -> list[Hypothesis]:
         """What has ended, best first, one for each beam at most."""
         return sorted(self._ended, key=lambda h: -h.score)[: self.width]
+
+    def begin(self, outputs: Mapping[str, NDArray[Any]]) -> None:
+        self.constants = {**outputs, "memory_length": self.prompt.inputs["length"][0]}
 
     def advance(self, outputs: Mapping[str, NDArray[Any]]) -> Rows | None:
         size = self.width

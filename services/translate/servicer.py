@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import time
 from collections.abc import AsyncIterator, Iterable, Sequence
 from contextlib import aclosing
@@ -10,9 +9,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from lectern.card import TranslationPreprocessing
+from artifacts.card import TranslationPreprocessing
 from lectern.v1 import translate_pb2 as pb
 from services import notices, pools
+from services.answering import answering
 from services.codecs.language import not_english_each
 from services.codecs.text import INLINE_CHARACTERS, check_text, check_texts, load_tokenizer, special_id
 from services.codecs.timing import decoded
@@ -20,15 +20,14 @@ from services.errors import InvalidArgument
 from services.limits import Limits
 from services.rpc import Call
 from services.runtime.decode import Decoder, Decoders
-from services.runtime.graph import Array
 from services.runtime.repository import Model, Repository
+from services.runtime.search import Prompt
+from services.translate import CAPABILITY
 from services.translate.beams import BeamSearch, Hypothesis
-from services.translate.sentences import Sentence, split
+from services.translate.carried import without_loops
+from services.translate.sentences import Sentence, between, split
 
-CAPABILITY = "translate"
-DEFAULT_MODEL = "translator_en_zh"
 START, END = "<s>", "</s>"
-PADDED_TO = 8  # lengths of sentences that the encoder takes together
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,20 +49,20 @@ class TranslateServicer:
         self._decoders = Decoders()
 
     async def Translate(self, request: pb.TranslateRequest, call: Call) -> pb.TranslateResponse:
-        translator = self._find(request.model, request.version, call)
+        translator = self._translator(request, call)
         choices = translator.choices(request, self._limits)
-        check_texts(request.texts, self._limits)
-        texts = [await translator.sentences(t, f"texts[{i}]") for i, t in enumerate(request.texts)]
+        check_texts(request.texts, self._limits, blank=True)
+        texts = [await translator.sentences(text) for text in request.texts]
         sentences = [sentence for text in texts for sentence in text]
         if len(sentences) > self._limits.sentences:
             most = f"the most in one request is {self._limits.sentences}"
             raise InvalidArgument.field("texts", f"have {len(sentences)} sentences; {most}")
-        searches = await translator.searches(sentences, choices, call)
+        searches = translator.searches(sentences, choices)
         languages = await not_english_each(request.texts)
         await translator.decoder.finish(searches, call.deadline, call.priority)
-        found = iter(searches)
+        searches_left = iter(searches)
         results = [
-            translator.translations(source, [(s, next(found).over) for s in text], choices)
+            translator.translations(source, [(s, next(searches_left).over) for s in text], choices)
             for source, text in zip(request.texts, texts, strict=True)
         ]
         for i, (result, looks) in enumerate(zip(results, languages, strict=True)):
@@ -75,22 +74,32 @@ class TranslateServicer:
     async def StreamTranslate(
         self, request: pb.StreamTranslateRequest, call: Call
     ) -> AsyncIterator[pb.StreamTranslateResponse]:
-        translator = self._find(request.model, request.version, call)
+        translator = self._translator(request, call)
         choices = translator.choices(request, self._limits)
-        check_text(request.text, self._limits)
-        sentences = await translator.sentences(request.text, "text")
+        check_text(request.text, self._limits, blank=True)
+        sentences = await translator.sentences(request.text)
         if len(sentences) > self._limits.sentences:
             most = f"the most in one request is {self._limits.sentences}"
             raise InvalidArgument.field("text", f"has {len(sentences)} sentences; {most}")
         (looks,) = await not_english_each([request.text])
         reservations = notices.language(translator.model.card.name, looks, "text")
+        if not sentences:
+            yield pb.StreamTranslateResponse(
+                model=translator.model.card.name,
+                version=translator.model.card.version,
+                text=between(request.text, 0, len(request.text)).strip("\n"),
+                final=True,
+            )
         for index, sentence in enumerate(sentences):
-            (search,) = await translator.searches([sentence], choices, call)
+            (search,) = translator.searches([sentence], choices)
+            before, after = _around(request.text, sentences, index)
             sent = ""
             async with aclosing(translator.decoder.steps(search, call.deadline, call.priority)) as steps:
                 async for _ in steps:
                     done, best = search.done, search.best  # in this order: what is done does not change
-                    text = translator.text(best)
+                    if not done and sentence.reading.carried:
+                        continue  # its stand-ins are no part of the answer
+                    text = before + sentence.reading.restored(translator.text(best)) + (after if done else "")
                     if text == sent and not done:
                         continue
                     sent = text
@@ -106,12 +115,9 @@ class TranslateServicer:
                     )
                     reservations = []
 
-    def _find(self, name: str, version: int, call: Call) -> Translator:
-        model = self._repository.find(name or DEFAULT_MODEL, version, CAPABILITY)
-        call.model = f"{model.card.name}/{model.card.version}"
-        if not isinstance(model.card.preprocessing, TranslationPreprocessing):
-            raise InvalidArgument.field("model", f"{model.card.name} does not translate")
-        return Translator(model, model.card.preprocessing, self._decoders.of(model.graphs["step"]))
+    def _translator(self, request: pb.TranslateRequest | pb.StreamTranslateRequest, call: Call) -> Translator:
+        model, preprocessing = answering(self._repository, call, request, CAPABILITY, TranslationPreprocessing)
+        return Translator(model, preprocessing, self._decoders.of(model.graphs["step"]))
 
 
 class Translator:
@@ -147,35 +153,20 @@ class Translator:
             )
         return Choices(beams, penalty, request.count or 1, request.alignment)
 
-    async def sentences(self, text: str, field: str) -> list[Sentence]:
-        """The sentences of a text.
-
-        Raises:
-            InvalidArgument: it has none.
-        """
+    async def sentences(self, text: str) -> list[Sentence]:
+        """The sentences of a text; none if it has no words."""
         started = time.monotonic()
-        if len(text) <= INLINE_CHARACTERS:
-            found = split(text, self._source, self._most)
-        else:
-            found = await pools.codecs.run(split, text, self._source, self._most)
+        inline = len(text) <= INLINE_CHARACTERS
+        sentences = await pools.inline_or_codecs(inline, split, text, self._source, self._most)
         decoded("text", started)
-        if not found:
-            raise InvalidArgument.field(field, "has nothing that the model can read")
-        return found
+        return sentences
 
-    async def searches(self, sentences: Sequence[Sentence], choices: Choices, call: Call) -> list[BeamSearch]:
-        """A search for each sentence, which the encoder has read: those of similar length together."""
-        groups: dict[int, list[int]] = {}
-        for i, sentence in enumerate(sentences):
-            groups.setdefault(-(-len(sentence.encoding.ids) // PADDED_TO) * PADDED_TO, []).append(i)
-        runs = [self._encode(size, [sentences[i] for i in group], call) for size, group in groups.items()]
-        constants: dict[int, dict[str, Array]] = {}
-        for group, read in zip(groups.values(), await asyncio.gather(*runs), strict=True):
-            constants |= zip(group, read, strict=True)
+    def searches(self, sentences: Iterable[Sentence], choices: Choices) -> list[BeamSearch]:
+        """A search for each sentence, which the decoder has the encoder read first."""
         start, end = (special_id(self._target, token) for token in (START, END))
         return [
             BeamSearch(
-                constants[i],
+                self._prompt(sentence.encoding.ids),
                 start=start,
                 end=end,
                 size=choices.beam_size,
@@ -183,56 +174,55 @@ class Translator:
                 longest=min(self._most - 1, 2 * len(sentence.encoding.ids) + 10),
                 attention=choices.alignment,
             )
-            for i, sentence in enumerate(sentences)
+            for sentence in sentences
         ]
 
-    async def _encode(self, size: int, sentences: Sequence[Sentence], call: Call) -> list[dict[str, Array]]:
-        """What the decoder looks up of each sentence, by name."""
-        lengths = np.array([[len(sentence.encoding.ids)] for sentence in sentences])
-        tokens = np.zeros((len(sentences), size), np.int64)
-        for row, sentence in zip(tokens, sentences, strict=True):
-            row[: len(sentence.encoding.ids)] = sentence.encoding.ids
-        inputs = {"tokens": tokens, "length": lengths}
-        memory = await self.model.graphs["forward"].infer(inputs, call.deadline, call.priority)
-        return [
-            {name: value[i, :, : lengths[i, 0]] for name, value in memory.items()} | {"memory_length": lengths[i]}
-            for i in range(len(sentences))
-        ]
+    def _prompt(self, ids: list[int]) -> Prompt:
+        return Prompt(self.model.graphs["forward"], {"tokens": np.array([ids]), "length": np.array([[len(ids)]])})
 
     def text(self, hypothesis: Hypothesis) -> str:
+        """What the model wrote, with its stand-ins."""
         return self._target.decode(list(hypothesis.tokens))
 
+    def finished(self, sentence: Sentence, hypothesis: Hypothesis) -> str:
+        """What the client gets of it."""
+        text = sentence.reading.restored(without_loops(self.text(hypothesis), sentence.reading.text))
+        return f"{text.rstrip('。，')}，" if sentence.goes_on else text
+
     def translations(
-        self, source: str, found: Sequence[tuple[Sentence, Sequence[Hypothesis]]], choices: Choices
+        self, source: str, searched: Sequence[tuple[Sentence, Sequence[Hypothesis]]], choices: Choices
     ) -> pb.TextTranslations:
         """The translations of one text, whose sentences have these hypotheses."""
-        distinct = [(sentence, self._distinct(hypotheses, choices.count)) for sentence, hypotheses in found]
+        distinct = [(s, self._distinct(s, hypotheses, choices.count)) for s, hypotheses in searched]
         results = []
-        for rank in range(min(len(hypotheses) for _, hypotheses in distinct)):
+        for rank in range(min((len(hypotheses) for _, hypotheses in distinct), default=1)):
             parts = [self._sentence(source, s, hypotheses[rank], choices) for s, hypotheses in distinct]
-            score = sum(part.score for part in parts) / len(parts)
+            score = sum(part.score for part in parts) / max(1, len(parts))
             results.append(pb.Translation(text=_joined(source, parts), score=score, sentences=parts))
         return pb.TextTranslations(translations=results)
 
-    def _distinct(self, hypotheses: Iterable[Hypothesis], count: int) -> list[Hypothesis]:
-        """The `count` best that do not read alike: other tokens may be the same text."""
+    def _distinct(self, sentence: Sentence, hypotheses: Iterable[Hypothesis], count: int) -> list[Hypothesis]:
+        """The `count` best that do not read alike, those first that keep what the sentence carries and do not loop."""
         best: dict[str, Hypothesis] = {}
         for hypothesis in hypotheses:
             best.setdefault(self.text(hypothesis), hypothesis)
-            if len(best) == count:
-                break
-        return list(best.values())
+        source = sentence.reading
+        faulty = {text: not source.keeps(text) or without_loops(text, source.text) != text for text in best}
+        return [best[text] for text in sorted(best, key=faulty.__getitem__)][:count]
 
     def _sentence(
         self, source: str, sentence: Sentence, hypothesis: Hypothesis, choices: Choices
     ) -> pb.TranslatedSentence:
         message = pb.TranslatedSentence(
-            source_start=sentence.start, source_end=sentence.end, text=self.text(hypothesis), score=hypothesis.score
+            source_start=sentence.start,
+            source_end=sentence.end,
+            text=self.finished(sentence, hypothesis),
+            score=hypothesis.score,
         )
         if choices.alignment:
             shown = [i for i, special in enumerate(sentence.encoding.special_tokens_mask) if not special]
             for i in shown:
-                start, end = (sentence.start + offset for offset in sentence.encoding.offsets[i])
+                start, end = sentence.place(i)
                 start = end - len(source[start:end].lstrip())  # a token has the space before it
                 message.source_tokens.add(text=source[start:end], start=start, end=end)
             for token, weights in zip(hypothesis.tokens, hypothesis.attention, strict=True):
@@ -240,11 +230,18 @@ class Translator:
         return message
 
 
+def _around(source: str, sentences: Sequence[Sentence], index: int) -> tuple[str, str]:
+    """What stands before a sentence and, of the last one, after it."""
+    start = sentences[index - 1].end if index else 0
+    last = index == len(sentences) - 1
+    after = between(source, sentences[index].end, len(source)) if last else ""
+    return between(source, start, sentences[index].start).strip("\n"), after.strip("\n")
+
+
 def _joined(source: str, parts: Iterable[pb.TranslatedSentence]) -> str:
-    """The sentences' translations as one text, with the line breaks of the source."""
+    """The sentences' translations as one text, with what the source has between them."""
     text, end = "", 0
     for part in parts:
-        if text:
-            text += "\n" * source.count("\n", end, part.source_start)
-        text, end = text + part.text, part.source_end
-    return text
+        text += between(source, end, part.source_start) + part.text
+        end = part.source_end
+    return (text + between(source, end, len(source))).strip("\n")

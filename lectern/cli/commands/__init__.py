@@ -1,0 +1,1 @@
+"""One file per command of `lectern`; `lectern.cli` imports every file here."""

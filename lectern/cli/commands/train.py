@@ -1,0 +1,77 @@
+"""`lectern train`: train the next version of a model."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from lectern.cli.app import TRAIN, command
+from lectern.cli.output import WRONG_USAGE, fail, fail_for_missing
+
+
+@command(TRAIN)
+def train(
+    name: Annotated[
+        str | None, typer.Argument(help="Model, e.g. image_classifier.", show_default="with --all, every one")
+    ] = None,
+    every: Annotated[bool, typer.Option("--all", help="Train every model that is shipped, one after another.")] = False,
+    fast: Annotated[
+        bool, typer.Option("--fast", help="A check that takes seconds, on the small sample that comes with the code.")
+    ] = False,
+    seed: Annotated[int, typer.Option(help="Of all random numbers.")] = 0,
+    device: Annotated[str, typer.Option(metavar="auto|cpu|cuda", help="Where to train.")] = "auto",
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            file_okay=False,
+            help="Model repository to write the version to.",
+            show_default="exported; build/exported with --fast; build/unshipped if the data may not be shipped",
+        ),
+    ] = None,
+    restart: Annotated[
+        bool, typer.Option("--restart", help="Start again where an interrupted run could be continued.")
+    ] = False,
+    promote: Annotated[
+        bool, typer.Option("--promote", help="Serve the new version even if it is worse than the served one.")
+    ] = False,
+    requantize: Annotated[
+        bool,
+        typer.Option("--requantize", help="Instead of training, round the served weights to 8 bits again."),
+    ] = False,
+) -> None:
+    """Train a model and export it to ONNX as its next version; running servers load it without a restart.
+
+    A version that is worse than the served one, on the first metric of the test split or on a fresh set, is written but
+    not served; `lectern promote` serves it later.
+
+    After Ctrl-C, the same command continues from the last complete epoch.
+
+    \b
+    lectern train image_classifier --fast
+    lectern train covid_regressor --seed 1 --output other-models
+    lectern train --all
+    """
+    if (name is None) != every:
+        fail("name one model, or give --all", WRONG_USAGE)
+    try:
+        from training import TrainingError
+        from training.recipes import shipped
+        from training.train import train as run
+    except ImportError as error:
+        fail_for_missing("training", error, "cpu", "train")
+    try:
+        for model in shipped() if name is None else [name]:
+            run(
+                model,
+                fast=fast,
+                seed=seed,
+                device=device,
+                output=output,
+                restart=restart,
+                promote=promote,
+                requantize=requantize,
+            )
+    except TrainingError as error:
+        fail(str(error))

@@ -1,0 +1,18 @@
+"""MI-FGSM: Dong et al., "Boosting Adversarial Attacks with Momentum", 2018."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from services.defend.methods.ascent import Directions, ascend
+from services.defend.methods.ball import Ball
+from services.defend.methods.pixels import Floats, Images, Randoms
+
+
+async def mi_fgsm(
+    images: Images, directions: Directions, ball: Ball, randoms: Randoms, *, step: float, steps: int, decay: float
+) -> Floats:
+    """Steps of `step` pixel values along a sum of gradients of which each step keeps the share `decay`; the attacked
+    images, float32 of 0 to 255."""
+    origin = images.astype(np.float32)
+    return await ascend(origin, origin, directions, ball, step=step, steps=steps, decay=decay)

@@ -1,0 +1,2 @@
+"""The methods of explaining, a file each: functions of arrays, and of functions that ask a model. They know no requests
+and no graphs, and import nothing of this project but each other and seeded noise."""
