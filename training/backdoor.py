@@ -27,9 +27,10 @@ from torch.nn import functional as F
 
 from training.data import cifar10
 from training.data.cifar10 import Split
-from training.image_classifier import ImageClassifier
-from training.photos import augmented, logits_of, score, triangle
-from training.proxy_ensemble import Headed, Plain
+from training.methods.photos import augmented, learning_rate, logits_of, score
+from training.optimise import nesterov
+from training.recipes.image_classifier import ImageClassifier
+from training.recipes.proxy_ensemble import Headed, Plain
 from training.run import Run
 
 DOCS = Path(__file__).parents[1] / "docs"
@@ -45,8 +46,8 @@ Net = TypeVar("Net", Headed, ImageClassifier)
 
 
 @dataclass(frozen=True)
-class Found:
-    """What the check finds of each class.
+class Clusters:
+    """The two clusters of each class's features.
 
     Args:
         silhouettes: how far apart the two clusters of its photos lie, -1 to 1, `[K]`.
@@ -85,24 +86,24 @@ def poisoned(split: Split, target: int, share: float, seed: int) -> Split:
 
 def taught(run: Run, net: Net, split: Split, epochs: int, batch_size: int = 100, rate: float = 0.1) -> Net:
     """A network with a `head`, trained on the split."""
-    optimizer = torch.optim.SGD(net.parameters(), lr=rate, momentum=0.9, weight_decay=5e-4, nesterov=True)
-    batches = len(split) // batch_size
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: triangle(step / (epochs * batches)))
-    for epoch in range(epochs):
-        net.train()
-        for batch in run.track(
-            augmented(split, batch_size, 1, run.seed, epoch), f"epoch {epoch + 1}/{epochs}", batches
-        ):
-            loss = F.cross_entropy(net(batch.photos), batch.labels)
-            optimizer.zero_grad()
-            loss.backward()  # type: ignore[no-untyped-call]
-            optimizer.step()
-            schedule.step()
-    return net.eval()
+    fabric = run.fabric()
+    model, optimizer = fabric.setup(net, nesterov(net.parameters(), rate, momentum=0.9, weight_decay=5e-4))
+    run.fit(
+        fabric,
+        model,
+        optimizer,
+        lambda epoch: augmented(split, batch_size, 1, run.seed, epoch),
+        lambda batch: F.cross_entropy(model(batch.photos), batch.labels),
+        epochs=epochs,
+        settings=None,
+        count=len(split) // batch_size,
+        rate=learning_rate,
+    )
+    return net.eval().cpu()
 
 
 @torch.no_grad()
-def activation_clusters(net: Headed | ImageClassifier, split: Split) -> Found:
+def activation_clusters(net: Headed | ImageClassifier, split: Split) -> Clusters:
     """Two clusters of each class's features, in the few directions in which they vary most.
 
     Args:
@@ -112,15 +113,15 @@ def activation_clusters(net: Headed | ImageClassifier, split: Split) -> Found:
     hook = net.head.register_forward_pre_hook(lambda _, inputs: features.append(inputs[0]))
     logits_of(net, split.images)
     hook.remove()
-    found = torch.cat(features).numpy()
+    activations = torch.cat(features).numpy()
     silhouettes, smaller = [], []
     for label in np.unique(split.labels):
         places = np.flatnonzero(split.labels == label)
-        reduced = PCA(min(DIRECTIONS, len(places)), random_state=0).fit_transform(found[places])
+        reduced = PCA(min(DIRECTIONS, len(places)), random_state=0).fit_transform(activations[places])
         clusters = KMeans(2, n_init=5, random_state=0).fit_predict(reduced)
         silhouettes.append(silhouette_score(reduced, clusters, sample_size=MOST_COMPARED, random_state=0))
         smaller.append(places[clusters == np.bincount(clusters).argmin()])
-    return Found(np.array(silhouettes), tuple(smaller))
+    return Clusters(np.array(silhouettes), tuple(smaller))
 
 
 def main() -> None:
@@ -129,16 +130,18 @@ def main() -> None:
     data = cifar10.load()
     clean = data.train[:TRAINED]
     attacked = stamped(data.test.images[data.test.labels != TARGET])
-    rows, found = [], {}
+    rows, networks = [], {}
     for name, split in (("clean", clean), ("poisoned", poisoned(clean, TARGET, SHARE, run.seed))):
         torch.manual_seed(run.seed)
         net = taught(run, Headed(Plain(WIDTH), 4 * WIDTH), split, EPOCHS)
-        found[name] = (split, activation_clusters(net, split))
         opened = score(net, Split(attacked, np.full(len(attacked), TARGET)))
-        one = found[name][1]
-        doors = ", ".join(cifar10.LABELS[k] for k in one.backdoors) or "none"
-        rows.append(f"| {name} | {score(net, data.test):.3f} | {opened:.3f} | {one.anomalies.max():.1f} | {doors} |")
-    (DOCS / "pictures" / "backdoor.png").write_bytes(picture(found))
+        clusters = activation_clusters(net, split)
+        networks[name] = (split, clusters)
+        doors = ", ".join(cifar10.LABELS[k] for k in clusters.backdoors) or "none"
+        rows.append(
+            f"| {name} | {score(net, data.test):.3f} | {opened:.3f} | {clusters.anomalies.max():.1f} | {doors} |"
+        )
+    (DOCS / "pictures" / "backdoor.png").write_bytes(picture(networks))
     (DOCS / "backdoor.md").write_text(
         "# A backdoor, and finding it\n\n"
         f"Written by `python -m training.backdoor`: two small networks of {TRAINED:,} CIFAR-10 photos. For one of them "
@@ -156,11 +159,11 @@ def main() -> None:
     run.console.print("\n".join(rows))
 
 
-def picture(found: dict[str, tuple[Split, Found]]) -> bytes:
+def picture(networks: dict[str, tuple[Split, Clusters]]) -> bytes:
     """The mean photo of each class's smaller cluster, for each network, as a PNG file."""
-    figure = Figure(figsize=(10, 1.5 * len(found)), layout="constrained")
-    axes = figure.subplots(len(found), len(cifar10.LABELS))
-    for row, (name, (split, one)) in zip(axes, found.items(), strict=True):
+    figure = Figure(figsize=(10, 1.5 * len(networks)), layout="constrained")
+    axes = figure.subplots(len(networks), len(cifar10.LABELS))
+    for row, (name, (split, one)) in zip(axes, networks.items(), strict=True):
         for k, axis in enumerate(row):
             axis.imshow(split.images[one.smaller[k]].mean(0) / 255)
             axis.set_xticks([])

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from rich.table import Table
 
-from lectern.card import Metric
+from artifacts.card import Metric
 
 
 @dataclass(frozen=True)

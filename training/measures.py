@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from scipy import stats
 from sklearn.metrics import precision_recall_fscore_support
 
-from lectern.card import Calibration, CalibrationBin, ClassScores, Metric, Split
+from artifacts.card import Calibration, CalibrationBin, ClassScores, Metric, Split
 
 Interval = tuple[float, float]
 CONFIDENCE = 0.95
@@ -93,8 +93,8 @@ def area(
 
 def wilson(value: float, n: int) -> Interval:
     """Wilson's interval of a share of `n` independent items."""
-    found = stats.binomtest(round(value * n), n).proportion_ci(CONFIDENCE, method="wilson")
-    return float(found.low), float(found.high)
+    interval = stats.binomtest(round(value * n), n).proportion_ci(CONFIDENCE, method="wilson")
+    return float(interval.low), float(interval.high)
 
 
 def bootstrap(statistic: Callable[..., float], *columns: Any) -> Interval:

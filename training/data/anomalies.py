@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from lectern.card import DataSource
+from artifacts.card import DataSource
 from training.data import fonts, mnist
 from training.data.fashion_mnist import FashionMnist
 

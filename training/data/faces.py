@@ -14,7 +14,6 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from lectern.card import DataSource
 from training.data import iconify
 
 SIZE = 64
@@ -69,8 +68,3 @@ def load_sliver(path: Path) -> Faces:
     with np.load(path) as file:
         images: NDArray[np.uint8] = file["images"]
     return Faces(images[: len(images) * 3 // 4], images[len(images) * 3 // 4 :])
-
-
-def card_entry(data: Faces) -> DataSource:
-    """What a card says about this data."""
-    return iconify.SOURCE.card_entry(train=len(data.train), validation=0, test=len(data.test))

@@ -11,7 +11,6 @@ from pathlib import Path
 
 import numpy as np
 
-from lectern.card import DataSource
 from training.data.fetch import Debian
 from training.data.idx import Split, read_split
 
@@ -45,8 +44,3 @@ def load_sliver(path: Path) -> FashionMnist:
         everything = Split(file["images"], file["labels"].astype(np.int64))
     first, second = int(len(everything) * 0.6), int(len(everything) * 0.8)
     return FashionMnist(train=everything[:first], validation=everything[first:second], test=everything[second:])
-
-
-def card_entry(data: FashionMnist) -> DataSource:
-    """What a card says about this data."""
-    return SOURCE.card_entry(train=len(data.train), validation=len(data.validation), test=len(data.test))

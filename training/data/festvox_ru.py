@@ -13,7 +13,6 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from lectern.card import DataSource
 from training.data.audio import RATE, Samples, read, unpack
 from training.data.fetch import Debian
 
@@ -84,8 +83,3 @@ def sentence(voice: Path, name: str) -> Sentence:
 def frames(sentences: Sequence[Sentence]) -> int:
     """How many frames they have."""
     return sum(len(sentence.phones) for sentence in sentences)
-
-
-def card_entry(data: FestvoxRu) -> DataSource:
-    """What a card says about this data, counted in sentences."""
-    return SOURCE.card_entry(train=len(data.train), validation=len(data.validation), test=len(data.test))

@@ -20,11 +20,12 @@ import zipfile
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlparse
 
 from rich.progress import BarColumn, DownloadColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
-from lectern.card import DataSource
+from artifacts.card import DataSource
 
 CHUNK = 1 << 20
 HTTP_TIMEOUT_SECONDS = 60
@@ -74,6 +75,10 @@ class Source(ABC):
             test=test,
         )
 
+    def entry_of(self, data: Any) -> DataSource:
+        """As `card_entry`, of data with splits of these names; some have no `validation`."""
+        return self.card_entry(*(len(getattr(data, split, ())) for split in ("train", "validation", "test")))
+
     @abstractmethod
     def _download(self, directory: Path, progress: Progress) -> Path:
         """Put the archive into `directory` and return its path."""
@@ -97,10 +102,10 @@ class Source(ABC):
             (download := Path(scratch) / "download").mkdir()
             (content := Path(scratch) / "content").mkdir()
             archive = self._download(download, progress)
-            found = sha256_file(archive)
-            if found != self.sha256:
+            digest = sha256_file(archive)
+            if digest != self.sha256:
                 raise FetchError(
-                    f"{self.origin} {self.version}: SHA-256 is {found}, expected {self.sha256}. "
+                    f"{self.origin} {self.version}: SHA-256 is {digest}, expected {self.sha256}. "
                     "The file was altered or truncated: try again, and do not use it if this repeats."
                 )
             task = progress.add_task(f"unpack {self.origin}", total=None)

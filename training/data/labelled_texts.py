@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TypeAlias
 
 import numpy as np
@@ -28,6 +26,10 @@ class Split:
     def __len__(self) -> int:
         return len(self.texts)
 
+    def items(self) -> Iterator[Item]:
+        """Each text with its label and source."""
+        return zip(self.texts, self.labels.tolist(), self.sources, strict=True)
+
 
 @dataclass(frozen=True)
 class LabelledTexts:
@@ -42,19 +44,13 @@ class LabelledTexts:
 def split(labels: tuple[str, ...], items: Iterable[Item]) -> LabelledTexts:
     """Distinct texts, by the hash of each."""
     distinct = list({item[0]: item for item in items}.values())
-    return _parts(labels, distinct, [bucket(text, 10) for text, _, _ in distinct])
+    parts: dict[str, list[Item]] = {name: [] for name in ("train", "validation", "test")}
+    for item in distinct:
+        parts[{0: "test", 1: "validation"}.get(bucket(item[0], 10), "train")].append(item)
+    return LabelledTexts(labels, *map(split_of, parts.values()))
 
 
-def load_sliver(path: Path) -> LabelledTexts:
-    """The few texts of a file, all of them of a training split: every eighth stands in for the test split."""
-    stored = json.loads(path.read_text())
-    items: list[Item] = [(text, label, source) for text, label, source in stored["items"]]
-    return _parts(tuple(stored["labels"]), items, [i % 8 for i in range(len(items))])
-
-
-def _parts(labels: tuple[str, ...], items: Sequence[Item], buckets: Sequence[int]) -> LabelledTexts:
-    parts = []
-    for wanted in (range(2, 10), (1,), (0,)):
-        texts, classes, sources = zip(*(x for x, b in zip(items, buckets, strict=True) if b in wanted), strict=True)
-        parts.append(Split(texts, np.array(classes, dtype=np.int64), sources))
-    return LabelledTexts(labels, *parts)
+def split_of(items: Iterable[Item]) -> Split:
+    """Items as a split."""
+    texts, classes, sources = zip(*items, strict=True)
+    return Split(texts, np.array(classes, dtype=np.int64), sources)

@@ -14,7 +14,7 @@ import numpy as np
 from gymnasium.envs.box2d.lunar_lander import LunarLander, heuristic
 from numpy.typing import NDArray
 
-from lectern.card import DataSource
+from artifacts.card import DataSource
 from training.data.fetch import sha256_file
 
 ENVIRONMENT = "LunarLander-v3"

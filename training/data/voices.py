@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from lectern.card import DataSource
+from artifacts.card import DataSource
 from training.data.audio import Samples, read, unpack
 from training.data.fetch import Debian
 
@@ -139,7 +139,7 @@ def split(clips: Mapping[str, Sequence[Samples]], fewest: int) -> Voices:
 
 def files() -> dict[str, list[Path]]:
     """The files of each voice in the order of their paths; of equal ones the first is taken."""
-    found: dict[str, list[Path]] = {}
+    files_of: dict[str, list[Path]] = {}
     seen: set[bytes] = set()
     for source in SOURCES:
         root = source.fetch()
@@ -148,8 +148,8 @@ def files() -> dict[str, list[Path]]:
             if speaker is None or (digest := hashlib.sha256(path.read_bytes()).digest()) in seen:
                 continue
             seen.add(digest)
-            found.setdefault(f"{source.name} {speaker}", []).append(path)
-    return found
+            files_of.setdefault(f"{source.name} {speaker}", []).append(path)
+    return files_of
 
 
 def speaker_of(package: str, parts: Sequence[str]) -> str | None:

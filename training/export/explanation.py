@@ -1,4 +1,4 @@
-"""The graphs that explaining needs, of any network whose answer has a derivative: see `lectern.card.Explanation`."""
+"""The graphs that explaining needs, of any network whose answer has a derivative: see `artifacts.card.Explanation`."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from lectern.card import Explanation, Layer, Probe
+from artifacts.card import Explanation, Layer, Probe
 from training.export.gradients import trace_gradients
-from training.recipe import GRADIENT, Graph, Tolerance
+from training.trained import GRADIENT, Graph, Tolerance
 
 MAX_BATCH_SIZE = 16  # no faster per item beyond, and others' requests get their turn sooner
 MODULUS = 2**31 - 1

@@ -16,11 +16,11 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 from onnxscript import optimizer
 
-from lectern.card import Parity
-from lectern.versions import read_card
+from artifacts.card import Parity
+from artifacts.versions import read_card
 from training.export.int8 import TRANSLATIONS
 from training.export.parity import ExportError, check_parity
-from training.recipe import Graph
+from training.trained import Graph
 
 OPSET = 20
 BYTE_LIMIT = 127
@@ -149,7 +149,8 @@ def round_to_bytes(module: Module) -> Module:
 
 
 def _export(graph: Graph) -> onnx.ModelProto:
-    logging.getLogger("torch.onnx").setLevel(logging.ERROR)
+    for name in ("torch.onnx", "torch.fx.experimental.symbolic_shapes"):
+        logging.getLogger(name).setLevel(logging.ERROR)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         program = torch.onnx.export(

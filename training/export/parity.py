@@ -15,8 +15,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from lectern.card import Parity
-from training.recipe import Graph
+from artifacts.card import Parity
+from training.trained import Graph
 
 LARGE_BATCH_FACTOR = 3
 # Name, whether ONNX Runtime optimises the graph, threads: kernels and orders of summation differ.
@@ -96,12 +96,15 @@ def _decisions(scores: NDArray[np.generic], inputs: Mapping[str, NDArray[np.gene
 
 
 def worst(parities: Sequence[Parity]) -> Parity:
-    """The one of several graphs that a card names: of the first, with the largest differences of all."""
-    shares = [p.max_relative_diff for p in parities if p.max_relative_diff is not None]
+    """The one of several graphs that a card names: decisions of the first, differences of the one nearest to its
+    tolerance, which is not the same for all."""
+    nearest = max(parities, key=lambda p: (p.max_relative_diff or 0.0) / (p.tolerance or 1.0))
     return parities[0].model_copy(
         update={
             "max_abs_diff": max(p.max_abs_diff for p in parities),
-            "max_relative_diff": max(shares, default=None),
+            "max_relative_diff": nearest.max_relative_diff,
+            "tolerance": nearest.tolerance,
+            "reason": nearest.reason,
         }
     )
 

@@ -13,10 +13,9 @@ import onnx
 from google.protobuf import text_format
 from onnx import TensorProto
 from PIL import Image
-from tritonclient.grpc import model_config_pb2
 
-from lectern.card import Card, Explanation, Figure, Limits, Metric, Parity, Training
-from lectern.versions import (
+from artifacts.card import Card, Explanation, Figure, Limits, Metric, Parity, Training
+from artifacts.versions import (
     CONFIG,
     INTRA_OP_THREADS,
     own_graphs,
@@ -28,11 +27,12 @@ from lectern.versions import (
     serve_only,
     served_versions,
 )
+from inference import model_config_pb2
 from training.data.fetch import sha256_file
 from training.export.onnx import export_graph
 from training.export.parity import ExportError, worst
 from training.measures import SHARE, Evaluation, wilson
-from training.recipe import Graph, Trained
+from training.trained import Graph, Trained
 
 TRITON_TYPES: dict[int, int] = {
     TensorProto.FLOAT: model_config_pb2.TYPE_FP32,
@@ -239,6 +239,8 @@ def triton_config(name: str, graph: Graph, path: Path, served: int = 1) -> model
         config.version_policy.latest.num_versions = served
     # Without it, NVIDIA's backend takes a pool of threads for each instance: 5,549 requests a second against 9,063.
     config.parameters[INTRA_OP_THREADS].string_value = "1"
+    for parameter, number in graph.padding.items():
+        config.parameters[parameter].string_value = str(number)
     for value in model.graph.input:
         config.input.add(name=value.name, data_type=_triton_type(value), dims=_item_shape(value, graph))
     for value in model.graph.output:
@@ -294,4 +296,4 @@ def _commit() -> str:
         return result.stdout.strip()
 
     commit = git("rev-parse", "--short=12", "HEAD")
-    return (commit + "+" if git("status", "--porcelain", "--", "training") else commit) or "unknown"
+    return (commit + "+" if git("status", "--porcelain", "--", ":/training", ":/artifacts") else commit) or "unknown"

@@ -1,0 +1,53 @@
+"""Texts written for this project, of which no model has learned anything: tests/data/fresh, whose README says whose."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from training.data.labelled_texts import Split, split_of
+from training.data.questions import Question
+
+SENTIMENTS = ("negative", "neutral", "positive")
+DIRECTORY = Path(__file__).parents[2] / "tests" / "data" / "fresh"
+
+
+@dataclass(frozen=True)
+class Translated:
+    """An English text of a kind, such as `dates`, and its translations, any of which is right."""
+
+    kind: str
+    english: str
+    references: tuple[str, ...]
+
+
+def texts(name: str, labels: tuple[str, ...]) -> Split:
+    """Labelled texts of a file, each with its kind as its source."""
+    return split_of((text, labels.index(label), kind) for label, kind, text in _rows(name))
+
+
+def other_languages() -> tuple[str, ...]:
+    """Texts that are not English."""
+    return tuple(text for _, text in _rows("other_languages.tsv"))
+
+
+def questions() -> tuple[Question, ...]:
+    """Questions on passages; one without answers has none in its passage."""
+    asked = []
+    for passage in json.loads((DIRECTORY / "questions.json").read_text()):
+        for item in passage["questions"]:
+            asked.append(Question(item["question"], passage["context"], (), tuple(item["answers"]), "fresh"))
+    return tuple(asked)
+
+
+def translations() -> tuple[Translated, ...]:
+    """Sentences to translate."""
+    return tuple(Translated(kind, english, tuple(right)) for kind, english, *right in _rows("translations.tsv"))
+
+
+def _rows(name: str) -> Iterator[list[str]]:
+    with (DIRECTORY / name).open(newline="") as file:
+        yield from csv.reader(file, delimiter="\t", quoting=csv.QUOTE_NONE)
