@@ -1,0 +1,59 @@
+"""Overlays with components, as an operator would combine them."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Iterator
+from itertools import combinations
+from pathlib import Path
+
+import yaml
+
+from checking.manifests import Manifest, render
+
+DEPLOY = Path(__file__).parents[1]
+FIRST = "cpu"
+"""The overlay that is combined with every pair of components too; all others with as many as go together."""
+EXCLUSIVE = {"keda", "hpa"}
+"""Components of which an overlay has at most one."""
+NEEDS = {"keda-zero": {"keda", "edge"}}
+"""Component -> those that it changes or looks at."""
+UNSCALED = {"single", "kserve"}
+"""Overlays that lack the Deployments of capabilities, which autoscalers are for."""
+
+
+def sets(overlay: str, every: bool = False) -> list[tuple[str, ...]]:
+    """The sets of components to try with an overlay; all that there are if `every`."""
+    names = sorted(p.name for p in (DEPLOY / "components").iterdir())
+    names = [n for n in names if overlay not in UNSCALED or n not in {*EXCLUSIVE, *NEEDS}]
+    possible = [c for n in range(1, len(names) + 1) for c in combinations(names, n) if _go_together(set(c))]
+    if every:
+        return possible
+    largest = [c for c in possible if not any(set(c) < set(other) for other in possible)]
+    return largest + [c for c in possible if overlay == FIRST and len(c) < 3 and c not in largest]
+
+
+def _go_together(components: set[str]) -> bool:
+    has_needs = all(needs <= components for name, needs in NEEDS.items() if name in components)
+    return len(EXCLUSIVE & components) < 2 and has_needs
+
+
+def combined(overlay: str, components: tuple[str, ...]) -> list[Manifest]:
+    """The manifests of an overlay with components."""
+    with tempfile.TemporaryDirectory() as directory:
+        deploy = os.path.relpath(DEPLOY, Path(directory).resolve())
+        lists = {
+            "namespace": "lectern",
+            "resources": [f"{deploy}/overlays/{overlay}"],
+            # What changes another component comes after it.
+            "components": [f"{deploy}/components/{name}" for name in sorted(components, key=NEEDS.__contains__)],
+        }
+        (Path(directory) / "kustomization.yaml").write_text(yaml.safe_dump(lists))
+        return render(Path(directory))
+
+
+def all_sets(every: bool = False) -> Iterator[tuple[str, tuple[str, ...]]]:
+    """Every pair of an overlay and components to try."""
+    for overlay in sorted(p.name for p in (DEPLOY / "overlays").iterdir()):
+        yield from ((overlay, components) for components in sets(overlay, every))
