@@ -10,8 +10,8 @@ import onnx
 from ctranslate2.specs import TransformerDecoderModelSpec, TransformerSpec, common_spec
 
 from benchmarks.weights import POET, TRANSLATOR, Weights, named_weights, vocabulary
-from training.tokens import END, START, UNKNOWN
-from training.transformer import positions
+from training.methods.tokens import END, START, UNKNOWN
+from training.methods.transformer import positions
 
 PLACES = 256  # of both models
 ON_ONE_THREAD = {"device": "cpu", "compute_type": "float32", "inter_threads": 1, "intra_threads": 1}

@@ -23,8 +23,8 @@ import lectern.aio
 from benchmarks.options import EXPORTED, ROOT, Options, written_by
 from benchmarks.servers import Contestant, running
 from benchmarks.weights import POET, TRANSLATOR, named_weights, tokenizer_of
-from training.poem_generator import BODY
-from training.tokens import START
+from training.methods.tokens import START
+from training.recipes.poem_generator import BODY
 
 CALLERS = (1, 4, 16)
 SECONDS, ROUNDS = 5, 3
@@ -33,6 +33,12 @@ PROMPT = [START, f"<{FORM}>", BODY]
 TOP_P = 0.9
 MOST_TOKENS = 80
 Peer = Callable[[range], int]
+LIKE_FOR_LIKE = """\
+Like for like: the same float32 weights, the likeliest token or a draw by the same top-p, texts of at most the same
+length, the end counted as a token. Not alike: the others read all texts of a batch at once and go on until the longest
+ends, and pay neither for tokens of text nor for a server. Lectern's callers come one by one, a text that ends gives
+its row to the next, and client and event loop run beside the decoding thread on the other core. CTranslate2 may draw
+marks such as `<body>`, which Lectern never does."""
 OURS, CT2, GENAI = "Lectern", "CTranslate2", "onnxruntime-genai"
 
 
@@ -75,7 +81,7 @@ def run(options: Options) -> None:
 
 def translator() -> Writer:
     """Sentences of all three domains, greedy."""
-    with (ROOT / "tests" / "data" / f"{TRANSLATOR}.tsv").open(newline="") as file:
+    with (ROOT / "training" / "data" / "slivers" / f"{TRANSLATOR}.tsv").open(newline="") as file:
         sentences = [row[1] for row in csv.reader(file, delimiter="\t")]
 
     async def ask(client: lectern.aio.Client, number: int) -> str:
@@ -192,6 +198,8 @@ def report(medians: dict[tuple[str, str, int], float], rounds: int) -> str:
         "turns. Lectern is called over gRPC by so many callers at once, the others in their own process with as many "
         f"texts in a batch. Translations are greedy, poems are drawn with top-p {TOP_P}. In brackets, Lectern's share "
         "of it.",
+        "",
+        LIKE_FOR_LIKE,
         "",
         f"| model | engine | {titles} |",
         "| --- | --- |" + " ---: |" * len(CALLERS),

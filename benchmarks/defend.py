@@ -12,7 +12,7 @@ import lectern
 from benchmarks.explain import CALLERS, TIMEOUT, Bare, timed
 from benchmarks.options import EXPORTED, ROOT, Options, written_by
 from benchmarks.servers import Contestant, running
-from training.evaluate import png
+from training.served import png
 
 SIZE, BRIEF = (16, 10), (4, 3)  # photos, steps
 ROUNDS = 9
@@ -25,7 +25,7 @@ def run(options: Options) -> None:
         RuntimeError: the attack did not mislead the model in most photos, as it does where it works.
     """
     rounds, (count, steps) = options.rounds_or(ROUNDS), BRIEF if options.brief else SIZE
-    with np.load(ROOT / "tests" / "data" / "image_classifier_test.npz") as data:
+    with np.load(ROOT / "training" / "data" / "slivers" / "image_classifier_test.npz") as data:
         photos = [png(photo) for photo in data["images"][:count]]
         graph = Bare(data["images"][0], count * steps)
     contestant = Contestant("Lectern", "lectern", arguments=("defend",))

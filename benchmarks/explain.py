@@ -15,7 +15,7 @@ import lectern
 from benchmarks.options import EXPORTED, ROOT, Options, written_by
 from benchmarks.servers import Contestant, running
 from services.runtime.config import parse_config
-from training.evaluate import png
+from training.served import png
 
 GRAPH = "image_classifier_gradient"
 SAMPLES, BRIEF_SAMPLES = 50, 10
@@ -31,7 +31,7 @@ def run(options: Options) -> None:
         RuntimeError: an explanation is not one.
     """
     rounds, samples = options.rounds_or(ROUNDS), BRIEF_SAMPLES if options.brief else SAMPLES
-    with np.load(ROOT / "tests" / "data" / "image_classifier.npz") as data:
+    with np.load(ROOT / "training" / "data" / "slivers" / "image_classifier.npz") as data:
         photo = data["images"][0]
     graph = Bare(photo, samples)
     with running(Contestant("Lectern", "lectern", arguments=("explain",)), EXPORTED, ["image_classifier"]) as server:

@@ -12,10 +12,10 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from training.export.onnx import export_graph
-from training.poem_generator import CONTEXT, FULL, PoemGenerator
-from training.recipe import Graph
-from training.tokens import END_ID, START_ID
-from training.transformer import Past
+from training.methods.tokens import END_ID, START_ID
+from training.methods.transformer import Past, step_bias
+from training.recipes.poem_generator import CONTEXT, FULL, PoemGenerator
+from training.trained import Graph
 
 PARTS = ("key", "value")
 
@@ -30,13 +30,15 @@ class WholePast(nn.Module):
 
     def forward(self, input_ids: Tensor, position_ids: Tensor, *caches: Tensor) -> tuple[Tensor, ...]:
         net = self.net
-        x = net.tokens(input_ids) * net.scale + net.places[position_ids]
+        steps = input_ids.shape[1]
+        bias = step_bias(torch.full((len(input_ids), 1), CONTEXT), caches[0].shape[2], steps)  # all places are filled
+        x = (net.tokens(input_ids) * net.scale + net.places[position_ids]).flatten(0, 1)
         present: list[Tensor] = []
         for i, layer in enumerate(net.layers):
-            past = Past(caches[2 * i], caches[2 * i + 1], torch.zeros(1))
+            past = Past(caches[2 * i], caches[2 * i + 1], bias, steps)
             x, keys, values, _ = layer.step(x, past)
             present += (torch.cat([past.keys, keys], 2), torch.cat([past.values, values], 2))
-        return net.logits(net.norm(x)), *present
+        return net.logits(net.norm(x)).unflatten(0, (-1, steps)), *present
 
 
 def poet(weights: dict[str, NDArray[np.float32]], directory: Path) -> genai.Model:
@@ -89,5 +91,5 @@ def draw(model: genai.Model, prompts: list[list[int]], top_p: float, most: int) 
     generator.append_tokens(np.array(prompts, np.int32))
     while not generator.is_done():
         generator.generate_next_token()
-    found = [list(generator.get_sequence(i))[size:] for i in range(len(prompts))]
-    return [ids[: ids.index(END_ID) + 1] if END_ID in ids else ids for ids in found]
+    continuations = [list(generator.get_sequence(i))[size:] for i in range(len(prompts))]
+    return [ids[: ids.index(END_ID) + 1] if END_ID in ids else ids for ids in continuations]

@@ -7,16 +7,16 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
-import onnxruntime
 import torch
 from google.protobuf import text_format
 from numpy.typing import NDArray
 from torch import nn
 
-from lectern.card import DataSource, Metric, TabularPreprocessing
-from lectern.versions import CONFIG, read_card, read_config
+from artifacts.card import DataSource, Metric, TabularPreprocessing
+from artifacts.versions import CONFIG, read_card, read_config
+from benchmarks.peers.onnx_graph import session
 from training.export.version import write_version
-from training.recipe import Graph, Trained
+from training.trained import Graph, Trained
 
 CLASSIFIER = "image_classifier"
 FEATURES, HIDDEN, CLASSES = 429, 1024, 41
@@ -65,14 +65,6 @@ def make_repository(exported: Path, target: Path, instances: int) -> None:
         config.ClearField("version_policy")
         config.instance_group[0].count = instances
         (model / CONFIG).write_text(text_format.MessageToString(config))
-
-
-def session(graph: Path) -> onnxruntime.InferenceSession:
-    """Bare ONNX Runtime, as every server has it: one thread a run, no spinning."""
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = 1
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    return onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
 
 
 def answers(repository: Path, model: str, inputs: Mapping[str, NDArray[np.generic]]) -> dict[str, NDArray[np.generic]]:

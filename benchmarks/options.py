@@ -26,8 +26,8 @@ class Options:
         reports: directory of the reports.
         seconds: of each measurement, in place of the benchmark's own choice.
         rounds: through all cells, of which medians are reported, likewise.
-        device: `cuda` has rows of a GPU beside those of the CPU.
-        only: part of the names of the servers to measure.
+        device: `cuda`: what `device` measures, and further rows of `throughput`.
+        only: parts of the names of the servers, or graphs, to measure.
     """
 
     brief: bool
@@ -35,7 +35,7 @@ class Options:
     seconds: float | None = None
     rounds: int | None = None
     device: str = "cpu"
-    only: str = ""
+    only: tuple[str, ...] = ("",)
 
     def seconds_or(self, usual: float) -> float:
         return self.seconds or (BRIEF_SECONDS if self.brief else usual)

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
 import os
-import shutil
 import signal
 import socket
 import subprocess
@@ -12,21 +10,25 @@ import sys
 import sysconfig
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+import urllib.request
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 
 import grpc
+import psutil
+from prometheus_client.parser import text_string_to_metric_families
+from prometheus_client.samples import Sample
 from tritonclient.grpc import InferenceServerClient
 
-from services.triton.environment import make_environment
-from services.triton.launcher import install
+from benchmarks.peers.commands import PEERS, SERVICES, Body, Command, versions_in
+from services.triton_server.launcher import install
 
 START_SECONDS = 300
 STOP_SECONDS = 60
-MINIMAL = str(Path(__file__).with_name("minimal.py"))
+MINIMAL = str(SERVICES / "minimal.py")
 NEWER_GRPCIO = "grpcio>=1.84"
 
 
@@ -35,7 +37,7 @@ class Contestant:
     """How one server is started.
 
     Args:
-        kind: `lectern`, `triton`, `mlserver`, `minimal`, or `newest grpcio`, which is `minimal` with it.
+        kind: `lectern`, `triton`, one of PEERS, `minimal`, or `newest grpcio`, which is `minimal` with it.
         instances: of each graph.
         arguments: further command-line arguments.
     """
@@ -51,13 +53,15 @@ class Running:
     """A server that answers for its models.
 
     Args:
-        software: what computes in it and what carries its calls, with versions, where they are not this process's own.
+        software: see Command.
+        body: see Command.
     """
 
     target: str
     pid: int
     metrics_url: str
     software: str
+    body: Body
 
 
 @contextmanager
@@ -67,74 +71,102 @@ def running(contestant: Contestant, repository: Path, models: Sequence[str], **e
     Raises:
         RuntimeError: it ended, or was not ready within START_SECONDS; with the end of what it printed.
     """
-    software = ""
     port, http, metrics = _free_ports(3)
+    command = _command(contestant, repository, models, port, http, metrics)
+    variables = {"LECTERN_LOG_LEVEL": "warning", "LECTERN_DRAIN_PAUSE_SECONDS": "0", **command.environment}
+    target = f"127.0.0.1:{port}"
+    with tempfile.TemporaryFile() as output:
+        process = subprocess.Popen(
+            [*command.arguments, *contestant.arguments],
+            env=os.environ | variables | environment,
+            stdout=output,
+            stderr=output,
+        )
+        try:
+            if problem := _problem(process, lambda: _ready(command, target, models)):
+                output.seek(0)
+                raise RuntimeError(f"{contestant.name} {problem}\n{output.read().decode(errors='replace')[-2000:]}")
+            metrics_url = f"http://127.0.0.1:{metrics}/metrics"
+            yield Running(target, process.pid, metrics_url, command.software, command.body)
+        finally:
+            _stop(process)
+
+
+def samples(server: Running) -> list[Sample]:
+    """What a server measures."""
+    with urllib.request.urlopen(server.metrics_url, timeout=10) as response:  # noqa: S310 - our own server's
+        text = response.read().decode()
+    return [sample for family in text_string_to_metric_families(text) for sample in family.samples]
+
+
+def _command(
+    contestant: Contestant, repository: Path, models: Sequence[str], port: int, http: int, metrics: int
+) -> Command:
     lectern = [sys.executable, "-m", "lectern"]
     match contestant.kind:
         case "triton":
             ports = ["--port", str(port), "--http-port", str(http), "--metrics-port", str(metrics)]
-            command = [*lectern, "triton", "--repository", str(repository), *ports]
+            software = "PyPI's nvidia-pytriton {nvidia-pytriton}: Python backend around ONNX Runtime {onnxruntime}"
             versions = versions_in(install())
-            software = (
-                "PyPI's nvidia-pytriton {nvidia-pytriton}: Python backend around ONNX Runtime {onnxruntime}".format(
-                    **versions
-                )
-            )
-        case "mlserver":
-            command, home = _mlserver(repository, models, port, http, metrics)
-            software = "mlserver {mlserver}, ONNX Runtime {onnxruntime}".format(**versions_in(home))
+            return Command([*lectern, "triton", "--repository", str(repository), *ports], software.format(**versions))
         case "minimal":
-            command = [sys.executable, MINIMAL, str(repository), str(port)]
-            software = f"grpcio {grpc.__version__}"
+            return Command([sys.executable, MINIMAL, str(repository), str(port)], f"grpcio {grpc.__version__}")
         case "newest grpcio":
             home = _newest_grpcio()
             command = [str(home / "bin" / "python"), MINIMAL, str(repository), str(port)]
-            software = "grpcio {grpcio}".format(**versions_in(home))
-        case _:
+            return Command(command, "grpcio {grpcio}".format(**versions_in(home)))
+        case "lectern":
             ports = ["--port", str(port), "--metrics-port", str(metrics)]
-            command = [*lectern, "serve", *ports, "--repository", str(repository)]
-    quiet = {"LECTERN_LOG_LEVEL": "warning", "LECTERN_DRAIN_PAUSE_SECONDS": "0"}
-    with tempfile.TemporaryFile() as output:
-        process = subprocess.Popen(
-            [*command, *contestant.arguments], env=os.environ | quiet | environment, stdout=output, stderr=output
-        )
-        try:
-            if problem := _problem(process, f"127.0.0.1:{port}", models):
-                output.seek(0)
-                raise RuntimeError(f"{contestant.name} {problem}\n{output.read().decode(errors='replace')[-2000:]}")
-            yield Running(f"127.0.0.1:{port}", process.pid, f"http://127.0.0.1:{metrics}/metrics", software)
-        finally:
-            process.send_signal(signal.SIGTERM)
-            try:
-                process.wait(STOP_SECONDS)
-            except subprocess.TimeoutExpired:
-                process.kill()
+            return Command([*lectern, "serve", *ports, "--repository", str(repository)])
+        case peer:
+            return PEERS[peer](repository, models, port, http, metrics)
 
 
-def versions_in(home: Path) -> dict[str, str]:
-    """Versions of the packages in an environment, by name."""
-    site = home / "lib" / f"python{sysconfig.get_python_version()}" / "site-packages"
-    return {d.name: d.version for d in metadata.distributions(path=[str(site)])}
-
-
-def _problem(process: subprocess.Popen[bytes], target: str, models: Sequence[str]) -> str:
-    """Wait until every model is ready; returns why not all are, or nothing."""
+def _problem(process: subprocess.Popen[bytes], ready: Callable[[], bool]) -> str:
+    """Wait until it is ready; returns why it is not, or nothing."""
     end = time.monotonic() + START_SECONDS
     while time.monotonic() < end:
         if process.poll() is not None:
             return f"ended with code {process.returncode}"
         try:
-            with InferenceServerClient(target) as client:
-                if all(client.is_model_ready(model, client_timeout=5) for model in models):
-                    return ""
+            if ready():
+                return ""
         except Exception:  # noqa: S110 - not listening yet, in one of tritonclient's many ways
             pass
         time.sleep(0.2)
     return f"was not ready after {START_SECONDS} s"
 
 
+def _ready(command: Command, target: str, models: Sequence[str]) -> bool:
+    """Whether a server serves its models.
+
+    Raises:
+        Exception: it does not listen, or its HTTP says no.
+    """
+    if command.ready:
+        with urllib.request.urlopen(f"http://{target}{command.ready}", timeout=5):
+            return True
+    with InferenceServerClient(target) as client:
+        return all(client.is_model_ready(model, client_timeout=5) for model in models)
+
+
+def _stop(process: subprocess.Popen[bytes]) -> None:
+    """Stop it, and what it has started, even if it leaves that behind."""
+    children: list[psutil.Process] = []
+    with suppress(psutil.NoSuchProcess):
+        children = psutil.Process(process.pid).children(recursive=True)
+    process.send_signal(signal.SIGTERM)
+    try:
+        process.wait(STOP_SECONDS)
+    except subprocess.TimeoutExpired:
+        process.kill()
+    for child in children:
+        with suppress(psutil.NoSuchProcess):
+            child.kill()
+
+
 def _newest_grpcio() -> Path:
-    """An environment with all that benchmarks/minimal.py needs, as here, but for the newest grpcio above our pin."""
+    """An environment with all that peers/minimal.py needs, as here, but for the newest grpcio above our pin."""
     cache = Path(os.environ.get("LECTERN_CACHE", "~/.cache/lectern")).expanduser()
     home = cache / f"newest-grpcio-py{sysconfig.get_python_version()}"
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", home], check=True)
@@ -143,31 +175,6 @@ def _newest_grpcio() -> Path:
     pip = [sys.executable, "-m", "pip", "--python", home / "bin" / "python", "install", "--quiet", "--upgrade"]
     subprocess.run([*pip, NEWER_GRPCIO, *same], check=True)
     return home
-
-
-def _mlserver(repository: Path, models: Sequence[str], port: int, http: int, metrics: int) -> tuple[list[str], Path]:
-    """Write MLServer's settings beside the models; returns its command and the environment that it has to itself."""
-    home = make_environment("mlserver")
-    folder = repository.with_name(f"{repository.name}-mlserver")
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir()
-    settings = {"host": "127.0.0.1", "grpc_port": port, "http_port": http, "metrics_port": metrics}
-    # Without worker processes, which only add a hop for one model on two cores.
-    (folder / "settings.json").write_text(json.dumps({**settings, "parallel_workers": 0, "debug": False}))
-    shutil.copy2(Path(__file__).with_name("mlserver_runtime.py"), folder)
-    for model in models:
-        (folder / model).mkdir()
-        described = {
-            "name": model,
-            "implementation": "mlserver_runtime.OnnxModel",
-            "max_batch_size": 64,
-            "max_batch_time": 0.002,
-            "parameters": {"uri": str(repository / model / "1" / "model.onnx"), "version": "1"},
-        }
-        (folder / model / "model-settings.json").write_text(json.dumps(described))
-    # It looks for its runtimes in the working directory.
-    start = 'cd "$1" && exec "$2" start .'
-    return ["/bin/sh", "-c", start, "mlserver", str(folder), str(home / "bin" / "mlserver")], home
 
 
 def _free_ports(count: int) -> list[int]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import math
 import statistics
 import sys
@@ -11,6 +10,7 @@ import threading
 import time
 from collections import defaultdict
 from collections.abc import Callable
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
 import matplotlib as mpl
@@ -18,10 +18,12 @@ import numpy as np
 from matplotlib import pyplot as plt
 from numpy.typing import NDArray
 
-from benchmarks.graphs import CLASSIFIER, FEATURES, answers, make_repository, session
-from benchmarks.load import INFER, Measurement, check, infer_request, measure
+from benchmarks.graphs import CLASSIFIER, FEATURES, answers, make_repository
+from benchmarks.load import INFER, Call, Measurement, check, check_http, grpc_call, http_call, infer_request, measure
 from benchmarks.options import EXPORTED, Options, written_by
-from benchmarks.servers import Contestant, running
+from benchmarks.peers.onnx_graph import session
+from benchmarks.servers import Contestant, Running, running, samples
+from services.server.transport import native_transport
 
 CALLERS = (1, 8, 32, 128)
 ITEMS = 8
@@ -32,26 +34,49 @@ SHAPES: dict[str, tuple[str, tuple[int, ...], type[np.generic]]] = {
 }
 ECHO = "echo"
 BARE_PYTHON, NEWEST_GRPCIO = "bare Python gRPC server", "bare Python gRPC server, newest grpcio"
-NATIVE = ("--transport", "native")
+GRPC, NATIVE = ("--transport", "grpc"), ("--transport", "native")
 CONTESTANTS = (
     Contestant("Triton, 1 instance", "triton", 1),
     Contestant("Triton, 2 instances", "triton", 2),
-    Contestant("Lectern, 1 instance", "lectern", 1),
-    Contestant("Lectern, 2 instances", "lectern", 2),
-    Contestant("Lectern, 2 workers", "lectern", 1, ("--workers", "2")),
+    Contestant("Lectern, 1 instance", "lectern", 1, GRPC),
+    Contestant("Lectern, 2 instances", "lectern", 2, GRPC),
+    Contestant("Lectern, 2 workers", "lectern", 1, (*GRPC, "--workers", "2")),
     Contestant("Lectern, native transport, 1 instance", "lectern", 1, NATIVE),
     Contestant("Lectern, native transport, 2 instances", "lectern", 2, NATIVE),
     Contestant(BARE_PYTHON, "minimal", 1),
     Contestant(NEWEST_GRPCIO, "newest grpcio", 1),
-    Contestant("MLServer", "mlserver", 1),
+    Contestant("MLServer", "mlserver"),
+    Contestant("KServe", "kserve"),
+    Contestant("LitServe", "litserve"),
+    Contestant("BentoML", "bentoml"),
+    Contestant("Ray Serve", "ray"),
 )
-BRIEF = ("Triton, 1 instance", "Lectern, 1 instance")
+BRIEF = (
+    "Triton, 1 instance",
+    "Triton, 2 instances",
+    "Lectern, 1 instance",
+    "Lectern, native transport, 1 instance",
+    "Lectern, native transport, 2 instances",
+)
 Key = tuple[str, str, int, int]  # model, contestant, callers, items of a request
+
+
+@dataclass(frozen=True)
+class Batches:
+    """How many items ran so far, in how many batches."""
+
+    items: float
+    count: float
+
+    def mean_since(self, earlier: Batches) -> float:
+        """Mean size of a batch since then; nan = there was none."""
+        count = self.count - earlier.count
+        return (self.items - earlier.items) / count if count else math.nan
 
 
 def run(options: Options) -> None:
     """Run every server in each round, and write the report."""
-    contestants = [c for c in entrants(options) if options.only in c.name]
+    contestants = [c for c in entrants(options) if any(part in c.name for part in options.only)]
     if not contestants:
         raise ValueError(f"no server's name has {options.only!r} in it")
     seconds, rounds = options.seconds_or(SECONDS), options.rounds_or(ROUNDS)
@@ -77,9 +102,9 @@ def run(options: Options) -> None:
 
 def entrants(options: Options) -> list[Contestant]:
     """Everything that can run here; on a GPU Lectern once more, on CUDA."""
+    able = [c for c in CONTESTANTS if "native" not in c.arguments or native_transport]
     if options.brief:
-        return [c for c in CONTESTANTS if c.name in BRIEF]
-    able = [c for c in CONTESTANTS if "native" not in c.arguments or importlib.util.find_spec("h2corn")]
+        return [c for c in able if c.name in BRIEF]
     if options.device == "cuda":
         able += [
             Contestant(f"{c.name}, CUDA", c.kind, c.instances, (*c.arguments, "--device", "cuda"))
@@ -106,12 +131,37 @@ def measure_all(
         cells += [(model, CALLERS[1], ITEMS) for model in SHAPES]
     with running(contestant, repository, tuple(SHAPES)) as server:
         for model, callers, items in cells:
-            inputs = inputs_of("mlp" if model == ECHO else model, items)
-            request = infer_request(model, inputs)
-            answer = request if model == ECHO else check(server.target, request, answers(repository, model, inputs))
-            result = measure(server.target, INFER, request, server.pid, callers, seconds, answer)
+            call = call_of(server, repository, model, items)
+            before = batches(contestant, server, model)
+            result = measure(server.target, call, server.pid, callers, seconds)
+            result = replace(result, batch=batches(contestant, server, model).mean_since(before))
             measured[model, contestant.name, callers, items].append(result)
     return server.software
+
+
+def call_of(server: Running, repository: Path, model: str, items: int) -> Call:
+    """What asks for this many items, once it was answered rightly."""
+    inputs = inputs_of("mlp" if model == ECHO else model, items)
+    request = infer_request(model, inputs)
+    if model == ECHO:
+        return grpc_call(INFER, request, request)
+    expected = answers(repository, model, inputs)
+    if server.body == "ModelInfer":
+        return grpc_call(INFER, request, check(server.target, request, expected))
+    ((array,), (rows,)) = inputs.values(), expected.values()
+    return check_http(server.target, http_call(model, array, server.body), rows)
+
+
+def batches(contestant: Contestant, server: Running, model: str) -> Batches:
+    """What a server counts of a graph's batches; nothing if it is not Lectern."""
+    if contestant.kind != "lectern":
+        return Batches(0, 0)
+    sizes = {
+        sample.name: sample.value
+        for sample in samples(server)
+        if sample.name.startswith("lectern_batch_size") and sample.labels["model"] == model
+    }
+    return Batches(sizes.get("lectern_batch_size_sum", 0.0), sizes.get("lectern_batch_size_count", 0.0))
 
 
 def bare_rate(graph: Path, model: str, seconds: float) -> float:
@@ -140,9 +190,10 @@ def report(
     lines = [
         "# Throughput",
         "",
-        f"{written_by()}: ModelInfer of the Open Inference Protocol by h2load on the same cores, one item a request, "
-        f"medians of {rounds} rounds of {seconds:g} s in turns. In brackets: ratio to bare ONNX Runtime (batch 1, two "
-        "threads, no server).",
+        f"{written_by()}: ModelInfer of the Open Inference Protocol (LitServe and Ray Serve: raw values over HTTP/1.1; "
+        f"BentoML: JSON) by h2load on the same cores, one item a request, medians of {rounds} rounds of {seconds:g} s "
+        "in turns. In brackets: ratio to bare ONNX Runtime (batch 1, two threads, no server). The size of batches is "
+        "the mean of `lectern_batch_size`.",
         "",
         "![ratio to bare ONNX Runtime](throughput.png)",
     ]
@@ -156,7 +207,7 @@ def report(
 def table(model: str, bare: float, medians: dict[Key, Measurement], software: dict[str, str]) -> list[str]:
     """Rows of one graph; what was not measured is empty."""
     heads = [*map(_callers, CALLERS), f"items/s, {ITEMS} a request", "p50 / p99 ms at 8", "p50 / p99 ms at 32"]
-    heads += ["CPU s per 1,000 at 32", "MB"]
+    heads += ["CPU s per 1,000 at 32", "MB", "items a batch at 8 / 32 / 128"]
     lines = [f"| server | {' | '.join(heads)} |", "| --- |" + " --- |" * len(heads)]
     for name, made_of in software.items():
 
@@ -168,8 +219,13 @@ def table(model: str, bare: float, medians: dict[Key, Measurement], software: di
         cells.append(cell(lambda m: f"{m.rate * ITEMS:,.0f}", CALLERS[1], ITEMS))
         cells += [cell(lambda m: f"{m.p50:.1f} / {m.p99:.1f}", c) for c in CALLERS[1:3]]
         cells += [cell(lambda m: f"{m.cpu:.3f}", 32), cell(lambda m: f"{m.memory:.0f}", 32)]
+        cells.append(" / ".join(cell(batch_size, callers) for callers in CALLERS[1:]))
         lines.append(f"| {name}{f' ({made_of})' if made_of else ''} | {' | '.join(cells)} |")
     return lines
+
+
+def batch_size(result: Measurement) -> str:
+    return "" if math.isnan(result.batch) else f"{result.batch:.1f}"
 
 
 def transport(medians: dict[Key, Measurement], software: dict[str, str]) -> list[str]:
@@ -192,8 +248,7 @@ def transport(medians: dict[Key, Measurement], software: dict[str, str]) -> list
 
 def median(rounds: list[Measurement]) -> Measurement:
     """Field by field."""
-    fields = ("rate", "p50", "p99", "cpu", "memory")
-    return Measurement(**{f: statistics.median(getattr(m, f) for m in rounds) for f in fields})
+    return Measurement(**{f.name: statistics.median(getattr(m, f.name) for m in rounds) for f in fields(Measurement)})
 
 
 def draw(bare: dict[str, float], medians: dict[Key, Measurement], names: list[str], path: Path) -> None:

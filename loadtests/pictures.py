@@ -8,12 +8,12 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-DATA = Path(__file__).parents[1] / "tests" / "data"
+DATA = Path(__file__).parents[1] / "training" / "data" / "slivers"
 RANDOM = np.random.default_rng()
 
 
 class Pictures:
-    """The first 256 pictures of one of the tests' data sets."""
+    """The first 256 pictures of one of the slivers that recipes try themselves on."""
 
     def __init__(self, name: str) -> None:
         self.files = [_png(pixels) for pixels in np.load(DATA / name)["images"][:256]]

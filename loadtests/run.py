@@ -20,9 +20,10 @@ from pathlib import Path
 import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
+from services.server.capabilities import CAPABILITIES
+
 HERE = Path(__file__).parent
 REPORTS = HERE.parent / "build" / "loadtest"
-CAPABILITIES = ("act", "answer", "classify", "defend", "detect_anomaly", "explain", "generate", "predict", "translate")
 START_SECONDS = 60.0
 STOP_SECONDS = 40.0
 
@@ -36,18 +37,13 @@ def free_ports(count: int) -> list[int]:
     return ports
 
 
-def service(capability: str) -> str:
-    """The gRPC service of a capability, e.g. lectern.v1.DetectAnomalyService of detect_anomaly."""
-    return f"lectern.v1.{capability.title().replace('_', '')}Service"
-
-
 def wait_until_serving(target: str, capabilities: list[str], server: subprocess.Popen[bytes]) -> None:
     """Return when every capability's service is SERVING.
 
     Raises:
         SystemExit: the server ended, or took longer than START_SECONDS.
     """
-    waiting = [service(capability) for capability in capabilities]
+    waiting = [CAPABILITIES[capability].service.full_name for capability in capabilities]
     end = time.monotonic() + START_SECONDS
     with grpc.insecure_channel(target) as channel:
         health = health_pb2_grpc.HealthStub(channel)
@@ -97,7 +93,7 @@ def running_server(lectern: str, repository: Path, capabilities: list[str], user
 def load(target: str, capabilities: list[str], users: int, seconds: int) -> int:
     """Run locust and return its exit status: 0 if no request failed."""
     command = [sys.executable, "-m", "locust", "--headless", "--only-summary", "--stop-timeout", "10"]
-    command += ["--locustfile", ",".join(str(HERE / f"{capability}.py") for capability in capabilities)]
+    command += ["--locustfile", ",".join(str(HERE / "users" / f"{capability}.py") for capability in capabilities)]
     command += ["--host", target, "--users", str(users), "--spawn-rate", str(users), "--run-time", f"{seconds}s"]
     command += ["--csv", str(REPORTS / "report"), "--html", str(REPORTS / "report.html")]
     return subprocess.run(command, timeout=seconds + 60).returncode
@@ -110,7 +106,7 @@ def main() -> None:
         SystemExit: always, with its result.
     """
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("capabilities", nargs="*", default=CAPABILITIES, metavar="CAPABILITY")
+    parser.add_argument("capabilities", nargs="*", default=list(CAPABILITIES), metavar="CAPABILITY")
     parser.add_argument("--lectern", default="lectern", help="the command that starts the server")
     parser.add_argument("--repository", type=Path, default=HERE.parent / "exported")
     options = parser.parse_args()

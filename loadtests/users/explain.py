@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from locust import task
-from pictures import Pictures
-from user import GrpcUser
 
 from lectern.v1 import explain_pb2 as pb
 from lectern.v1 import explain_pb2_grpc
+from loadtests.pictures import Pictures
+from loadtests.user import GrpcUser
 
 PHOTOS = Pictures("image_classifier.npz")
 SAMPLES = 8

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from locust import task
-from pictures import RANDOM, Pictures
-from user import GrpcUser
 
 from lectern.v1 import generate_pb2, generate_pb2_grpc
+from loadtests.pictures import RANDOM, Pictures
+from loadtests.user import GrpcUser
 
 DIGITS = Pictures("lifelong_classifier.npz")
 BATCH = 16

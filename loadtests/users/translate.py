@@ -6,12 +6,12 @@ import csv
 from pathlib import Path
 
 from locust import task
-from pictures import RANDOM
-from user import GrpcUser
 
 from lectern.v1 import translate_pb2, translate_pb2_grpc
+from loadtests.pictures import RANDOM
+from loadtests.user import GrpcUser
 
-PAIRS = Path(__file__).parents[1] / "tests" / "data" / "translator_en_zh.tsv"
+PAIRS = Path(__file__).parents[2] / "training" / "data" / "slivers" / "translator_en_zh.tsv"
 BATCH = 16
 
 

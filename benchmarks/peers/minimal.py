@@ -1,8 +1,8 @@
 """The least that a Python gRPC server can do: what Lectern's checks, queue, metrics and errors are measured against.
 
-`python benchmarks/minimal.py REPOSITORY PORT`, in any environment, serves ModelInfer with grpc.aio and uvloop, and one
-thread for each graph that runs whatever is queued; nothing is checked, bounded, counted or cancelled. ModelInfer of the
-model `echo` gives the request's bytes back, which is what the transport alone costs.
+`python benchmarks/peers/minimal.py REPOSITORY PORT`, in any environment, serves ModelInfer with grpc.aio and uvloop,
+and one thread for each graph that runs whatever is queued; nothing is checked, bounded, counted or cancelled.
+ModelInfer of the model `echo` gives the request's bytes back, which is what the transport alone costs.
 """
 
 from __future__ import annotations
@@ -15,25 +15,20 @@ from pathlib import Path
 
 import grpc
 import numpy as np
-import onnxruntime
 import uvloop
 from numpy.typing import NDArray
+from onnx_graph import MAX_BATCH, Graph  # type: ignore[import-not-found]
 from tritonclient.grpc import service_pb2 as pb
 
 Item = tuple[NDArray[np.generic], "asyncio.Future[NDArray[np.generic]]"]
 DTYPES = {"UINT8": np.uint8, "FP32": np.float32}
-MAX_BATCH = 64
 
 
 class Batcher:
-    """One graph of one input and one output, and the thread that runs it."""
+    """One graph, and the thread that runs it."""
 
-    def __init__(self, path: Path, loop: asyncio.AbstractEventLoop) -> None:
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = 1
-        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-        self.session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
-        self.input, self.output = self.session.get_inputs()[0].name, self.session.get_outputs()[0].name
+    def __init__(self, graph: Graph, loop: asyncio.AbstractEventLoop) -> None:
+        self.graph = graph
         self.queue: queue.SimpleQueue[Item] = queue.SimpleQueue()
         self.loop = loop
         threading.Thread(target=self._work, daemon=True).start()
@@ -44,7 +39,7 @@ class Batcher:
             while len(items) < MAX_BATCH and not self.queue.empty():
                 items.append(self.queue.get())
             array = np.concatenate([item[0] for item in items])
-            rows = self.session.run([self.output], {self.input: array})[0]
+            rows = self.graph.run(array)
             self.loop.call_soon_threadsafe(_resolve, items, rows)
 
 
@@ -53,10 +48,10 @@ def _resolve(items: list[Item], rows: NDArray[np.generic]) -> None:
         future.set_result(rows[i : i + 1])
 
 
-async def serve(graphs: list[Path], port: int) -> None:
-    """Serve every graph until the process ends."""
+async def serve(graphs: dict[str, Graph], port: int) -> None:
+    """Serve every graph, by its model's name, until the process ends."""
     loop = asyncio.get_running_loop()
-    batchers = {path.parent.parent.name: Batcher(path, loop) for path in graphs}
+    batchers = {model: Batcher(graph, loop) for model, graph in graphs.items()}
 
     async def infer(message: bytes, context: object) -> bytes:
         request = pb.ModelInferRequest.FromString(message)
@@ -68,7 +63,7 @@ async def serve(graphs: list[Path], port: int) -> None:
         batcher.queue.put((array, future))
         rows = await future
         response = pb.ModelInferResponse(model_name=request.model_name, model_version="1", id=request.id)
-        response.outputs.add(name=batcher.output, datatype="FP32", shape=rows.shape)
+        response.outputs.add(name=batcher.graph.output, datatype="FP32", shape=rows.shape)
         response.raw_output_contents.append(rows.tobytes())
         return response.SerializeToString()  # type: ignore[no-any-return]
 
@@ -87,4 +82,6 @@ async def serve(graphs: list[Path], port: int) -> None:
 
 
 if __name__ == "__main__":
-    uvloop.run(serve(sorted(Path(sys.argv[1]).glob("*/1/model.onnx")), int(sys.argv[2])))
+    repository = Path(sys.argv[1])
+    models = [path.parents[1].name for path in repository.glob("*/1/model.onnx")]
+    uvloop.run(serve({model: Graph(repository, model) for model in models}, int(sys.argv[2])))

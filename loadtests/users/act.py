@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 from locust import task
-from user import GrpcUser
 
 from lectern.v1 import act_pb2, act_pb2_grpc
+from loadtests.user import GrpcUser
 
 BATCH = 64
 EPISODE_STEPS = 50

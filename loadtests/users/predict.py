@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 from locust import task
-from user import DEADLINE_SECONDS, GrpcUser
 
 from lectern.v1 import model_pb2, model_pb2_grpc, predict_pb2, predict_pb2_grpc
+from loadtests.user import DEADLINE_SECONDS, GrpcUser
 
 MODEL = "covid_regressor"
 BATCH = 64

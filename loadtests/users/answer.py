@@ -5,11 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 from locust import task
-from user import GrpcUser
 
 from lectern.v1 import answer_pb2, answer_pb2_grpc
+from loadtests.user import GrpcUser
 
-TEXT = (Path(__file__).parents[1] / "docs" / "examples" / "beagle.txt").read_text()
+TEXT = (Path(__file__).parents[2] / "docs" / "examples" / "beagle.txt").read_text()
 QUESTIONS = (
     "Who commanded the ship?",
     "Where did the ship anchor?",

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from locust import task
-from pictures import Pictures
-from user import GrpcUser
 
 from lectern.v1 import detect_anomaly_pb2, detect_anomaly_pb2_grpc
+from loadtests.pictures import Pictures
+from loadtests.user import GrpcUser
 
 CLOTHES = Pictures("anomaly_detector.npz")
 BATCH = 16

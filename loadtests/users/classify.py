@@ -6,14 +6,14 @@ import wave
 from pathlib import Path
 
 from locust import task
-from pictures import Pictures
-from user import GrpcUser
 
 from lectern.v1 import classify_pb2, classify_pb2_grpc
+from loadtests.pictures import Pictures
+from loadtests.user import GrpcUser
 
 PHOTOS = Pictures("image_classifier.npz")
 BATCH = 16
-EXAMPLES = Path(__file__).parents[1] / "docs" / "examples"
+EXAMPLES = Path(__file__).parents[2] / "docs" / "examples"
 SENTENCE = EXAMPLES / "sentence.wav"
 SPEAKERS = tuple(classify_pb2.AudioClip(encoded=(EXAMPLES / f"armelle_{i}.wav").read_bytes()) for i in (1, 2))
 PIECES_PER_SECOND = 4
