@@ -14,7 +14,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 import lectern
 from training.data.anomalies import corrupt
-from training.evaluate import png
+from training.served import png
 
 ROOT = Path(__file__).parents[1]
 TARGET = ROOT / "docs" / "pictures" / "anomalies.png"
@@ -23,7 +23,7 @@ SIDE, MARGIN, LINE = 112, 8, 18
 
 def main() -> None:
     """Ask the server and paste its answers."""
-    with np.load(ROOT / "tests" / "data" / "anomaly_detector_test.npz") as data:
+    with np.load(ROOT / "training" / "data" / "slivers" / "anomaly_detector_test.npz") as data:
         clothes, digits, kanji = data["images"], data["mnist"], data["kanji"]
     damaged = corrupt(clothes[:12], np.random.default_rng(4))
     chosen = [clothes[9], clothes[2], clothes[8], damaged[2], damaged[4], damaged[5], digits[0], kanji[3]]

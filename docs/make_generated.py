@@ -14,7 +14,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 import lectern
-from training.evaluate import png
+from training.served import png
 
 ROOT = Path(__file__).parents[1]
 TARGET = ROOT / "docs" / "pictures" / "generated.png"
@@ -25,7 +25,7 @@ FROM_SEED, TO_SEED = 3, 8
 
 def main() -> None:
     """Ask the server and paste its answers, a row for each kind."""
-    with np.load(ROOT / "tests" / "data" / "style_translator.npz") as data:
+    with np.load(ROOT / "training" / "data" / "slivers" / "style_translator.npz") as data:
         styles = {name: [png(d) for d in data[f"{name}_images"][:COLUMNS]] for name in ("handwritten", "printed")}
     with lectern.Client(sys.argv[1] if len(sys.argv) > 1 else "127.0.0.1:8001") as client:
         rows = {

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
-from lectern.card import Calibration, Card, ClassScores, Limits, Metric, Table
-from lectern.versions import read_card
+from artifacts.card import Calibration, Card, ClassScores, Limits, Metric, Table
+from artifacts.versions import served_cards
 
 TARGET = Path(__file__).with_name("models.md")
 EXPORTED = TARGET.parents[1] / "exported"
@@ -22,18 +21,13 @@ MOST_CLASSES, WORST_CLASSES = 10, 8
 
 def gallery() -> str:
     """The card of every model's served version, in the order of the lectures."""
-    cards = sorted(served_cards(), key=lambda card: (int(re.sub(r"\D", "", card.lecture) or 0), card.name))
+    cards = served_cards(EXPORTED)
     lines = ["# Models", "", "What the card of each committed model says. Written by `make docs`; do not edit.", ""]
     lines += [INTERVALS, ""]
     lines += [f"- [{card.title}](#{card.name}) ({card.lecture})" for card in cards]
     for card in cards:
         lines += ["", f"## {card.name}", "", *section(card)]
     return "\n".join(lines) + "\n"
-
-
-def served_cards() -> Iterator[Card]:
-    """The card of each model's served version; directories without cards are further graphs."""
-    return (read_card(model) for model in EXPORTED.iterdir() if any(model.glob("*/card.json")))
 
 
 def section(card: Card) -> list[str]:
@@ -92,7 +86,7 @@ def limits_lines(limits: Limits) -> list[str]:
 
 
 def classes_lines(classes: Sequence[ClassScores]) -> list[str]:
-    """Each class if there are a few; of many, those that are told worst."""
+    """Each class if there are a few; of many, those with the lowest F1."""
     shown = classes if len(classes) <= MOST_CLASSES else sorted(classes, key=lambda c: c.f1)[:WORST_CLASSES]
     title = "Classes" if shown is classes else f"The {WORST_CLASSES} of {len(classes)} classes with the lowest F1"
     rows = tuple((c.label, c.n, c.precision, c.recall, c.f1) for c in shown)
