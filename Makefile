@@ -14,6 +14,8 @@ DEVICE ?= cpu
 BRIEF ?=
 TEST_PROCESSES ?= 2
 SOAK_SECONDS ?= 900
+FUZZ_CASES ?= 20000
+FUZZ_SECONDS ?= 1800
 LOADTEST_SECONDS ?= 30
 LOADTEST_USERS ?= 16
 export LOADTEST_SECONDS LOADTEST_USERS
@@ -32,12 +34,20 @@ check: lint ## Check style, types and protos, and run the tests that start nothi
 	$(BIN)/python -m pytest -m unit --numprocesses $(TEST_PROCESSES)
 
 test: $(VENV)/.dev ## Run every test, TEST_PROCESSES=2 side by side
-	$(BIN)/python -m pytest --numprocesses $(TEST_PROCESSES) --dist loadgroup
+	$(BIN)/python -m pytest --numprocesses $(TEST_PROCESSES) --dist loadfile
 
-lint: $(VENV)/.dev ## Check style, types and protos
+test-grpc: $(VENV)/.dev ## Run the tests of the server over grpc.aio, where `make native` has built the other transport
+	LECTERN_TRANSPORT=grpc $(BIN)/python -m pytest --numprocesses $(TEST_PROCESSES) --dist loadfile \
+	  tests/server tests/services/test_inference.py
+
+lint: $(VENV)/.dev ## Check style, types, protos and what is generated
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/python scripts/unasync.py --check
+	$(BIN)/python scripts/capabilities.py --check
+	$(BIN)/python scripts/monitoring.py --check
+	$(BIN)/python scripts/results.py --check
 	$(BIN)/buf lint
 	@if git rev-parse -q --verify origin/main >/dev/null; then $(BIN)/buf breaking --against '.git#ref=origin/main'; \
 	else echo 'buf breaking: no origin/main to compare with'; fi
@@ -46,13 +56,44 @@ lock: .venv-lock/bin/uv ## Renew requirements/: the newest releases that pyproje
 	$(COMPILE) pyproject.toml --extra dev --output-file requirements/dev.txt
 	$(COMPILE) pyproject.toml --extra console --constraint requirements/dev.txt --output-file requirements/console.txt
 	$(COMPILE) pyproject.toml --extra load --output-file requirements/load.txt
+	$(COMPILE) pyproject.toml --extra cpu --extra train --constraint requirements/dev.txt --output-file requirements/train.txt
 	for engine in cpu gpu; do $(COMPILE) --generate-hashes pyproject.toml --extra $$engine --extra episodes --extra tracing \
 	  --constraint requirements/dev.txt --output-file requirements/serve-$$engine.txt || exit; done
-	for server in triton mlserver; do $(COMPILE) --generate-hashes requirements/$$server.in \
+	$(COMPILE) --generate-hashes requirements/build.in --constraint requirements/dev.txt --output-file requirements/build.txt
+	for server in triton mlserver kserve litserve bentoml ray; do $(COMPILE) --generate-hashes requirements/$$server.in \
 	  --output-file requirements/$$server.txt || exit; done
+
+# Where the front is built, it serves; everything else works without a compiler.
+native: $(VENV)/.serve ## Build the native front, which `make serve` then uses: needs a C++ compiler and two libraries
+	@for program in cmake $${CXX:-g++} pkg-config; do command -v $$program >/dev/null || missing="$$missing $$program"; done; \
+	pkg-config --exists libnghttp2 openssl 2>/dev/null || missing="$$missing libraries"; \
+	$(BIN)/python -c 'import pathlib, sysconfig as s; pathlib.Path(s.get_path("include"), "Python.h").stat()' 2>/dev/null || missing="$$missing Python.h"; \
+	test -z "$$missing" || { echo "missing:$$missing: apt-get install cmake g++ libnghttp2-dev libssl-dev pkg-config python3-dev"; exit 1; }
+	$(BIN)/python -c 'import pybind11' 2>/dev/null || PIP_CONSTRAINT=$(LOCK)/dev.txt $(BIN)/pip install --quiet pybind11
+	cmake -S native -B build/native -DPython_EXECUTABLE=$(abspath $(BIN)/python) -Dpybind11_DIR=$$($(BIN)/python -m pybind11 --cmakedir) $(NATIVE_FLAGS)
+	cmake --build build/native --parallel
+
+native-sanitize: ## Run the C++ tests of the native front under AddressSanitizer, UBSan and ThreadSanitizer
+	for checks in address,undefined thread; do \
+	  cmake -S native -B build/native-$$checks -DTESTS=ON -DSANITIZE=$$checks -DCMAKE_BUILD_TYPE=RelWithDebInfo && \
+	  cmake --build build/native-$$checks --parallel && ctest --test-dir build/native-$$checks --output-on-failure || exit; done
+
+native-fuzz: ## Fuzz the native front's parsers for FUZZ_SECONDS=1800 each; needs clang
+	cmake -S native -B build/native-fuzz -DFUZZ=ON -DSANITIZE=address,undefined -DCMAKE_CXX_COMPILER=clang++
+	cmake --build build/native-fuzz --parallel
+	for fuzzer in fuzz_infer fuzz_front; do build/native-fuzz/$$fuzzer -max_total_time=$(FUZZ_SECONDS) || exit; done
 
 proto: $(VENV)/.dev ## Generate the stubs of protos/ again
 	$(BIN)/python hatch_build.py
+
+client: $(VENV)/.dev ## Write lectern/client/, the client for threads, from lectern/aio/
+	$(BIN)/python scripts/unasync.py
+
+capabilities: $(VENV)/.dev ## Write what deploy/ and loadtests/ have of each capability, from its descriptor
+	$(BIN)/python scripts/capabilities.py
+
+monitoring: $(VENV)/.dev ## Write the rules, dashboards and autoscalers of deploy/ that are derived
+	$(BIN)/python scripts/monitoring.py
 
 train-export: $(VENV)/.dev ## Train and export every model, or one: MODEL=name; FAST=1 for a trial run in seconds; PROMOTE=1 to serve even a worse one
 	$(BIN)/lectern train $(or $(MODEL),--all) --seed $(SEED) $(if $(FAST),--fast) $(if $(PROMOTE),--promote)
@@ -60,36 +101,48 @@ train-export: $(VENV)/.dev ## Train and export every model, or one: MODEL=name; 
 deploy-check: $(VENV)/.dev ## Check what an operator applies: manifests, Prometheus rules
 	$(BIN)/python deploy/check.py
 
+image-check: $(VENV)/.serve ## Build the image on a base made here, and see it serve, read-only, over both transports; as root
+	$(BIN)/python deploy/image.py
+
 loadtest: $(VENV)/.serve .venv-load/.installed ## Load every capability with locust: LOADTEST_SECONDS=30 LOADTEST_USERS=16
 	.venv-load/bin/python loadtests/run.py --lectern $(BIN)/lectern
 
-bench: $(VENV)/.dev ## Measure Lectern beside its peers, under overload, and every RPC; DEVICE=cuda; BRIEF=1: one short cell of each
-	$(BIN)/python -m benchmarks --device $(DEVICE) $(if $(BRIEF),--brief)
+bench: $(if $(filter cuda,$(DEVICE)),.venv-gpu/.installed,$(VENV)/.dev) ## Measure Lectern beside its peers, under overload, and every RPC; DEVICE=cuda: every graph on a GPU; BRIEF=1: one short cell of each
+	$(<D)/bin/python -m benchmarks --device $(DEVICE) $(if $(BRIEF),--brief)
 
-soak: $(VENV)/.dev ## Mixed load, bad input, cancellations and reloads for SOAK_SECONDS=900: does anything leak?
+soak: $(VENV)/.dev ## Mixed load on a repository that is copied into, linked over and damaged, for SOAK_SECONDS=900: does anything leak or fail?
 	SOAK_SECONDS=$(SOAK_SECONDS) $(BIN)/python -m pytest -s tests/server/test_soak.py
+
+fuzz: $(VENV)/.dev ## Falsified files, messages and requests, FUZZ_CASES=20000 of the commonest: is each answered or refused as the caller's?
+	FUZZ_CASES=$(FUZZ_CASES) $(BIN)/python -m pytest tests/server/test_fuzzing*.py
 
 chaos: $(VENV)/.dev ## Kill, corrupt and starve what serves, and see it recover by itself
 	$(BIN)/python -m pytest -v -m chaos
 
+alerts: $(VENV)/.dev ## Load real servers until Prometheus scales them and every alert arrives at a webhook
+	$(BIN)/python -m pytest -v -m live
+
 docs: $(VENV)/.dev ## Write the generated parts of docs/
 	$(BIN)/python docs/make_settings.py
 	$(BIN)/python docs/make_models.py
+	$(BIN)/python scripts/results.py
+	$(BIN)/python docs/make_architecture.py
 
 console: $(VENV)/.console ## Open a Python shell with a connected client
 	$(BIN)/lectern console
 
 clean: ## Remove environments and build outputs
-	rm -rf .venv .venv-newest .venv-load .venv-lock build dist lectern/v1
+	rm -rf .venv .venv-newest .venv-load .venv-gpu .venv-lock build dist lectern/v1 inference
 
 # Each marker stands for an installed environment; pyproject.toml, the lock and the contract make it stale.
 $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)
 
-SOURCES := pyproject.toml hatch_build.py $(wildcard protos/lectern/v1/*.proto) $(wildcard requirements/*.txt)
+SOURCES := pyproject.toml hatch_build.py $(wildcard protos/lectern/v1/*.proto protos/inference/*.proto) $(wildcard requirements/*.txt)
 
 # Extras of serve-cpu.txt and serve-gpu.txt.
 SERVED := $(ENGINE),episodes,tracing
+SERVED_ON_GPU := gpu,episodes,tracing
 
 # $(call install,ENVIRONMENT,LIST,EXTRAS): what the list names, then the project itself, built with the list's versions too.
 ifdef LOCK
@@ -113,6 +166,12 @@ $(VENV)/.dev: $(SOURCES) | $(VENV)/bin/python
 	$(call install,.venv-load,load,load)
 	touch $@
 
+# So has ONNX Runtime for a GPU: it and the one for the CPU, which development takes, are the same module.
+.venv-gpu/.installed: $(SOURCES)
+	test -x .venv-gpu/bin/python || $(PYTHON) -m venv .venv-gpu
+	$(call install,.venv-gpu,serve-gpu,$(SERVED_ON_GPU))
+	touch $@
+
 $(VENV)/.console: $(VENV)/.serve
 	$(call install,$(VENV),console,console)
 	touch $@
@@ -126,4 +185,4 @@ COMPILE := .venv-lock/bin/uv pip compile --quiet $(UPGRADE) --universal --python
 	$(PYTHON) -m venv .venv-lock
 	.venv-lock/bin/pip install --quiet uv
 
-.PHONY: help setup serve test check lint lock proto train-export deploy-check loadtest bench soak chaos docs console clean
+.PHONY: help setup serve test test-grpc check lint lock native native-sanitize native-fuzz proto client capabilities monitoring train-export deploy-check image-check loadtest bench soak fuzz chaos alerts docs console clean

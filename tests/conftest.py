@@ -27,8 +27,10 @@ from tests.waiting import WAIT
 
 ROOT = Path(__file__).parents[1]
 EXPORTED = ROOT / "exported"
+SLIVERS = ROOT / "training" / "data" / "slivers"
 # torch here and in what tests train: tests run side by side, and threads that spin while they wait are slow then.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ["LECTERN_CACHE_DIR"] = "off"  # a test leaves nothing in its user's home
 os.environ["LECTERN_TIMEOUT"] = str(WAIT)  # of the command line
 os.environ.pop("PYTHONUNBUFFERED", None)  # which a shell does not set, and under which no output is left to the end
 # Tests send SIGINT to what they start, which must not ignore it where pytest itself was told to.
@@ -43,13 +45,6 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> Iterat
     for line in summary(str(report.longrepr[2]) for report in skipped):
         terminalreporter.write_line(line, yellow=True)
     return result
-
-
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Tests of one file run in one process, but for those that name their group themselves (`make test`)."""
-    for item in items:
-        if not item.get_closest_marker("xdist_group"):
-            item.add_marker(pytest.mark.xdist_group(item.path.name))
 
 
 @dataclass
@@ -190,7 +185,7 @@ def speech(trained: Callable[[str], Path], tmp_path_factory: pytest.TempPathFact
 @pytest.fixture(scope="session")
 def photos() -> np.ndarray:
     """Real CIFAR-10 photos, uint8 [N, 32, 32, 3]."""
-    with np.load(ROOT / "tests" / "data" / "image_classifier.npz") as file:
+    with np.load(SLIVERS / "image_classifier.npz") as file:
         return file["images"]
 
 

@@ -9,7 +9,7 @@ import numpy as np
 import onnx
 from onnx import numpy_helper, parser
 
-from lectern.card import Baseline, Card, DataSource, Metric, Parity, TabularPreprocessing, Training
+from artifacts.card import Baseline, Card, DataSource, Metric, Parity, TabularPreprocessing, Training
 
 # `features` float [N, 1], whole numbers -> the same, after as many 512 x 512 matrix products as the largest says,
 # some milliseconds each. Values outside -100,000..99,999 fail the run: the table has no such row.
@@ -29,8 +29,8 @@ burn (float[N, 1] features) => (float[N, 1] prediction) {
     zero = Constant <value = float {0.0}> ()
     sum = ReduceSum <keepdims = 0> (burnt)
     nothing = Mul (sum, zero)
-    found = Gather (table, rounds)
-    prediction = Add (found, nothing)
+    gathered = Gather (table, rounds)
+    prediction = Add (gathered, nothing)
 }
 """
 

@@ -9,10 +9,19 @@ import re
 import shutil
 from collections import Counter
 from collections.abc import Iterable
+from importlib.util import find_spec
+from typing import NoReturn
 
 import pytest
 
-PACKAGES = {"openssl": "openssl", "promtool": "prometheus"}  # of Debian
+PACKAGES = {  # of Debian
+    "amtool": "prometheus-alertmanager",
+    "chromium": "chromium",
+    "openssl": "openssl",
+    "prometheus": "prometheus",
+    "prometheus-alertmanager": "prometheus-alertmanager",
+    "promtool": "prometheus",
+}
 REASON = re.compile(r"(?:Skipped: )?needs (?P<program>\S+): (?P<remedy>.*)")
 
 
@@ -22,7 +31,13 @@ def needs(program: str) -> None:
         missing(program, f"apt-get install {PACKAGES[program]}")
 
 
-def missing(program: str, remedy: str) -> None:
+def needs_native() -> None:
+    """Skip this test unless the native front is built."""
+    if find_spec("services._native") is None:
+        missing("native", "make native")
+
+
+def missing(program: str, remedy: str) -> NoReturn:
     """Skip this test: it needs something that is not here."""
     reason = f"needs {program}: {remedy}"
     if os.environ.get("LECTERN_TEST_ALL"):
@@ -32,6 +47,6 @@ def missing(program: str, remedy: str) -> None:
 
 def summary(reasons: Iterable[str]) -> list[str]:
     """A line for each missing program, from the reasons of all skipped tests."""
-    found = [match.groupdict() for reason in reasons if (match := REASON.match(reason))]
-    counts = Counter((f["program"], f["remedy"]) for f in found)
+    skips = [match.groupdict() for reason in reasons if (match := REASON.match(reason))]
+    counts = Counter((f["program"], f["remedy"]) for f in skips)
     return [f"{count} skipped for want of {program}: {remedy}" for (program, remedy), count in counts.items()]

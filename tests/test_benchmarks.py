@@ -3,20 +3,26 @@
 from __future__ import annotations
 
 import concurrent.futures
+import json
+import math
 import sys
+import threading
 from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from types import ModuleType
 
 import grpc
 import numpy as np
 import pytest
+from prometheus_client.samples import Sample
 from tritonclient.grpc import service_pb2 as oip
 from tritonclient.grpc.service_pb2_grpc import GRPCInferenceServiceServicer, add_GRPCInferenceServiceServicer_to_server
 
 from benchmarks import __main__ as command
-from benchmarks.load import _run, check, infer_request
+from benchmarks.load import _run, check, check_http, http_call, infer_request
 from benchmarks.options import ROOT, Options
+from benchmarks.rpcs import Lag, Work
 from training.cpu import cpu_features, cpu_name
 
 REQUEST = infer_request("double", {"x": np.array([[1.0, -2.0]], np.float32)})
@@ -65,11 +71,62 @@ def test_a_wrong_answer_fails_the_check(target: str, expected: dict[str, np.ndar
         check(target, REQUEST, expected)
 
 
+class DoubleOverHttp(BaseHTTPRequestHandler):
+    """Answers with twice the input, in the form that it came."""
+
+    def do_POST(self) -> None:
+        body, form = self.rfile.read(int(self.headers["content-length"])), self.headers["content-type"]
+        if form == "application/json":
+            content = json.dumps((2 * np.array(json.loads(body))).tolist()).encode()
+        else:
+            content = (2 * np.frombuffer(body, np.float32)).tobytes()
+        self.send_response(200)
+        self.send_header("content-type", form)
+        self.send_header("content-length", str(len(content)))
+        self.end_headers()
+        self.wfile.write(content)
+
+    def log_message(self, *_: object) -> None: ...
+
+
+@pytest.mark.parametrize(
+    ("body", "sent", "size"), [("bytes", b"\0\0\x80?\xcd\xcc\xcc=", 8), ("json", b"[[1.0,0.1]]", None)]
+)
+def test_an_answer_over_http_is_checked(body: str, sent: bytes, size: int | None) -> None:
+    server = HTTPServer(("127.0.0.1", 0), DoubleOverHttp)
+    threading.Thread(target=server.serve_forever).start()
+    try:
+        call = http_call("double", np.array([[1.0, 0.1]], np.float32), body)
+        assert (call.path, call.body) == ("/double", sent)
+        target = f"127.0.0.1:{server.server_port}"
+        assert check_http(target, call, np.array([[2.0, 0.2]], np.float32)).size == size
+        with pytest.raises(RuntimeError, match=r"/double at .* is wrong by 1 in its answer, up to 3"):
+            check_http(target, call, np.array([[3.0, 0.2]], np.float32))
+    finally:
+        server.shutdown()
+        server.server_close()
+
+
 def test_answers_of_another_size_fail_a_measurement() -> None:
     """h2load takes a gRPC error for a success: it has trailers, and no message."""
     assert _run(["echo", H2LOAD.format(size=250)], 10, 25) == 10
     with pytest.raises(RuntimeError, match="10 answers of 225 bytes, not of 25 each"):
         _run(["echo", H2LOAD.format(size=225)], 10, 25)
+
+
+def test_lag_is_told_by_the_bounds_that_timers_kept() -> None:
+    before = Lag({0.001: 5, 0.02: 6, math.inf: 6})
+    lag = Lag({0.001: 103, 0.02: 106, math.inf: 106}).since(before)
+    assert (lag.at_most(0.98), lag.at_most(0.99), lag.at_most(1)) == (0.001, 0.02, 0.02)
+
+
+def test_work_is_told_of_each_request_by_what_the_server_counted() -> None:
+    before = {"grpc_server_handled_total": 10, "lectern_inference_seconds_sum": 1, "lectern_batch_size_sum": 7}
+    more = {"grpc_server_handled_total": 4, "lectern_inference_seconds_sum": 0.02, "lectern_codec_seconds_sum": 0.008}
+    more |= {"lectern_batch_size_count": 2, "lectern_batch_size_sum": 6}
+    after = {name: before.get(name, 0) + value for name, value in more.items()}
+    work = Work.between(*([Sample(name, {}, value) for name, value in counts.items()] for counts in (before, after)))
+    assert (work.graphs, work.codec, work.runs, work.rows) == pytest.approx((5, 2, 0.5, 1.5))
 
 
 def test_one_that_fails_fails_all_and_stops_none(

@@ -53,9 +53,11 @@ def sources() -> list[str]:
 @pytest.mark.unit
 def test_no_text_installs_the_other_project() -> None:
     texts = [
-        name for name in sources() if Path(name).suffix in TEXTS and not name.startswith(("exported/", "tests/data/"))
+        name
+        for name in sources()
+        if Path(name).suffix in TEXTS and not name.startswith(("exported/", "training/data/slivers/"))
     ]
-    assert {"README.md", "Makefile", "deploy/Dockerfile", "pyproject.toml", "lectern/cli/serve.py"} <= set(texts)
+    assert {"README.md", "Makefile", "deploy/Dockerfile", "pyproject.toml", "lectern/cli/app.py"} <= set(texts)
     lines = ((name, line) for name in texts for line in (ROOT / name).read_text().splitlines())
     assert [(name, line) for name, line in lines if FOREIGN.search(line)] == []
 
@@ -65,7 +67,7 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The wheel of a copy of this checkout, for the build writes stubs into its tree."""
     checkout = tmp_path_factory.mktemp("checkout")
     for name in sources():
-        if not name.startswith(("exported/", "tests/data/", "docs/")):
+        if not name.startswith(("exported/", "training/data/slivers/", "docs/")):
             (checkout / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy(ROOT / name, checkout / name)
     command = [sys.executable, "-m", "hatchling", "build", "--target", "wheel"]
@@ -104,9 +106,9 @@ def run(python: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
 def test_the_wheel_holds_the_client_alone(wheel: Path) -> None:
     assert wheel.name.startswith("lectern_serving-")
     names = zipfile.ZipFile(wheel).namelist()
-    info = f"{wheel.name.split('-py3')[0]}.dist-info"
-    assert {name.split("/")[0] for name in names} == {"lectern", info}
-    assert {"lectern/py.typed", "lectern/v1/classify_pb2.pyi", f"{info}/entry_points.txt"} <= set(names)
+    metadata = f"{wheel.name.split('-py3')[0]}.dist-info"
+    assert {name.split("/")[0] for name in names} == {"lectern", metadata}
+    assert {"lectern/py.typed", "lectern/v1/classify_pb2.pyi", f"{metadata}/entry_points.txt"} <= set(names)
 
 
 def test_the_version_is_read_under_our_name(installed: Path) -> None:
@@ -132,26 +134,27 @@ def test_the_client_alone_answers(installed: Path, server: Server) -> None:
 
 
 @pytest.mark.parametrize(
-    ("command", "package"),
+    ("command", "package", "in_image"),
     [
-        (("serve",), "services"),
-        (("triton",), "services"),
-        (("token", "list", "--file", "tokens.json"), "services"),
-        (("train", "image_classifier"), "training"),
-        (("evaluate", "image_classifier"), "training"),
-        (("make-explainable", "image_classifier"), "training"),
-        (("calibrate-detector", "image_classifier"), "training"),
+        (("serve",), "services", True),
+        (("triton",), "services", True),
+        (("token", "list", "--file", "tokens.json"), "services", True),
+        (("promote", "image_classifier"), "artifacts", True),
+        (("train", "image_classifier"), "training", False),
+        (("evaluate", "image_classifier"), "artifacts", False),
+        (("make-explainable", "image_classifier"), "training", False),
+        (("calibrate-detector", "image_classifier"), "training", False),
     ],
     ids=lambda value: value[0] if isinstance(value, tuple) else "",
 )
-def test_commands_of_a_checkout_say_so(installed: Path, command: tuple[str, ...], package: str) -> None:
+def test_commands_of_a_checkout_say_so(installed: Path, command: tuple[str, ...], package: str, in_image: bool) -> None:
     # --repository must exist before a command looks for anything else.
     (installed.parent / "exported").mkdir(exist_ok=True)
     result = run(installed, "-m", "lectern", *command)
     assert result.returncode == 1
     assert "needs a checkout of Lectern" in result.stderr
     assert f"the package `{package}` is not installed here" in result.stderr
-    assert ("its image" in result.stderr) is (package == "services")
+    assert ("its image" in result.stderr) is in_image
 
 
 def test_mypy_sees_types_of_answers(installed: Path, tmp_path: Path) -> None:

@@ -20,8 +20,9 @@ LISTS = {
     "serve-gpu": ["gpu", "episodes", "tracing"],
     "console": ["console"],
     "load": ["load"],
+    "train": ["cpu", "train"],
 }
-HASHED = ("serve-cpu", "serve-gpu", "triton", "mlserver")
+HASHED = ("build", "serve-cpu", "serve-gpu", "triton", "mlserver", "kserve", "litserve", "bentoml", "ray")
 
 
 def pins(name: str) -> dict[str, str]:
@@ -49,7 +50,7 @@ def test_a_list_holds_what_the_project_asks_for(name: str, extras: list[str]) ->
         assert requirement.specifier.contains(version, prereleases=True), f"{requirement}: run `make lock UPGRADE=`"
 
 
-@pytest.mark.parametrize("name", ["serve-cpu", "serve-gpu", "console"])
+@pytest.mark.parametrize("name", ["serve-cpu", "serve-gpu", "console", "train"])
 def test_what_serves_is_what_is_tested(name: str) -> None:
     tested = pins("dev")
     assert {p: v for p, v in pins(name).items() if p in tested} == {p: tested[p] for p in pins(name) if p in tested}

@@ -139,7 +139,7 @@ def test_damage_in_the_repository_fails_no_call(
         # What repairs it: a good version, and the config as it was.
         (repository / MODEL / "config.pbtxt").write_text(config)
         add_version(repository, 3)
-        wait_until(lambda: [v for v, found in versions(server).items() if not found.reason] == [3])
+        wait_until(lambda: [v for v, entry in versions(server).items() if not entry.reason] == [3])
         goes_on(ended, 10)
     assert set(ended) == {"OK"}
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import threading
+from collections.abc import Callable
 from pathlib import Path
 
 import grpc
@@ -11,6 +13,8 @@ import pytest
 
 import lectern
 import lectern.aio
+from lectern.v1 import model_pb2
+from lectern.v1.model_pb2_grpc import ModelServiceStub
 from tests.conftest import Server, serving
 from tests.waiting import WAIT
 
@@ -32,8 +36,8 @@ def replace(first: Server, answered: list[int]) -> None:
 
 
 @pytest.mark.chaos
-@pytest.mark.parametrize("kind", ["sync", "aio"])
-def test_a_release_fails_no_call_of_our_clients(tmp_path: Path, kind: str) -> None:
+@pytest.mark.parametrize("kind", ["sync", "aio", "pick_first", "round_robin"])
+def test_a_release_fails_no_call(tmp_path: Path, kind: str) -> None:
     for name in ("first", "second"):
         (tmp_path / name).mkdir()
     pause = {"LECTERN_DRAIN_PAUSE_SECONDS": "1"}
@@ -54,6 +58,17 @@ def test_a_release_fails_no_call_of_our_clients(tmp_path: Path, kind: str) -> No
                     except grpc.RpcError as error:
                         failures.append(error)
 
+        def call_on_plainly() -> None:
+            """As gRPC does without health checks or retries."""
+            balancing = ("grpc.service_config", json.dumps({"loadBalancingConfig": [{kind: {}}]}))
+            with grpc.insecure_channel(target, options=[balancing]) as channel:
+                stub = ModelServiceStub(channel)
+                while not stop.is_set():
+                    try:
+                        answered.append(len(stub.ListModels(model_pb2.ListModelsRequest(), timeout=WAIT).models))
+                    except grpc.RpcError as error:
+                        failures.append(error)
+
         async def call_on_asyncio() -> None:
             async with lectern.aio.Client(target) as client:
                 while not stop.is_set():
@@ -65,8 +80,11 @@ def test_a_release_fails_no_call_of_our_clients(tmp_path: Path, kind: str) -> No
         async def many() -> None:
             await asyncio.gather(*(call_on_asyncio() for _ in range(CALLERS)))
 
-        targets = [call_on] * CALLERS if kind == "sync" else [lambda: asyncio.run(many())]
-        threads = [threading.Thread(target=run) for run in targets]
+        callers: dict[str, list[Callable[[], None]]] = {
+            "sync": [call_on] * CALLERS,
+            "aio": [lambda: asyncio.run(many())],
+        }
+        threads = [threading.Thread(target=run) for run in callers.get(kind, [call_on_plainly] * CALLERS)]
         for thread in threads:
             thread.start()
         try:

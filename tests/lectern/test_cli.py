@@ -58,7 +58,7 @@ def as_csv(*rows: object) -> bytes:
 
 
 def refused(done: subprocess.CompletedProcess[bytes], code: int, *words: str) -> None:
-    """It ended with `code`, said `words` on stderr, and neither printed a result nor a traceback."""
+    """Assert that it ended with `code` and `words` on stderr, without a result or a traceback."""
     errors = done.stderr.decode()
     assert (done.returncode, done.stdout) == (code, b""), errors
     assert "Traceback" not in errors

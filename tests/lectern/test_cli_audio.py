@@ -22,7 +22,7 @@ def run(speech: Server) -> Run:
     return lambda *arguments, stdin=b"": invoke(*arguments, stdin=stdin, target=speech.target)
 
 
-def test_a_recording_is_told_by_its_content_and_shown_as_segments(run: Run, tmp_path: Path) -> None:
+def test_a_recording_is_recognised_by_its_content_and_shown_as_segments(run: Run, tmp_path: Path) -> None:
     unnamed = tmp_path / "talk"
     unnamed.write_bytes(record(read(SENTENCE), "FLAC"))
     result = run("classify", unnamed)
@@ -71,9 +71,9 @@ def test_listen_prints_the_segments_of_a_stream(run: Run) -> None:
     raw = read(SENTENCE).astype("<i2").tobytes()
     whole = json.loads(run("classify", "--json", SENTENCE).stdout)["results"][0]["segments"]
     lines = run("listen", "--json", stdin=raw + b"\0").stdout.splitlines()
-    heard = [json.loads(line) for line in lines]
-    assert [s["label"] for s in heard] == [s["label"] for s in whole]
-    assert heard[-1]["end_seconds"] == pytest.approx(whole[-1]["end_seconds"])
+    segments = [json.loads(line) for line in lines]
+    assert [s["label"] for s in segments] == [s["label"] for s in whole]
+    assert segments[-1]["end_seconds"] == pytest.approx(whole[-1]["end_seconds"])
     table = run("listen", stdin=raw)
     assert table.returncode == 0, table.stderr
     assert len(table.stdout.splitlines()) == len(whole)

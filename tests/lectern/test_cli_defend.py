@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 import lectern
-from lectern.requests import attack_method, defence, evaluated_attack
+from lectern.methods import attack_method, defence, evaluated_attack
 from tests.conftest import ROOT, Server, serving
 from tests.lectern.test_cli import Run, invoke, refused, run
 from tests.waiting import WAIT

@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 import lectern
-from tests.conftest import ROOT, encode
+from tests.conftest import SLIVERS, encode
 from tests.lectern.test_cli import Run, invoke, refused, run
 from tests.waiting import WAIT
 
@@ -22,7 +22,7 @@ __all__ = ["run"]
 def files(tmp_path: Path) -> list[Path]:
     """A real piece of clothing, and a digit."""
     paths = [tmp_path / "shoe.png", tmp_path / "digit.png"]
-    with np.load(ROOT / "tests" / "data" / "anomaly_detector_test.npz") as pictures:
+    with np.load(SLIVERS / "anomaly_detector_test.npz") as pictures:
         paths[0].write_bytes(encode(pictures["images"][9]))
         paths[1].write_bytes(encode(pictures["mnist"][0]))
     return paths
@@ -36,10 +36,12 @@ def test_a_table_says_which_is_an_anomaly(run: Run, files: list[Path]) -> None:
     assert digit[:2] == [str(files[1]), "yes"]
 
 
-def test_json_has_a_result_for_each_file(run: Run, files: list[Path]) -> None:
-    answer = json.loads(run("detect-anomaly", *files, "--false-positive-rate", 0.01, "--json").stdout)
+def test_json_has_a_result_for_each_file_without_its_picture(run: Run, files: list[Path], tmp_path: Path) -> None:
+    options = ("--false-positive-rate", 0.01, "--heat-map", tmp_path / "maps", "--json")
+    answer = json.loads(run("detect-anomaly", *files, *options).stdout)
     assert (answer["model"], [r["file"] for r in answer["results"]]) == ("anomaly_detector", [str(f) for f in files])
     shoe, digit = answer["results"]
+    assert set(shoe) == {"file", "score", "probability", "threshold", "anomalous"}
     assert not shoe["anomalous"]
     assert shoe["probability"] < digit["probability"]
     assert shoe["threshold"] == digit["threshold"]
@@ -63,12 +65,12 @@ def test_what_is_wrong_is_named(run: Run, files: list[Path], tmp_path: Path) -> 
 async def test_both_clients_answer_alike(server: Any, files: list[Path]) -> None:
     options = {"false_positive_rate": 0.1, "include_heat_map": True}
     with lectern.Client(server.target, timeout=WAIT) as client:
-        found = client.detect_anomaly(files, **options)
+        detected = client.detect_anomaly(files, **options)
         streamed = list(client.stream_detect_anomaly([files, files[0]], **options))
     async with lectern.aio.Client(server.target, timeout=WAIT) as client:
-        assert (await client.detect_anomaly(files, **options)).results == found.results
+        assert (await client.detect_anomaly(files, **options)).results == detected.results
         also_streamed = [answer async for answer in client.stream_detect_anomaly([files, files[0]], **options)]
     assert [len(answer.results) for answer in streamed] == [2, 1]
     for answers in (streamed, also_streamed):
-        assert [r.heat_map for r in answers[0].results] == [r.heat_map for r in found.results]
+        assert [r.heat_map for r in answers[0].results] == [r.heat_map for r in detected.results]
         assert not any(r.reconstruction for answer in answers for r in answer.results)

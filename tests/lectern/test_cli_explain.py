@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 import lectern
-from lectern.requests import explanation_method
+from lectern.methods import explanation_method
 from tests.conftest import ROOT
 from tests.lectern.test_cli import Run, invoke, refused, run
 from tests.waiting import WAIT
@@ -55,6 +55,8 @@ def test_a_comparison_is_a_table(run: Run, tmp_path: Path) -> None:
 def test_what_a_model_has_learned(run: Run, tmp_path: Path) -> None:
     done = run("explain-model")
     assert "blocks.2" in done.stdout.decode()
+    probes = json.loads(run("explain-model", "--json").stdout)["probes"]
+    assert {"layer", "property", "accuracy", "chance"} <= set(probes[0])
     out = tmp_path / "filters.png"
     options = ("--layer", "whiten", "--unit", 1, "--steps", 3)
     assert run("explain-model", "image_classifier", *options, "--out", out).returncode == 0
@@ -69,8 +71,8 @@ def test_what_is_wrong_is_named(run: Run, tmp_path: Path) -> None:
     refused(run("explain", SURVEY, "--row", 1000), 2, "not 1000")
     refused(invoke("explain"), 2, "--text")
     refused(invoke("explain", CAT, "--text", "a cat"), 2, "--text")
-    refused(run("explain", CAT, "--question", "Who?"), 2, "a question is asked of a text")
-    refused(run("explain", CAT, "--to", 1), 2, "a span is of audio")
+    refused(run("explain", CAT, "--question", "Who?"), 2, "a question needs a text")
+    refused(run("explain", CAT, "--to", 1), 2, "a span needs audio")
     refused(run("explain", "--text", "Fine.", "--method", "saliency"), 1, "method", "occlusion")
     refused(run("explain-model", "image_classifier", "--generator", "face_generator"), 2, "--class")
     refused(invoke("compare-explanations", CAT, CAT, "--out", "sheet.png"), 2, "name one file")

@@ -1,4 +1,4 @@
-"""Whatever goes wrong, the command line ends in words, with a code, and without a traceback."""
+"""Whatever goes wrong, the command line ends with an error message and a code, and without a traceback."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 import lectern.aio
-from lectern import requests
+from lectern import inputs
 from lectern.channel import MAX_CONTENT_BYTES, check_target
 from lectern.errors import REQUEST_ID, LecternError
 from tests.conftest import ROOT, Server
@@ -47,8 +47,8 @@ WRITING = [
 ]
 
 
-@pytest.mark.parametrize("arguments", WRITING, ids=lambda given: " ".join(map(str, given[:1] + given[2:])))
-def test_a_full_disk_is_said(server: Server, arguments: tuple[object, ...]) -> None:
+@pytest.mark.parametrize("arguments", WRITING, ids=lambda arguments: " ".join(map(str, arguments[:1] + arguments[2:])))
+def test_a_full_disk_is_an_error(server: Server, arguments: tuple[object, ...]) -> None:
     refused(run(*arguments, target=server.target, stdout="/dev/full"), 1, "cannot write the answer: No space left")
 
 
@@ -67,7 +67,7 @@ def test_closed_streams_are_no_fault(server: Server) -> None:
     refused(done, 2, "standard input is closed")
 
 
-def test_an_output_that_lacks_the_characters_is_said(server: Server) -> None:
+def test_an_output_without_the_characters_is_an_error(server: Server) -> None:
     refused(run("translate", "Hi.", target=server.target, PYTHONIOENCODING="latin-1"), 1, "latin-1", "PYTHONIOENCODING")
     done = run("translate", "Hi.", "--json", target=server.target, PYTHONIOENCODING="latin-1")
     plain = run("translate", "Hi.", "--json", target=server.target)
@@ -105,11 +105,11 @@ def test_a_place_that_cannot_be_written_is_named(server: Server, out: str) -> No
 
 @pytest.mark.parametrize("size", [MAX_CONTENT_BYTES + 1, 3 * 2**30])
 def test_a_file_too_large_for_a_request_is_not_read(tmp_path: Path, size: int) -> None:
-    with (path := tmp_path / "heard.wav").open("wb") as file:
+    with (path := tmp_path / "long.wav").open("wb") as file:
         file.truncate(size)
     refused(run("classify", path), 2, f"{path}: has {size:,} bytes; the most is 32,505,856")
     with pytest.raises(ValueError, match="too many; the files of one request may have"):
-        requests.classify_image([CAT, path], "", 0, 0)
+        inputs.read_files([CAT, path])
 
 
 def test_more_than_a_request_holds_is_not_read_from_a_pipe() -> None:
@@ -240,7 +240,7 @@ def test_a_directory_of_prometheus_does_not_stop_the_server(tmp_path: Path) -> N
     refused(done, 1, "PROMETHEUS_MULTIPROC_DIR is '/nowhere/metrics' and is not used")
 
 
-def test_a_fault_of_ours_is_words_unless_asked_for(tmp_path: Path) -> None:
+def test_a_bug_of_ours_has_a_traceback_on_request(tmp_path: Path) -> None:
     program = (
         "import sys; from lectern.cli import failures\ndef broken(): raise KeyError('secret')\nfailures.run(broken)"
     )
@@ -251,7 +251,7 @@ def test_a_fault_of_ours_is_words_unless_asked_for(tmp_path: Path) -> None:
         assert (b"Traceback" in done.stderr) == traceback
 
 
-def test_a_request_id_is_said_once() -> None:
+def test_a_message_has_the_request_id_once() -> None:
     import grpc
 
     trailing = ((REQUEST_ID, "id-7"),)

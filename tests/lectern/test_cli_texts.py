@@ -46,7 +46,7 @@ def test_the_context_comes_from_a_pipe_too(run: Run) -> None:
     assert piped.stdout == named.stdout
 
 
-def test_no_answer_is_said(run: Run) -> None:
+def test_no_answer_is_an_answer(run: Run) -> None:
     done = run("answer", "--context", STORY, "--threshold", 1e-9, QUESTION)
     assert "no answer" in done.stdout.decode()
 
@@ -54,12 +54,12 @@ def test_no_answer_is_said(run: Run) -> None:
 def test_texts_are_classified_from_arguments_files_and_pipes(run: Run, tmp_path: Path) -> None:
     text = "What a lovely film!"
     (file := tmp_path / "review.txt").write_text(text)
-    given = json.loads(run("classify", "--text", text, "--text", "Dull.", "--json").stdout)
-    assert [result["text"] for result in given["results"]] == [text, "Dull."]
+    from_arguments = json.loads(run("classify", "--text", text, "--text", "Dull.", "--json").stdout)
+    assert [result["text"] for result in from_arguments["results"]] == [text, "Dull."]
     for arguments, stdin in (([file], b""), (["-"], text.encode()), (["-"], b"\xef\xbb\xbf" + text.encode())):
-        found = json.loads(run("classify", *arguments, "--json", stdin=stdin).stdout)
-        assert found["model"] == "sentiment_classifier"
-        for one, other in zip(found["results"][0]["classes"], given["results"][0]["classes"], strict=True):
+        from_file = json.loads(run("classify", *arguments, "--json", stdin=stdin).stdout)
+        assert from_file["model"] == "sentiment_classifier"
+        for one, other in zip(from_file["results"][0]["classes"], from_arguments["results"][0]["classes"], strict=True):
             assert one == other | {"probability": pytest.approx(other["probability"], abs=1e-4)}
     assert text in run("classify", "--text", text).stdout.decode()
 

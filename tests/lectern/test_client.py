@@ -20,7 +20,7 @@ from google.protobuf.duration_pb2 import Duration
 from google.rpc import error_details_pb2, status_pb2
 
 import lectern
-from lectern import requests
+from lectern import inputs
 from lectern.v1 import classify_pb2, classify_pb2_grpc
 from tests.waiting import WAIT
 
@@ -52,7 +52,7 @@ class Faulty(classify_pb2_grpc.ClassifyServiceServicer):
         self.calls: list[dict[str, Any]] = []
 
     def ClassifyImage(self, request: Any, context: grpc.ServicerContext) -> Any:  # noqa: N802
-        self.calls.append(dict(context.invocation_metadata()))
+        self.calls.append(dict(context.invocation_metadata()) | {"peer": context.peer()})
         if len(self.calls) <= self.failures:
             status = status_pb2.Status(code=self.code.value[0], message="on purpose")
             for detail in self.rpc_details:
@@ -148,32 +148,32 @@ async def test_asyncio_client_acts_and_plays(server: Any) -> None:
 
 @pytest.mark.unit
 def test_rows_must_be_a_table() -> None:
-    assert not requests.predict([], "", 0).rows
+    assert inputs.feature_rows([]) == []
+    assert inputs.feature_rows([1, 2]) == [{"features": [1, 2]}]
     with pytest.raises(ValueError, match="3 dimensions"):
-        requests.predict(np.zeros((1, 1, 1)), "", 0)
+        inputs.feature_rows(np.zeros((1, 1, 1)))
     with pytest.raises(ValueError, match="inhomogeneous"):
-        requests.predict([[1.0], [1.0, 2.0]], "", 0)
+        inputs.feature_rows([[1.0], [1.0, 2.0]])
 
 
 @pytest.mark.unit
 def test_clips_are_files_or_samples_with_a_rate() -> None:
-    request = requests.classify_audio([b"RIFF", (np.array([1, -2], np.int16), 16000)])
-    assert request.clips[0].encoded == b"RIFF"
-    assert request.clips[1].pcm16.samples == b"\x01\x00\xfe\xff"
-    assert request.clips[1].pcm16.sample_rate == 16000
+    file, samples = inputs.read_clips([b"RIFF", (np.array([1, -2], np.int16), 16000)])
+    assert file.encoded == b"RIFF"
+    assert samples.pcm16.samples == b"\x01\x00\xfe\xff"
+    assert samples.pcm16.sample_rate == 16000
     with pytest.raises(ValueError, match="int16"):
-        requests.classify_audio((np.zeros(4), 16000))
+        inputs.read_clips((np.zeros(4), 16000))
 
 
 @pytest.mark.unit
 def test_support_is_examples_by_label() -> None:
-    request = requests.classify_few_shot({"cat": [b"1", b"2"], "dog": b"3"}, b"4", "", 0, 0, "maml", 3)
-    assert [(example.label, example.image) for example in request.support] == [
+    examples = inputs.read_labelled({"cat": [b"1", b"2"], "dog": b"3"})
+    assert [(example["label"], example["image"]) for example in examples] == [
         ("cat", b"1"),
         ("cat", b"2"),
         ("dog", b"3"),
     ]
-    assert list(request.queries) == [b"4"]
 
 
 def test_models_and_health(client: lectern.Client) -> None:
@@ -327,6 +327,16 @@ def test_a_token_travels_as_bearer() -> None:
     with running(servicer) as target, lectern.Client(target, token="t0ken", timeout=WAIT) as client:  # noqa: S106
         client.classify_image(b"")
     assert servicer.calls[0]["authorization"] == "Bearer t0ken"
+
+
+@pytest.mark.unit
+def test_each_client_has_a_connection_of_its_own() -> None:
+    servicer = Faulty(0, grpc.StatusCode.OK)
+    with running(servicer) as target, lectern.Client(target, timeout=WAIT) as one, lectern.Client(target) as other:
+        for client in (one, other, one):
+            client.classify_image(b"")
+    peers = [call["peer"] for call in servicer.calls]
+    assert peers[0] == peers[2] != peers[1]
 
 
 @pytest.mark.unit

@@ -19,7 +19,7 @@ from PIL import Image
 
 import lectern
 import lectern.aio
-from tests.conftest import ROOT, encode
+from tests.conftest import ROOT, SLIVERS, encode
 from tests.lectern.test_cli import invoke, refused
 from tests.waiting import WAIT
 
@@ -33,7 +33,7 @@ def client(server: Any) -> Iterator[lectern.Client]:
 @pytest.fixture(scope="module")
 def digit(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A handwritten digit as a file."""
-    with np.load(ROOT / "tests" / "data" / "style_translator.npz") as file:
+    with np.load(SLIVERS / "style_translator.npz") as file:
         path = tmp_path_factory.mktemp("digit") / "seven.png"
         path.write_bytes(encode(file["handwritten_images"][0]))
     return path
@@ -133,7 +133,7 @@ def test_transform_redraws_a_file_or_standard_input(
     assert invoke("transform", "-", stdin=digit.read_bytes(), target=server.target).stdout == expected["printed"]
 
 
-def test_what_the_server_refuses_is_said_in_words(server: Any, digit: Path, tmp_path: Path) -> None:
+def test_errors_of_the_server_are_messages(server: Any, digit: Path, tmp_path: Path) -> None:
     refused(invoke("generate", "images", "--count", 65, target=server.target), 1, "count", "1 to 64")
     refused(invoke("generate", "images", "--truncation", "nan", target=server.target), 1, "truncation")
     refused(invoke("generate", "images", "--label", "hat", target=server.target), 1, "label")

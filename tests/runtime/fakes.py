@@ -8,9 +8,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-from tritonclient.grpc import model_config_pb2
 
-from services.runtime.config import GraphConfig, QueuePolicy, TensorSpec
+from inference import model_config_pb2
+from services.runtime.config import GraphConfig, Padding, QueuePolicy, TensorSpec
 from services.runtime.graph import Array, EngineError, InputError
 
 FOREVER = float("inf")
@@ -59,18 +59,21 @@ def graph_config(
     priorities: int = 1,
     instances: int = 1,
     queue_size: int = 512,
+    max_queue_delay: float = 0.0,
+    padding: Padding | None = None,
 ) -> GraphConfig:
     return GraphConfig(
         name="fake",
         inputs=inputs,
         outputs=outputs,
         max_batch_size=max_batch_size,
-        max_queue_delay=0.0,
+        max_queue_delay=max_queue_delay,
         queues=(QueuePolicy(queue_size, FOREVER, False),) * priorities,
         default_priority=1,
         instances=instances,
         intra_op_threads=1,
         message=model_config_pb2.ModelConfig(),
+        padding=padding,
     )
 
 
@@ -81,7 +84,7 @@ class Options:
 
 @dataclass
 class Runner:
-    """Doubles its input, in `fixed + per_row * rows` seconds; a negative value is refused.
+    """Doubles its input, in `fixed + per_row * rows + per_place * rows * width` seconds; a negative value is refused.
 
     Args:
         during: called while a run is under way, for what a test wants to happen meanwhile.
@@ -91,7 +94,9 @@ class Runner:
     fixed: float = 0.0
     per_row: float = 0.0
     during: Callable[[], object] = lambda: None
+    per_place: float = 0.0
     runs: list[int] = field(default_factory=list)
+    widths: list[int] = field(default_factory=list)
     provider: str = "fake"
 
     def options(self) -> Options:
@@ -100,10 +105,11 @@ class Runner:
     def run(self, outputs: Sequence[str], inputs: Mapping[str, Array], options: Options) -> list[Array]:
         (x,) = inputs.values()
         self.runs.append(len(x))
+        self.widths.append(x.shape[1])
         self.during()
         if options.terminate:
             raise EngineError("terminated")
-        self.clock.now += self.fixed + self.per_row * len(x)
+        self.clock.now += self.fixed + self.per_row * len(x) + self.per_place * x.size
         if (x < 0).any():
             raise InputError("negative")
         return [2 * x]

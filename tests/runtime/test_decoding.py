@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 
 import hypothesis.strategies as st
 import numpy as np
+import onnxruntime
 import pytest
 from hypothesis import settings
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
@@ -15,8 +16,10 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from services.errors import DeadlineExceeded, Internal, InvalidArgument, ResourceExhausted, ServiceError, Unavailable
 from services.runtime.config import TensorSpec
 from services.runtime.decode import Decoder
-from services.runtime.graph import Array
-from services.runtime.search import Rows
+from services.runtime.device_memory import DeviceMemory
+from services.runtime.graph import HOST, Array, Memory, Tensor
+from services.runtime.onnx_runner import CPU
+from services.runtime.search import Prompt, Rows
 from tests.runtime.fakes import FOREVER, Clock, Loop, graph_config
 
 TOKENS = 97
@@ -43,12 +46,14 @@ class Graph:
 
     version, provider = 1, "fake"
 
-    def __init__(self, max_batch_size: int, queue_size: int = 512) -> None:
+    def __init__(self, max_batch_size: int, queue_size: int = 512, memory: Memory = HOST) -> None:
+        self.memory = memory
         self.config = graph_config(max_batch_size, queue_size=queue_size, **CONFIG)  # type: ignore[arg-type]
         self.runs: list[int] = []
         self.error: Exception | None = None
 
-    def run(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
+    def run(self, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        inputs = {name: np.asarray(value) for name, value in inputs.items()}
         tokens, lengths, past = inputs["tokens"], inputs["length"], inputs["past"]
         assert len(tokens) <= self.config.max_batch_size
         self.runs.append(len(tokens))
@@ -89,6 +94,8 @@ class Walk:
     start: int
     fault: str = ""
     length: int = 2
+    prompt: Prompt | None = None
+    begun: bool = False
     taken: int = 0
     histories: list[list[int]] = field(default_factory=list)
 
@@ -100,6 +107,9 @@ class Walk:
         self.past = {"past": np.resize(np.array(prompt), (1, places, 1 if places == 2 else 5))}
         self.histories = [[*prompt, self.start % TOKENS]]
         self.first = Rows([0], {"tokens": np.array([[self.start % TOKENS]])})
+
+    def begin(self, outputs: Mapping[str, Array]) -> None:
+        self.begun = True
 
     @property
     def done(self) -> bool:
@@ -129,10 +139,10 @@ class Walk:
 class Bench:
     """A decoder whose thread the test plays."""
 
-    def __init__(self, max_batch_size: int, queue_size: int = 512) -> None:
+    def __init__(self, max_batch_size: int, queue_size: int = 512, memory: Memory = HOST) -> None:
         self.clock = Clock()
         self.loop, self.other_loop = Loop(self.clock), Loop(self.clock)
-        self.graph = Graph(max_batch_size, queue_size)
+        self.graph = Graph(max_batch_size, queue_size, memory)
         self.decoder = Decoder(self.graph, self.clock, self._start)
         self.working = False
 
@@ -221,6 +231,27 @@ def test_the_first_failure_of_a_caller_ends_his_other_sequences(bench: Bench) ->
     assert not bench.working
 
 
+def test_a_prompt_waits_a_few_steps_for_others_while_many_rows_are_under_way() -> None:
+    bench = Bench(max_batch_size=16)
+    fields = ("tokens", "length", "memory", "memory_length")
+    inputs = dict.fromkeys(fields, np.zeros((1, 1), np.int64)) | {"past": np.zeros((1, 1, 1, 1), np.int64)}
+    alone, *pair = (Walk(1, 1, start, prompt=Prompt(bench.graph, inputs)) for start in (50, 60, 70))
+    tasks = [bench.add(Walk(1, 30, start)) for start in range(8)]
+    bench.turn()
+    tasks.append(bench.add(alone))
+    read = []
+    for _ in range(4):
+        bench.turn()
+        read.append(alone.begun)
+    assert read == [False, False, False, True]
+    tasks += [bench.add(walk) for walk in pair]
+    bench.turn()
+    assert [walk.begun for walk in pair] == [True, True]
+    bench.run()
+    assert [task.exception() for task in tasks] == [None] * 11
+    bench.close()
+
+
 def test_who_leaves_the_queue_makes_room_in_it() -> None:
     bench = Bench(max_batch_size=1, queue_size=1)
     running = bench.add(Walk(1, 5, 1))
@@ -255,10 +286,11 @@ class Decoding(RuleBasedStateMachine):
     """A batch of four rows; searches of one to four come, fail in every way, and are given up."""
 
     ROWS = 4
+    memory: Memory = HOST
 
     @initialize()
     def begin(self) -> None:
-        self.bench = Bench(self.ROWS, queue_size=8)
+        self.bench = Bench(self.ROWS, 8, self.memory)
         self.callers: list[tuple[asyncio.Task[None], tuple[Walk, ...]]] = []
         self.starts = 0
 
@@ -328,3 +360,13 @@ class Decoding(RuleBasedStateMachine):
 
 TestDecoding = Decoding.TestCase
 TestDecoding.settings = settings(max_examples=40, stateful_step_count=30, deadline=None)
+
+
+class DeviceDecoding(Decoding):
+    """The same, with the rows in the memory of a device, which here is the CPU."""
+
+    memory = DeviceMemory(lambda content: onnxruntime.InferenceSession(content, providers=[CPU]), "cpu")
+
+
+TestDeviceDecoding = DeviceDecoding.TestCase
+TestDeviceDecoding.settings = settings(max_examples=10, stateful_step_count=20, deadline=None)

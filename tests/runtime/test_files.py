@@ -128,7 +128,7 @@ def test_what_is_no_model_is_ignored_with_a_reason(root: Path) -> None:
     (root / "README").touch()
     (root / ".staging").mkdir()
     listing = files(root).list()
-    assert listing.ignored == {"lost+found": "its name is not a model's", "README": "it is not a directory"}
+    assert listing.ignored == {"lost+found": "a model cannot have this name", "README": "it is not a directory"}
     assert list(listing.folders) == ["model"]
 
 

@@ -77,10 +77,10 @@ def states(server: Server) -> dict[str, tuple[int, str]]:
 
 def out_of_service(server: Server, reason: str) -> bool:
     """Whether the damaged model says why, and the sound one answers."""
-    found = states(server)
-    assert found[SOUND][0] == READY
-    state, said = found.get(OTHER, (READY, ""))
-    return state == UNAVAILABLE and reason in said
+    served = states(server)
+    assert served[SOUND][0] == READY
+    state, why = served.get(OTHER, (READY, ""))
+    return state == UNAVAILABLE and reason in why
 
 
 def fifo(path: Path) -> None:
@@ -143,6 +143,21 @@ def test_damage_under_a_running_server_costs_one_new_version(tmp_path: Path, rep
         shutil.rmtree(repository / OTHER)
         add_graph(repository, OTHER, burn(), burn_config(8))
         wait_until(lambda: states(server).get(OTHER) == (READY, ""))
+
+
+@pytest.mark.parametrize("damage", ["huge item", "huge batch", "config is a FIFO"])
+def test_a_served_model_outlives_a_bad_config(tmp_path: Path, repository: Path, damage: str) -> None:
+    change, reason = DAMAGE[damage]
+    with serve(tmp_path, repository) as server:
+        assert states(server)[OTHER] == (READY, "")
+        change(repository)
+        wait_until(lambda: "served as before" in states(server)[OTHER][1])
+        state, why = states(server)[OTHER]
+        assert state == READY
+        assert reason in why
+        (repository / OTHER / "config.pbtxt").unlink()
+        (repository / OTHER / "config.pbtxt").write_text(burn_config(8))
+        wait_until(lambda: states(server)[OTHER] == (READY, ""))
 
 
 def test_revocation_and_sigterm_wait_for_no_model(tmp_path: Path, repository: Path) -> None:

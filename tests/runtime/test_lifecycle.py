@@ -46,9 +46,9 @@ def add_version(repository: Path, number: int, change: Callable[[Path], None] = 
     staged.rename(repository / MODEL / str(number))
 
 
-def versions(server: Server) -> dict[int, model_pb2.ModelVersion]:
+def versions(server: Server, name: str = MODEL) -> dict[int, model_pb2.ModelVersion]:
     with grpc.insecure_channel(server.target) as channel:
-        model = ModelServiceStub(channel).GetModel(model_pb2.GetModelRequest(model=MODEL), timeout=WAIT).model
+        model = ModelServiceStub(channel).GetModel(model_pb2.GetModelRequest(model=name), timeout=WAIT).model
     return {v.version: v for v in model.versions}
 
 
@@ -82,10 +82,10 @@ def test_versions_swap_without_a_failed_request(watched: Server, repository: Pat
 def test_a_bad_new_version_is_refused_and_the_old_stays(watched: Server, repository: Path, photos: np.ndarray) -> None:
     add_version(repository, 2, lambda staged: (staged / "model.onnx").write_bytes(b"broken"))
     wait_until(lambda: 2 in versions(watched))
-    found = versions(watched)
-    assert found[2].state == model_pb2.MODEL_STATE_UNAVAILABLE
-    assert "SHA-256" in found[2].reason
-    assert found[1].state == model_pb2.MODEL_STATE_READY
+    states = versions(watched)
+    assert states[2].state == model_pb2.MODEL_STATE_UNAVAILABLE
+    assert "SHA-256" in states[2].reason
+    assert states[1].state == model_pb2.MODEL_STATE_READY
     with grpc.insecure_channel(watched.target) as channel:
         request = classify_pb2.ClassifyImageRequest(images=[encode(photos[0])])
         assert ClassifyServiceStub(channel).ClassifyImage(request, timeout=WAIT).version == 1

@@ -8,7 +8,7 @@ import onnxruntime
 import pytest
 from pydantic import ValidationError
 
-from lectern.versions import CONFIG, INTRA_OP_THREADS, read_config
+from artifacts.versions import CONFIG, INTRA_OP_THREADS, read_config
 from services.runtime.config import ConfigError, parse_config
 from services.runtime.onnx_engine import OnnxEngine
 from services.server.settings import Settings

@@ -21,11 +21,11 @@ from grpc_health.v1 import health_pb2
 from tritonclient.grpc import InferenceServerClient
 from tritonclient.utils import InferenceServerException
 
+from artifacts.versions import promote
 from lectern import Client, LecternError
-from lectern.requests import FewShotMethod
-from lectern.versions import promote
-from services.triton.launcher import PYTHONS, TritonError, install
-from tests.conftest import EXPORTED, ROOT, Server, encode, serving
+from lectern.methods import FewShotMethod
+from services.triton_server.launcher import PYTHONS, TritonError, install
+from tests.conftest import EXPORTED, ROOT, SLIVERS, Server, encode, serving
 from tests.graphs import add_graph, burn, burn_config
 from tests.programs import missing
 from tests.waiting import WAIT, wait_until
@@ -140,7 +140,7 @@ def test_explanations_are_alike(beside: Server, server: Server, photos: np.ndarr
 
 @pytest.mark.parametrize("method", ["prototypes", "maml"])
 def test_graphs_without_a_batch_answer_alike(beside: Server, server: Server, method: FewShotMethod) -> None:
-    with np.load(ROOT / "tests" / "data" / "few_shot_classifier.npz") as file:
+    with np.load(SLIVERS / "few_shot_classifier.npz") as file:
         drawings = [encode(image) for image in file["test_images"][:200]]
     support = {str(i): drawings[10 * i : 10 * i + i + 1] for i in range(6)}
     answers = []
@@ -208,7 +208,7 @@ def test_the_message_limit_holds_towards_triton(triton_url: str, tmp_path: Path)
         Client(server.target, timeout=WAIT) as client,
     ):
         assert len(client.classify_image([image] * 30, top_k=1).results) == 30
-        with pytest.raises(LecternError, match="too much for one message to Triton") as caught:
+        with pytest.raises(LecternError, match="exceed one message to Triton") as caught:
             client.classify_image([image] * 60, top_k=1)
     assert caught.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
 

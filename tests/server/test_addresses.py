@@ -19,10 +19,10 @@ from tests.conftest import ROOT, Server, serving
 from tests.waiting import WAIT
 
 
-def start(*arguments: str) -> subprocess.CompletedProcess[str]:
+def start(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
     """A `lectern serve` that must fail."""
     command = [sys.executable, "-m", "lectern", "serve", "predict", "--metrics-port", "0", *arguments]
-    return subprocess.run(command, capture_output=True, text=True, cwd=ROOT, timeout=WAIT)
+    return subprocess.run(command, capture_output=True, text=True, cwd=ROOT, timeout=WAIT, env=os.environ | environment)
 
 
 needs_ipv6 = pytest.mark.skipif(len(addresses("localhost", 0)) < 2, reason="this machine has no IPv6")
@@ -38,6 +38,14 @@ def test_a_port_has_one_server(tmp_path: Path, workers: str) -> None:
             assert f"cannot listen on 127.0.0.1:{port}" in " ".join(second.stderr.split())
             assert "share" not in second.stderr.lower().replace("shared", "")
             assert "REUSEPORT" not in second.stderr
+
+
+def test_a_taken_port_is_named_before_models_are_loaded() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        result = start("--port", str(taken.getsockname()[1]), LECTERN_LOG_FORMAT="json")
+    assert result.returncode == 1
+    assert "cannot listen on" in result.stderr
+    assert '"loaded' not in result.stderr
 
 
 def test_a_port_that_is_only_reserved_for_workers_is_taken() -> None:

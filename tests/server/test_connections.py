@@ -24,7 +24,7 @@ from lectern.channel import channel_options
 from lectern.v1 import act_pb2, model_pb2
 from lectern.v1.act_pb2_grpc import ActServiceStub
 from lectern.v1.model_pb2_grpc import ModelServiceStub
-from tests.conftest import Server, serving
+from tests.conftest import Server, serving, whole_lines
 from tests.server.nameserver import name_server
 from tests.server.pki import make_token
 from tests.server.raw_http2 import Answer, Connection, connected, framed
@@ -180,6 +180,22 @@ async def test_connections_that_grow_old_lose_no_call(tmp_path: Path) -> None:
                 await asyncio.sleep(0.01)
 
 
+def test_a_call_that_crosses_the_goaway_is_answered(tmp_path: Path) -> None:
+    live = "/inference.GRPCInferenceService/ServerLive"
+    with serving(tmp_path, "predict") as server, connected(server.target) as connection:
+        assert connection.answer(connection.call(live, framed(b""))).status == 0
+        server.process.terminate()
+        while not connection.told_to_go:
+            connection.receive(WAIT)
+        crossing = connection.call(live, framed(b""))
+        with pytest.raises(ConnectionRefusedError):
+            Connection(server.target)
+        assert connection.answer(crossing).status == 0
+        connection.socket.close()
+        assert server.process.wait(WAIT) == 0
+    assert all(line.startswith("{") for line in whole_lines(server.log))  # gRPC has nothing to complain of
+
+
 RUN_EPISODE = "/lectern.v1.ActService/RunEpisode"
 
 
@@ -214,7 +230,7 @@ def test_a_stream_whose_reader_stalls_ends_and_frees_its_place(tmp_path: Path) -
                 return False
 
         wait_until(has_place)
-        ended = [r for r in server.log_records() if "nothing was read of it for 1 s" in str(r["message"])]
+        ended = [r for r in server.log_records() if "its reader took nothing for 1 s" in str(r["message"])]
         assert [r["code"] for r in ended] == ["RESOURCE_EXHAUSTED"]
         assert not [r for r in server.log_records() if r["level"] == "ERROR"]
 

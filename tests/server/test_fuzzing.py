@@ -1,12 +1,11 @@
 """Whatever bytes and messages come, the answer is a code that blames the right side, and the server goes on.
 
-`FUZZ_CASES=100000` in the environment makes the byte strings as many; the default is what fits into a test run.
+`make fuzz` asks for more than fits into a test run, and for others each time.
 """
 
 from __future__ import annotations
 
 import asyncio
-import os
 import time
 from collections.abc import Iterator
 from typing import Any
@@ -18,36 +17,29 @@ import pytest
 from google.protobuf.descriptor import Descriptor, FieldDescriptor, MethodDescriptor
 from google.protobuf.message import Message
 from google.protobuf.message_factory import GetMessageClass
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from tritonclient.grpc import service_pb2
 
-from lectern import Client
-from lectern.card import ImagePreprocessing
+from artifacts.card import ImagePreprocessing
 from lectern.v1 import model_pb2
 from services.codecs import audio, images
 from services.errors import InvalidArgument
 from services.limits import Limits
-from services.server import registry
+from services.server.capabilities import CAPABILITIES
 from tests.conftest import EXPORTED, Server, encode, record
-from tests.waiting import WAIT
+from tests.server.fuzzing import CASES, OURS, Door, door, fuzzing
 
-CASES = int(os.environ.get("FUZZ_CASES", "2000"))
-MESSAGES_PER_METHOD = max(20, CASES // 100)
 LONGEST_SECONDS = 5.0  # of CPU time
-OURS = {grpc.StatusCode.INTERNAL, grpc.StatusCode.UNKNOWN, grpc.StatusCode.DATA_LOSS, grpc.StatusCode.UNAVAILABLE}
 METHODS = [
     method
     for service in (
-        *(registry.service_of(capability) for capability in registry.SERVICERS),
+        *(capability.service for capability in CAPABILITIES.values()),
         model_pb2.DESCRIPTOR.services_by_name["ModelService"],
         service_pb2.DESCRIPTOR.services_by_name["GRPCInferenceService"],
     )
     for method in service.methods
 ]
 PHOTO = np.random.default_rng(0).integers(0, 256, (32, 32, 3), np.uint8)
-FUZZING = settings(
-    max_examples=MESSAGES_PER_METHOD, deadline=None, suppress_health_check=list(HealthCheck), derandomize=True
-)
 EXIF = b"Exif\0\0II*\0\x08\0\0\0\x01\0\x12\x01\x03\0\x01\0\0\0\x06\0\0\0\0\0\0\0"
 PICTURES = (
     *(encode(PHOTO, kind) for kind in ("PNG", "JPEG", "WEBP", "GIF")),
@@ -66,6 +58,10 @@ WORDS = (
     "FP32",
     "logits",
     "1",
+    "classification",
+    "priority",
+    "sequence_id",
+    "shared_memory_region",
 )
 INTEGERS = {
     FieldDescriptor.CPPTYPE_INT32: (-(2**31), 2**31 - 1),
@@ -170,8 +166,9 @@ def messages(draw: st.DrawFn, descriptor: Descriptor, depth: int = 3) -> Message
         if not draw(st.booleans()) or (field.message_type and depth == 0):
             continue
         if field.message_type and field.message_type.GetOptions().map_entry:
-            continue
-        if field.is_repeated:
+            entries = draw(st.lists(values(field, depth), max_size=4))
+            message.MergeFrom(type(message)(**{field.name: {entry.key: entry.value for entry in entries}}))
+        elif field.is_repeated:
             items = draw(st.lists(values(field, depth), max_size=4))
             getattr(message, field.name).extend(items)
         elif field.message_type:
@@ -181,48 +178,31 @@ def messages(draw: st.DrawFn, descriptor: Descriptor, depth: int = 3) -> Message
     return message
 
 
-def code_of(channel: grpc.Channel, method: MethodDescriptor, request: bytes) -> grpc.StatusCode:
+@pytest.fixture(scope="module")
+def fuzzed(server: Server) -> Iterator[Door]:
+    with door(server, FILES[0]) as opened:
+        yield opened
+
+
+def code_of(fuzzed: Door, method: MethodDescriptor, request: bytes) -> grpc.StatusCode:
     """How the server ends an RPC that gets these bytes, once or, if it takes a stream, twice."""
     path = f"/{method.containing_service.full_name}/{method.name}"
-    if method.client_streaming:
-        call = channel.stream_stream(path)(iter([request, request]), timeout=WAIT)
-    else:
-        call = channel.unary_stream(path)(request, timeout=WAIT)
-    try:
-        for _ in call:
-            pass
-    except grpc.RpcError:
-        pass
-    return call.code()
-
-
-@pytest.fixture(scope="module")
-def fuzzed(server: Server) -> Iterator[tuple[Server, grpc.Channel]]:
-    with grpc.insecure_channel(server.target) as channel:
-        yield server, channel
-    with Client(server.target, timeout=WAIT) as client:
-        assert client.classify_image(FILES[0]).results
-    assert not [r for r in server.log_records() if r["level"] == "ERROR"]
+    count = 2 if method.client_streaming else 1
+    return fuzzed.knock(path, [request] * count, stream=method.client_streaming)[0]
 
 
 @pytest.mark.parametrize("method", METHODS, ids=lambda m: f"{m.containing_service.name}.{m.name}")
-def test_any_message_gets_a_code_that_blames_the_caller(
-    fuzzed: tuple[Server, grpc.Channel], method: MethodDescriptor
-) -> None:
-    @settings(
-        max_examples=MESSAGES_PER_METHOD, deadline=None, suppress_health_check=list(HealthCheck), derandomize=True
-    )
+def test_any_message_gets_a_code_that_blames_the_caller(fuzzed: Door, method: MethodDescriptor) -> None:
+    @fuzzing(100)
     @given(messages(method.input_type))
     def check(message: Message) -> None:
-        assert code_of(fuzzed[1], method, message.SerializeToString()) not in OURS
+        assert code_of(fuzzed, method, message.SerializeToString()) not in OURS
 
     check()
 
 
 @pytest.mark.parametrize("method", METHODS, ids=lambda m: f"{m.containing_service.name}.{m.name}")
-def test_any_bytes_get_a_code_that_blames_the_caller(
-    fuzzed: tuple[Server, grpc.Channel], method: MethodDescriptor
-) -> None:
+def test_any_bytes_get_a_code_that_blames_the_caller(fuzzed: Door, method: MethodDescriptor) -> None:
     random = np.random.default_rng(2)
-    for _ in range(MESSAGES_PER_METHOD):
-        assert code_of(fuzzed[1], method, random.bytes(int(random.integers(1, 300)))) not in OURS
+    for _ in range(max(20, CASES // 100)):
+        assert code_of(fuzzed, method, random.bytes(int(random.integers(1, 300)))) not in OURS

@@ -27,7 +27,7 @@ def outcome(target: str, image: bytes) -> lectern.LecternError:
     """How the call ends, sent by the SDK's channel past its own check of the files."""
     request = classify_pb2.ClassifyImageRequest(images=[image])
     with lectern.Client(target, timeout=WAIT) as client, pytest.raises(lectern.LecternError) as caught:
-        client._call(client._classify.ClassifyImage, request, None)
+        client._call(request, classify_pb2.ClassifyImageResponse, None)
     return caught.value
 
 

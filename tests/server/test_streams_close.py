@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import os
 from collections.abc import AsyncGenerator, AsyncIterator, Iterator
-from contextlib import aclosing
+from contextlib import aclosing, contextmanager
+from functools import partial
 from typing import Any
 
 import grpc
@@ -13,7 +15,8 @@ import pytest
 from google.protobuf.wrappers_pb2 import BytesValue
 
 from services.rpc import Call
-from services.server.grpc_transport import Server, _Arrivals, _handler
+from services.server import connections
+from services.server.grpc_transport import Server, _Arrivals, _call, _handler
 from services.server.pipeline import Endpoint, Gate
 from services.server.registry import Method
 from services.server.settings import Settings
@@ -56,6 +59,21 @@ class Streaming:
             yield Endpoint(Method("test.Test", name, BytesValue, name == "Converse", True, function, ""), gate)
 
 
+def open_files() -> list[str]:
+    return [os.path.realpath(f"/proc/self/fd/{descriptor}") for descriptor in os.listdir("/proc/self/fd")]
+
+
+@contextmanager
+def open_pipe() -> Iterator[str]:
+    """Two file descriptors that are no sockets, by the name that both have."""
+    ends = os.pipe()
+    try:
+        yield os.path.realpath(f"/proc/self/fd/{ends[0]}")
+    finally:
+        for end in ends:
+            os.close(end)
+
+
 class Gone:
     """A caller who goes away while a message is written to him."""
 
@@ -79,7 +97,8 @@ class Gone:
 async def test_nothing_of_a_stream_outlives_its_handler(name: str) -> None:
     gate, streaming = Gate(), Streaming()
     (endpoint,) = (e for e in streaming.endpoints(gate) if e.method.name == name)
-    handler: Any = _handler(endpoint, mutual_tls=False, reader_timeout=WAIT, arrivals=_Arrivals())
+    make_call = partial(_call, endpoint, mutual_tls=False, names_all=True)
+    handler: Any = _handler(endpoint, make_call, reader_timeout=WAIT, arrivals=_Arrivals())
 
     async def requests() -> AsyncGenerator[bytes, None]:
         yield b""
@@ -90,11 +109,23 @@ async def test_nothing_of_a_stream_outlives_its_handler(name: str) -> None:
     assert (gate.active, gate.finished, streaming.open) == (0, 1, 0)
 
 
+async def test_a_stop_leaves_no_file_descriptor_open() -> None:
+    server = Server(Settings(drain_seconds=1.0), None, Gate())
+    port = await server.start("127.0.0.1", 0)
+    try:
+        with open_pipe() as pipe:
+            connections.send_goaway(port)
+            connections.stop_listening(port)
+            assert open_files().count(pipe) == 2
+    finally:
+        await server.stop()
+
+
 @pytest.mark.parametrize("end", ["cancelled", "late", "disconnected"])
 @pytest.mark.parametrize("name", ["Answer", "Converse"])
 async def test_a_stream_that_nobody_reads_frees_its_place_when_it_ends(name: str, end: str) -> None:
     gate, streaming = Gate(), Streaming()
-    server = Server(Settings(drain_seconds=1.0), None)
+    server = Server(Settings(drain_seconds=1.0), None, Gate())
     server.add_endpoints(streaming.endpoints(gate))
     port = await server.start("127.0.0.1", 0)
     timeout = 1.0 if end == "late" else None

@@ -104,7 +104,7 @@ def test_changed_certificates_are_taken_up_without_a_restart(tmp_path: Path) -> 
             assert names(server.target, before.client(mutual=True))
             for name in ("server.key", "ca.pem"):
                 before.file(name).write_bytes(after.file(name).read_bytes())
-            wait_for_log(server, "took up the changed")
+            wait_for_log(server, "reloaded")
             wait_until(lambda: bool(names(server.target, after.client(mutual=True))))
             assert connected.list_models().models, "a connection made before stays"
         stale = lectern.TLS(after.ca, before.file("client.pem"), before.file("client.key"))

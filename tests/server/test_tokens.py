@@ -185,12 +185,12 @@ def test_a_broken_file_keeps_the_old_tokens(guarded: Guarded) -> None:
     content = guarded.file.read_text()
     try:
         guarded.file.write_text('{"tokens": [{"name": "half')
-        wait_for_log(guarded.server, "what was read before stays in force")
+        wait_for_log(guarded.server, "the previous content stays in force")
         assert list_models(guarded.target, guarded.models) is None
         assert code(list_models(guarded.target, "wrong")) is UNAUTHENTICATED
     finally:
         guarded.file.write_text(content)
-    wait_for_log(guarded.server, f"took up the changed {guarded.file}")
+    wait_for_log(guarded.server, f"reloaded {guarded.file}")
 
 
 def test_no_token_is_ever_written_down(guarded: Guarded) -> None:
@@ -228,10 +228,10 @@ def test_tokens_over_mutual_tls_need_both(tmp_path: Path) -> None:
             with lectern.Client(server.target, tls=tls, token=given, timeout=WAIT) as client:
                 try:
                     client.list_models()
-                    found = grpc.StatusCode.OK
+                    status = grpc.StatusCode.OK
                 except lectern.LecternError as error:
-                    found = error.code()
-            assert found is expected
+                    status = error.code()
+            assert status is expected
 
 
 def test_a_new_file_is_its_owners_alone_and_a_mode_is_kept(tmp_path: Path) -> None:
@@ -321,4 +321,4 @@ def test_tokens_in_plain_text_beyond_this_machine_are_warned_of(tmp_path: Path) 
     token = make_token(file, "one", "--scope", "models")
     with serving(tmp_path, "predict", "--host", "127.0.0.2", LECTERN_TOKENS=str(file)) as server:
         assert list_models(server.target, token) is None
-        assert any("in plain text" in str(record["message"]) for record in server.log_records())
+        assert any("in plaintext" in str(record["message"]) for record in server.log_records())

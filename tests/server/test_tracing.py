@@ -20,6 +20,7 @@ from opentelemetry.proto.collector.trace.v1 import trace_service_pb2, trace_serv
 from opentelemetry.proto.trace.v1.trace_pb2 import Span as Exported
 from opentelemetry.proto.trace.v1.trace_pb2 import Status
 from opentelemetry.sdk.trace import TracerProvider
+from tritonclient.grpc import InferenceServerClient, InferInput
 
 import lectern
 from lectern import Client, LecternError
@@ -62,9 +63,9 @@ class Collector(trace_service_pb2_grpc.TraceServiceServicer):
         return span
 
     def children(self, parent: Exported) -> list[Exported]:
-        found = [s for s in self.spans if s.parent_span_id == parent.span_id]
-        assert all(s.trace_id == parent.trace_id for s in found)
-        return sorted(found, key=lambda s: s.start_time_unix_nano)
+        children = [s for s in self.spans if s.parent_span_id == parent.span_id]
+        assert all(s.trace_id == parent.trace_id for s in children)
+        return sorted(children, key=lambda s: s.start_time_unix_nano)
 
 
 def attributes(source: Any) -> dict[str, Any]:
@@ -187,6 +188,20 @@ def test_requests_of_one_batch_are_found_by_its_id(tmp_path: Path, collector: Co
         assert len({(s.start_time_unix_nano // 10_000_000, s.end_time_unix_nano // 10_000_000) for s in spans}) <= 2
 
 
+def test_an_inference_has_spans_whoever_could_answer_it_faster(tmp_path: Path, collector: Collector) -> None:
+    repository = tmp_path / "burning"
+    add_graph(repository, "burner", burn(), burn_config(1))
+    with (
+        serving(tmp_path, "predict", repository=repository, **exporting(collector)) as server,
+        InferenceServerClient(server.target) as client,
+    ):
+        features = InferInput("features", [1, 1], "FP32")
+        features.set_data_from_numpy(np.array([[1]], np.float32))
+        client.infer("burner", [features])
+    (rpc,) = collector.named("inference.GRPCInferenceService/ModelInfer")
+    assert [child.name for child in collector.children(rpc)] == ["queue", "inference"]
+
+
 def test_each_message_of_a_stream_is_a_span(tmp_path: Path, collector: Collector, photos: np.ndarray) -> None:
     with serving(tmp_path, "classify", **exporting(collector)) as server, Client(server.target, timeout=WAIT) as client:
         assert len(list(client.stream_classify_image(encode(p) for p in photos[:5]))) == 5
@@ -201,7 +216,7 @@ async def test_each_message_that_a_server_streams_is_a_span(
     collector: Collector, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """No RPC of these services streams from the server alone, so the endpoint is called as a transport calls it."""
-    from services.server import spans
+    from services.server import otel_spans
 
     async def count(request: classify_pb2.ClassifyImageRequest, call: Call) -> AsyncIterator[Any]:
         for i in range(3):
@@ -210,7 +225,7 @@ async def test_each_message_that_a_server_streams_is_a_span(
 
     monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", collector.url)
     monkeypatch.setattr(tracing, "_open", tracing._open)
-    stop = spans.start()
+    stop = otel_spans.start()
     method = Method("test.Service", "Count", classify_pb2.ClassifyImageRequest, False, True, count, "classify")
     call = Call("test.Service", "Count", deadline=float("inf"), request_id="count-1")
     assert len([r async for r in Endpoint(method, Gate()).server_stream(b"", call)]) == 3
@@ -232,13 +247,13 @@ def test_failures_have_their_code_and_servers_faults_the_error_status(
         for model in ("image_classifier", "lifelong_classifier"):
             with pytest.raises(grpc.RpcError):
                 stub.ClassifyImage(classify_pb2.ClassifyImageRequest(images=[b"x"], model=model), timeout=WAIT)
-    found = {attributes(span)["rpc.grpc.status_code"]: span.status for span in collector.named(CLASSIFY)}
+    statuses = {attributes(span)["rpc.grpc.status_code"]: span.status for span in collector.named(CLASSIFY)}
     # The caller's mistake is no fault of the server: so OpenTelemetry's conventions.
     invalid, unavailable = grpc.StatusCode.INVALID_ARGUMENT.value[0], grpc.StatusCode.UNAVAILABLE.value[0]
-    assert found.keys() == {invalid, unavailable}
-    assert found[invalid].code == Status.STATUS_CODE_UNSET
-    assert found[unavailable].code == Status.STATUS_CODE_ERROR
-    assert "does not answer" in found[unavailable].message
+    assert statuses.keys() == {invalid, unavailable}
+    assert statuses[invalid].code == Status.STATUS_CODE_UNSET
+    assert statuses[unavailable].code == Status.STATUS_CODE_ERROR
+    assert "does not answer" in statuses[unavailable].message
 
 
 def test_a_deadline_that_passes_ends_every_span(tmp_path: Path, collector: Collector) -> None:

@@ -18,7 +18,7 @@ from google.rpc import error_details_pb2
 from grpc_status import rpc_status
 from PIL import Image
 
-from lectern.card import Card, ObservationPreprocessing
+from artifacts.card import Card, ObservationPreprocessing
 from lectern.v1 import act_pb2 as pb
 from lectern.v1.act_pb2_grpc import ActServiceStub
 from tests.conftest import EXPORTED, serving
@@ -121,8 +121,8 @@ def test_wrong_models_are_named(
     act = pb.ActRequest(model=model, version=version, observations=observations(some(1)))
     episode = pb.RunEpisodeRequest(model=model, version=version)
     for call in (lambda: stub.Act(act, timeout=WAIT), lambda: list(stub.RunEpisode(episode, timeout=WAIT))):
-        found, message, fields = failure(call)
-        assert (found, fields) == (code, [field]), message
+        status, message, fields = failure(call)
+        assert (status, fields) == (code, [field]), message
 
 
 class TestRunEpisode:

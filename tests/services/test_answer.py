@@ -182,15 +182,15 @@ def test_the_graph_answers_the_open_inference_protocol(reader: Server) -> None:
     inputs[0].set_data_from_numpy(ids)
     inputs[1].set_data_from_numpy((ids > 8).astype(np.int64))
     with triton.InferenceServerClient(reader.target) as raw:
-        found = raw.infer("question_answerer", inputs)
-    assert found.as_numpy("starts").shape == found.as_numpy("ends").shape == (2, 32)
-    assert found.as_numpy("mean_vector").shape[0] == 2
+        outputs = raw.infer("question_answerer", inputs)
+    assert outputs.as_numpy("starts").shape == outputs.as_numpy("ends").shape == (2, 32)
+    assert outputs.as_numpy("mean_vector").shape[0] == 2
 
 
 async def test_both_clients_answer_alike(reader: Server, client: Client) -> None:
     async with lectern.aio.Client(reader.target, timeout=WAIT) as other:
-        found = await other.answer(QUESTION, CONTEXT, top_k=3, no_answer_threshold=0.5)
-    assert found == client.answer(QUESTION, CONTEXT, top_k=3, no_answer_threshold=0.5)
+        answers = await other.answer(QUESTION, CONTEXT, top_k=3, no_answer_threshold=0.5)
+    assert answers == client.answer(QUESTION, CONTEXT, top_k=3, no_answer_threshold=0.5)
 
 
 def test_a_limit_is_a_setting(reader: Server, tmp_path_factory: pytest.TempPathFactory, trained: object) -> None:

@@ -16,7 +16,7 @@ from PIL import Image
 
 from lectern.v1 import classify_pb2 as pb
 from lectern.v1.classify_pb2_grpc import ClassifyServiceStub
-from tests.conftest import ROOT, encode
+from tests.conftest import SLIVERS, encode
 from tests.waiting import WAIT
 
 
@@ -74,21 +74,21 @@ def test_answers_with_classes_best_first(stub: ClassifyServiceStub, photos: np.n
 
 
 def test_is_accurate_on_official_test_photos(stub: ClassifyServiceStub) -> None:
-    with np.load(ROOT / "tests" / "data" / "image_classifier_test.npz") as file:
+    with np.load(SLIVERS / "image_classifier_test.npz") as file:
         images, labels = file["images"], file["labels"]
     request = pb.ClassifyImageRequest(images=[encode(i) for i in images], top_k=1)
-    found = [r.classes[0].index for r in stub.ClassifyImage(request, timeout=WAIT).results]
-    assert np.mean(np.array(found) == labels) >= 0.88  # 0.93 on all 10,000; three standard errors of 200
+    predicted = [r.classes[0].index for r in stub.ClassifyImage(request, timeout=WAIT).results]
+    assert np.mean(np.array(predicted) == labels) >= 0.88  # 0.93 on all 10,000; three standard errors of 200
 
 
 @pytest.mark.parametrize("angle", [0, 36, 72, 108, 144])
 def test_digits_are_read_at_every_rotation_learned(stub: ClassifyServiceStub, angle: int) -> None:
-    with np.load(ROOT / "tests" / "data" / "lifelong_classifier.npz") as file:
+    with np.load(SLIVERS / "lifelong_classifier.npz") as file:
         images, labels = file["images"][:200], file["labels"][:200]
     turned = [encode(np.asarray(Image.fromarray(i).rotate(angle, Image.Resampling.BILINEAR))) for i in images]
     request = pb.ClassifyImageRequest(model="lifelong_classifier", images=turned, top_k=1)
-    found = [int(r.classes[0].label) for r in stub.ClassifyImage(request, timeout=WAIT).results]
-    assert np.mean(np.array(found) == labels) >= 0.75  # far above the 0.2 to 0.4 of what has been forgotten
+    predicted = [int(r.classes[0].label) for r in stub.ClassifyImage(request, timeout=WAIT).results]
+    assert np.mean(np.array(predicted) == labels) >= 0.75  # far above the 0.2 to 0.4 of what has been forgotten
 
 
 def test_larger_requests_than_a_batch_keep_their_order(stub: ClassifyServiceStub, photos: np.ndarray) -> None:
@@ -221,8 +221,8 @@ def test_a_truncated_png_is_named_by_its_position(stub: ClassifyServiceStub, pho
 def test_wrong_models_are_named(
     stub: ClassifyServiceStub, request_: pb.ClassifyImageRequest, code: grpc.StatusCode, field: str
 ) -> None:
-    found, message, fields = failure(lambda: stub.ClassifyImage(request_, timeout=WAIT))
-    assert (found, fields) == (code, [field]), message
+    status, message, fields = failure(lambda: stub.ClassifyImage(request_, timeout=WAIT))
+    assert (status, fields) == (code, [field]), message
 
 
 def test_bytes_that_are_no_message_are_the_callers_fault(channel: grpc.Channel) -> None:

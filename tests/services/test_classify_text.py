@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import unicodedata
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 
 import grpc
 import numpy as np
@@ -37,7 +38,7 @@ def test_each_text_has_its_classes(client: Client) -> None:
     response = client.classify_text(TEXTS)
     assert (response.model, response.version, len(response.results)) == ("sentiment_classifier", 1, 3)
     for result in response.results:
-        assert {c.label for c in result.classes} == {"negative", "positive"}
+        assert {c.label for c in result.classes} == {"negative", "neutral", "positive"}
         assert sum(c.probability for c in result.classes) == pytest.approx(1)
     assert [len(r.classes) for r in client.classify_text(TEXTS, top_k=1).results] == [1, 1, 1]
 
@@ -47,6 +48,14 @@ def test_a_class_does_not_depend_on_its_company(client: Client) -> None:
     for text, together in zip(texts, client.classify_text(texts).results, strict=True):
         (alone,) = client.classify_text(text).results
         np.testing.assert_allclose(probabilities(alone), probabilities(together), atol=1e-4)
+
+
+def test_a_class_does_not_depend_on_calls_of_other_lengths(client: Client) -> None:
+    texts = ["good " * length for length in (1, 3, 4, 5, 9, 30, 31, 33, 120, 700)] * 2
+    alone = {text: probabilities(client.classify_text(text).results[0]) for text in set(texts)}
+    with ThreadPoolExecutor(len(texts)) as pool:
+        for text, response in zip(texts, pool.map(client.classify_text, texts), strict=True):
+            np.testing.assert_allclose(probabilities(response.results[0]), alone[text], atol=1e-4)
 
 
 def test_a_long_text_is_read_to_its_end(client: Client) -> None:

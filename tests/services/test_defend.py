@@ -16,10 +16,10 @@ from PIL import Image
 from sklearn.metrics import roc_auc_score
 
 import lectern
-from lectern.requests import attack_method, defence, evaluated_attack
+from lectern.methods import attack_method, defence, evaluated_attack
 from lectern.v1 import defend_pb2 as pb
 from lectern.v1.defend_pb2_grpc import DefendServiceStub
-from tests.conftest import EXPORTED, ROOT, Server, encode, serving
+from tests.conftest import EXPORTED, SLIVERS, Server, encode, serving
 from tests.waiting import WAIT
 
 LABELS = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
@@ -45,7 +45,7 @@ def client(defending: Server) -> Iterator[lectern.Client]:
 @pytest.fixture(scope="module")
 def held_out() -> tuple[np.ndarray, list[str]]:
     """Photos of CIFAR-10's test split, which no model was trained on, and their classes."""
-    with np.load(ROOT / "tests" / "data" / "image_classifier_test.npz") as file:
+    with np.load(SLIVERS / "image_classifier_test.npz") as file:
         return file["images"], [LABELS[label] for label in file["labels"]]
 
 
@@ -190,9 +190,9 @@ def test_the_detector_tells_attacked_images_from_clean_ones(
     files = [encode(photo) for photo in held_out[0][:100]]
     attacked = [r.image for r in client.attack(files, "pgd", labels=held_out[1][:100]).results]
     clean = [r.detection for r in client.defend(files).results]
-    found = [r.detection for r in client.defend(attacked).results]
-    truth = [0] * len(clean) + [1] * len(found)
-    assert roc_auc_score(truth, [d.score for d in (*clean, *found)]) >= 0.85
+    suspected = [r.detection for r in client.defend(attacked).results]
+    truth = [0] * len(clean) + [1] * len(suspected)
+    assert roc_auc_score(truth, [d.score for d in (*clean, *suspected)]) >= 0.85
     assert np.mean([d.attacked for d in clean]) <= 0.15
     strict = client.defend(files, false_positive_rate=0.01).results[0].detection
     assert strict.threshold > clean[0].threshold

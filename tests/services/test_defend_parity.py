@@ -22,7 +22,7 @@ import lectern
 from tests.conftest import EXPORTED, encode, serving
 from tests.waiting import WAIT
 from training.data.fetch import PyPI
-from training.image_classifier import ImageClassifier, restore
+from training.recipes.image_classifier import ImageClassifier, restore
 
 PHOTOS, ALIKE = 60, 50
 EPSILON, STEP, STEPS = 8 / 255, 1.9 / 255, 5

@@ -14,7 +14,7 @@ from PIL import Image
 
 from lectern.v1 import detect_anomaly_pb2 as pb
 from lectern.v1.detect_anomaly_pb2_grpc import DetectAnomalyServiceStub
-from tests.conftest import EXPORTED, ROOT, encode
+from tests.conftest import EXPORTED, SLIVERS, encode
 from tests.services.test_classify import failure
 from tests.waiting import WAIT
 
@@ -29,7 +29,7 @@ def stub(channel: grpc.Channel) -> DetectAnomalyServiceStub:
 @pytest.fixture(scope="module")
 def pictures() -> Pictures:
     """Real pictures of test splits: `images` of clothes, `mnist` and `kanji`; uint8 [N, 28, 28]."""
-    with np.load(ROOT / "tests" / "data" / "anomaly_detector_test.npz") as file:
+    with np.load(SLIVERS / "anomaly_detector_test.npz") as file:
         return dict(file)
 
 
@@ -64,9 +64,9 @@ def test_digits_kanji_and_noise_are_anomalies_and_clothes_are_not(
 ) -> None:
     noise = np.random.default_rng(0).integers(0, 256, (40, 28, 28), dtype=np.uint8)
     for strange in (pictures["mnist"], pictures["kanji"], noise):
-        found = detect(stub, strange)
-        assert np.mean([r.anomalous for r in found]) >= 0.8
-        assert np.mean([r.probability for r in found]) >= 0.7
+        flagged = detect(stub, strange)
+        assert np.mean([r.anomalous for r in flagged]) >= 0.8
+        assert np.mean([r.probability for r in flagged]) >= 0.7
     normal = detect(stub, pictures["images"])
     assert np.mean([r.anomalous for r in normal]) <= 0.11  # 0.05 on all 10,000; four standard errors of 200
     assert np.mean([r.probability for r in normal]) <= 0.4
@@ -145,8 +145,8 @@ def test_a_wrong_false_positive_rate_is_named(stub: DetectAnomalyServiceStub, pi
 def test_bad_requests_are_refused_by_name(
     stub: DetectAnomalyServiceStub, request_: pb.DetectAnomalyRequest, code: grpc.StatusCode, field: str
 ) -> None:
-    found, _, fields = failure(lambda: stub.DetectAnomaly(request_, timeout=WAIT))
-    assert (found, fields) == (code, [field])
+    status, _, fields = failure(lambda: stub.DetectAnomaly(request_, timeout=WAIT))
+    assert (status, fields) == (code, [field])
 
 
 def test_a_bad_request_ends_its_stream(stub: DetectAnomalyServiceStub, pictures: Pictures) -> None:

@@ -15,10 +15,10 @@ import pytest
 from PIL import Image
 
 import lectern
-from lectern.requests import explanation_method
+from lectern.methods import explanation_method
 from lectern.v1 import explain_pb2 as pb
 from lectern.v1.explain_pb2_grpc import ExplainServiceStub
-from tests.conftest import ROOT, Server, encode, serving
+from tests.conftest import SLIVERS, Server, encode, serving
 from tests.waiting import WAIT
 
 METHODS = tuple(name for name in pb.ExplanationMethod.DESCRIPTOR.fields_by_name if name != "attention")  # is for texts
@@ -41,7 +41,7 @@ def client(explaining: Server) -> Iterator[lectern.Client]:
 
 @pytest.fixture(scope="module")
 def clothes() -> np.ndarray:
-    with np.load(ROOT / "tests" / "data" / "anomaly_detector_test.npz") as pictures:
+    with np.load(SLIVERS / "anomaly_detector_test.npz") as pictures:
         return pictures["images"]
 
 
@@ -49,13 +49,13 @@ def clothes() -> np.ndarray:
 def rows() -> np.ndarray:
     """Rows of a survey, made up: percentages after the one-hot state."""
     random = np.random.default_rng(0)
-    found = random.uniform(5, 30, (4, 116)).astype(np.float32)
-    found[:, :37] = np.eye(37)[:4]
-    return found
+    table = random.uniform(5, 30, (4, 116)).astype(np.float32)
+    table[:, :37] = np.eye(37)[:4]
+    return table
 
 
-def values(found: pb.Attribution) -> np.ndarray:
-    return np.frombuffer(found.values, "<f4").reshape(tuple(found.shape))
+def values(attribution: pb.Attribution) -> np.ndarray:
+    return np.frombuffer(attribution.values, "<f4").reshape(tuple(attribution.shape))
 
 
 def opened(png: bytes) -> Image.Image:
@@ -68,11 +68,11 @@ def opened(png: bytes) -> Image.Image:
 def test_each_method_explains_a_photo(client: lectern.Client, photos: np.ndarray, method: str) -> None:
     photo = encode(photos[0])
     response = client.explain(photo, method, seed=3, **FEW.get(method, {}))
-    found = values(response.attribution)
-    assert found.shape in ((32, 32, 3), (32, 32, 1))
-    assert np.isfinite(found).all()
-    assert found.std() > 0
-    assert response.attribution.signed or found.min() >= 0
+    contributions = values(response.attribution)
+    assert contributions.shape in ((32, 32, 3), (32, 32, 1))
+    assert np.isfinite(contributions).all()
+    assert contributions.std() > 0
+    assert response.attribution.signed or contributions.min() >= 0
     assert (response.model, response.version) == ("image_classifier", 1)
     assert 0 < response.prediction.probability <= 1
     assert min(opened(response.picture).size) >= 256
@@ -98,9 +98,9 @@ def test_an_anomaly_is_explained_by_where_it_is(client: lectern.Client, clothes:
     damaged[4:10, 4:10] = 255 - damaged[4:10, 4:10]
     for method in ("smooth_grad", "integrated_gradients", "occlusion"):
         response = client.explain(encode(damaged), method, model="anomaly_detector")
-        found = np.abs(values(response.attribution)).sum(2)
-        assert np.isfinite(found).all()
-        assert found[2:12, 2:12].mean() > 1.5 * found.mean()
+        sizes = np.abs(values(response.attribution)).sum(2)
+        assert np.isfinite(sizes).all()
+        assert sizes[2:12, 2:12].mean() > 1.5 * sizes.mean()
 
 
 def test_values_of_integrated_gradients_add_up(client: lectern.Client, photos: np.ndarray, clothes, rows) -> None:
@@ -131,11 +131,11 @@ def test_gradient_methods_point_better_than_a_random_order_and_edges(
     client: lectern.Client, photos: np.ndarray
 ) -> None:
     methods = [explanation_method("smooth_grad", samples=16), explanation_method("integrated_gradients", steps=32)]
-    found: dict[str, list[float]] = {}
+    deletions_of: dict[str, list[float]] = {}
     for photo in photos[:12]:
         for entry in client.compare(encode(photo), methods).explanations:
-            found.setdefault(entry.method, []).append(entry.deletion)
-    mean = {name: float(np.mean(deletions)) for name, deletions in found.items()}
+            deletions_of.setdefault(entry.method, []).append(entry.deletion)
+    mean = {name: float(np.mean(deletions)) for name, deletions in deletions_of.items()}
     assert set(mean) == {"smooth_grad", "integrated_gradients", "random", "edges"}
     assert mean["integrated_gradients"] < min(mean["random"], mean["edges"])
     assert mean["smooth_grad"] < min(mean["random"], mean["edges"])

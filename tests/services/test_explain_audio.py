@@ -11,7 +11,7 @@ import soundfile
 from PIL import Image
 
 import lectern
-from lectern.requests import explanation_method
+from lectern.methods import explanation_method
 from lectern.v1 import classify_pb2, explain_pb2
 from tests.conftest import ROOT, Server, serving
 from tests.services.test_explain import client, method, refused, values
@@ -59,12 +59,12 @@ def test_each_method_explains_a_phone_by_what_is_near_it(client: lectern.Client,
     span = (vowel.start_seconds, vowel.end_seconds)
     response = client.explain(audio=clip, method=name, span=span, seed=1, **FEW.get(name, {}))
     assert (response.model, response.prediction.label) == ("phoneme_classifier", vowel.label)
-    found = np.abs(values(response.attribution))
-    assert found.shape == (150, 48)
-    assert np.isfinite(found).all()
+    sizes = np.abs(values(response.attribution))
+    assert sizes.shape == (150, 48)
+    assert np.isfinite(sizes).all()
     first, last = (round(100 * second) for second in span)
-    near = found[max(0, first - 20) : last + 20].sum()
-    assert near > 0.5 * found.sum()
+    near = sizes[max(0, first - 20) : last + 20].sum()
+    assert near > 0.5 * sizes.sum()
     assert Image.open(io.BytesIO(response.picture)).format == "PNG"
 
 

@@ -14,11 +14,11 @@ import torch
 from captum.attr import IntegratedGradients, LayerAttribution, LayerGradCam, NoiseTunnel, Occlusion, Saliency
 
 import lectern
-from lectern.noise import noise
+from artifacts.noise import noise
 from lectern.v1 import explain_pb2 as pb
 from tests.conftest import EXPORTED, Server, encode
 from tests.waiting import WAIT
-from training.image_classifier import ImageClassifier, restore
+from training.recipes.image_classifier import ImageClassifier, restore
 
 PHOTOS, ALIKE = 54, 50
 
@@ -44,7 +44,7 @@ def client(server: Server) -> Iterator[lectern.Client]:
         yield client
 
 
-def found(client: lectern.Client, photos: np.ndarray, method: str, **parameters: object) -> np.ndarray:
+def attributions(client: lectern.Client, photos: np.ndarray, method: str, **parameters: object) -> np.ndarray:
     return np.stack([values(client.explain(encode(p), method, seed=i, **parameters)) for i, p in enumerate(photos)])
 
 
@@ -61,7 +61,7 @@ def same(ours: np.ndarray, captums: torch.Tensor) -> None:
 
 
 def test_saliency(client: lectern.Client, photos: np.ndarray, net: ImageClassifier, inputs, targets) -> None:
-    same(found(client, photos[:PHOTOS], "saliency"), Saliency(net).attribute(inputs, target=targets))
+    same(attributions(client, photos[:PHOTOS], "saliency"), Saliency(net).attribute(inputs, target=targets))
 
 
 def test_integrated_gradients(
@@ -71,7 +71,7 @@ def test_integrated_gradients(
     expected = IntegratedGradients(net).attribute(
         inputs, target=targets, n_steps=steps, method="gausslegendre", internal_batch_size=100
     )
-    same(found(client, photos[:PHOTOS], "integrated_gradients", steps=steps), expected)
+    same(attributions(client, photos[:PHOTOS], "integrated_gradients", steps=steps), expected)
 
 
 def test_smooth_grad_with_the_same_noise(
@@ -85,7 +85,7 @@ def test_smooth_grad_with_the_same_noise(
             patch.setattr(torch, "normal", lambda mean, spread, drawn=drawn: drawn)
             tunnel = NoiseTunnel(Saliency(net))
             expected.append(tunnel.attribute(photo[None], nt_samples=samples, stdevs=1.0, target=int(target)))
-    same(found(client, photos[:PHOTOS], "smooth_grad", samples=samples, noise=size), torch.cat(expected))
+    same(attributions(client, photos[:PHOTOS], "smooth_grad", samples=samples, noise=size), torch.cat(expected))
 
 
 @pytest.mark.parametrize("layer", ["blocks.1", "blocks.2"])
@@ -94,7 +94,7 @@ def test_grad_cam(
 ) -> None:
     cam = LayerGradCam(net, net.get_submodule(layer)).attribute(inputs, target=targets, relu_attributions=True)
     expected = LayerAttribution.interpolate(cam, (32, 32), interpolate_mode="bilinear")
-    same(found(client, photos[:PHOTOS], "grad_cam", layer=layer), expected)
+    same(attributions(client, photos[:PHOTOS], "grad_cam", layer=layer), expected)
 
 
 def test_occlusion(client: lectern.Client, photos: np.ndarray, net: ImageClassifier, inputs, targets) -> None:
@@ -103,5 +103,5 @@ def test_occlusion(client: lectern.Client, photos: np.ndarray, net: ImageClassif
         expected = Occlusion(net).attribute(
             inputs, (window, window, 3), (stride, stride, 3), baselines=0, target=targets, perturbations_per_eval=4
         )
-    ours = found(client, photos[:PHOTOS], "occlusion", window=window, stride=stride, baseline="black")
+    ours = attributions(client, photos[:PHOTOS], "occlusion", window=window, stride=stride, baseline="black")
     same(ours.repeat(3, axis=3), expected)

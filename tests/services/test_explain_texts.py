@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import io
+import itertools
 from collections.abc import Iterator
 
 import numpy as np
@@ -11,6 +13,7 @@ from PIL import Image
 
 import lectern
 from lectern.v1 import explain_pb2 as pb
+from services.explain.methods.occlusion import occlusion_of_text
 from tests.conftest import ROOT, Server, serving
 from tests.services.test_explain import IMAGE, client, method, refused, values
 from tests.waiting import WAIT
@@ -38,9 +41,9 @@ def of(text: str, question: str = "") -> pb.ExplainedInput:
 def test_each_method_finds_the_word_of_praise(client: lectern.Client, name: str) -> None:
     response = client.explain(text=PRAISE, method=name, target="positive", seed=1)
     assert (response.model, response.prediction.label) == ("sentiment_classifier", "positive")
-    found = values(response.attribution)
-    assert response.words[int(found.argmax())].text == "wonderful"
-    assert found.shape == (len(response.words),)
+    contributions = values(response.attribution)
+    assert response.words[int(contributions.argmax())].text == "wonderful"
+    assert contributions.shape == (len(response.words),)
     again = client.explain(text=PRAISE, method=name, target="positive", seed=1)
     assert again.attribution == response.attribution
     assert Image.open(io.BytesIO(response.picture)).format == "PNG"
@@ -64,10 +67,33 @@ def test_an_answer_is_explained_by_its_question_and_its_text(client: lectern.Cli
     assert (response.model, response.prediction.label) == ("question_answerer", result.answers[0].text)
     asked = [word.text for word in response.words if word.in_question]
     assert asked == ["Who", "commanded", "the", "ship", "?"]
-    found = np.abs(values(response.attribution))
+    sizes = np.abs(values(response.attribution))
     answer = result.answers[0]
     inside = [not w.in_question and answer.start <= w.start < answer.end for w in response.words]
-    assert found[inside].max() > np.median(found)
+    assert sizes[inside].max() > np.median(sizes)
+
+
+def test_a_long_text_is_occluded_word_by_word_where_it_matters(client: lectern.Client) -> None:
+    longer = f"{STORY} {PRAISE} {STORY}"
+    response = client.explain(text=longer, method="occlusion", target="positive", model="sentiment_classifier")
+    contributions = values(response.attribution)
+    ends = [i for i, word in enumerate(response.words, 1) if word.text in ".!?"]
+    sentences = [contributions[start:end] for start, end in itertools.pairwise((0, *ends))]
+    largest = max(sentences, key=lambda sentence: abs(sentence.sum()))
+    assert len(set(largest.tolist())) > len(largest) / 2
+    assert any(len(set(sentence.tolist())) == 1 for sentence in sentences)
+
+
+def test_a_text_is_occluded_by_sentences_first() -> None:
+    asked: list[int] = []
+
+    async def remaining(kept: np.ndarray) -> np.ndarray:
+        asked.append(len(kept))
+        return kept @ np.array([0.0, 0.0, 3.0, 1.0, 0.25, 0.25], np.float32)
+
+    values = asyncio.run(occlusion_of_text([slice(0, 2), slice(2, 4), slice(4, 6)], 0.25, remaining))
+    assert values == pytest.approx([0, 0, 3, 1, 0.25, 0.25])
+    assert asked == [3, 1, 2, 1]
 
 
 def test_methods_are_compared_with_a_random_order(client: lectern.Client) -> None:
@@ -84,10 +110,10 @@ def test_attention_is_shared_by_the_words(reader: Server) -> None:
         of_class = client.explain(text=PRAISE, method="attention", model="sentiment_classifier")
         of_answer = client.explain(text=STORY[:400], question=QUESTION, method="attention")
     for response in (of_class, of_answer):
-        found = values(response.attribution)
-        assert found.shape == (len(response.words),)
-        assert found.min() >= 0
-        assert 0.3 < found.sum() < 1  # the rest is of the marks around the text
+        shares = values(response.attribution)
+        assert shares.shape == (len(response.words),)
+        assert shares.min() >= 0
+        assert 0.3 < shares.sum() < 1  # the rest is of the marks around the text
         assert not response.attribution.signed
 
 

@@ -12,10 +12,10 @@ import tritonclient.grpc as triton
 from tritonclient.utils import InferenceServerException, np_to_triton_dtype
 
 from lectern import Client, LecternError
-from lectern.requests import FewShotMethod
+from lectern.methods import FewShotMethod
 from lectern.v1 import classify_pb2 as pb
 from lectern.v1.classify_pb2_grpc import ClassifyServiceStub
-from tests.conftest import ROOT, Server, encode
+from tests.conftest import SLIVERS, Server, encode
 from tests.services.test_classify import failure, probabilities
 from tests.waiting import WAIT
 
@@ -25,7 +25,7 @@ METHODS = tuple(method for method in get_args(FewShotMethod) if method)
 @pytest.fixture(scope="module")
 def drawings() -> list[list[bytes]]:
     """PNG files of held-out characters by held-out fonts, dark on white; [character][font]."""
-    with np.load(ROOT / "tests" / "data" / "few_shot_classifier.npz") as file:
+    with np.load(SLIVERS / "few_shot_classifier.npz") as file:
         images, characters = 255 - file["test_images"], file["test_characters"]
     by_character = [[encode(image) for image in images[characters == c]] for c in range(characters.max() + 1)]
     return [files for files in by_character if len(files) == 5]
@@ -89,7 +89,7 @@ def test_the_order_of_the_examples_does_not_matter(
 
 
 def test_dark_on_light_is_the_same_as_light_on_dark(client: Client, drawings: list[list[bytes]]) -> None:
-    with np.load(ROOT / "tests" / "data" / "few_shot_classifier.npz") as file:
+    with np.load(SLIVERS / "few_shot_classifier.npz") as file:
         inverse = [encode(image) for image in file["test_images"][:4]]
         same = [encode(255 - image) for image in file["test_images"][:4]]
     support = shown(drawings, 5, 1)

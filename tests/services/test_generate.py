@@ -11,11 +11,11 @@ import onnxruntime
 import pytest
 from PIL import Image
 
-from lectern.noise import noise, path
+from artifacts.noise import noise, path
+from artifacts.versions import served_versions
 from lectern.v1 import generate_pb2 as pb
 from lectern.v1.generate_pb2_grpc import GenerateServiceStub
-from lectern.versions import served_versions
-from tests.conftest import EXPORTED, ROOT, encode
+from tests.conftest import EXPORTED, SLIVERS, encode
 from tests.services.test_classify import failure
 from tests.waiting import WAIT
 
@@ -36,7 +36,7 @@ def generate(stub: GenerateServiceStub) -> Generate:
 @pytest.fixture(scope="module")
 def digits() -> np.ndarray:
     """Handwritten digits uint8 [N, 28, 28], white on black."""
-    with np.load(ROOT / "tests" / "data" / "style_translator.npz") as file:
+    with np.load(SLIVERS / "style_translator.npz") as file:
         return file["handwritten_images"]
 
 

@@ -14,8 +14,10 @@ from tokenizers import Tokenizer
 
 import lectern
 import lectern.aio
+from artifacts.verses import keeps_form
 from lectern.v1 import generate_pb2 as pb
 from lectern.v1.generate_pb2_grpc import GenerateServiceStub
+from lectern.v1.notice_pb2 import NOTICE_CODE_FORM_NOT_KEPT, NOTICE_CODE_LEFT_OUT
 from tests.conftest import Server, serving
 from tests.services.test_classify import failure
 from tests.waiting import WAIT
@@ -120,3 +122,22 @@ def test_bad_requests_name_the_field(writing: Server, request_: pb.GenerateTextR
         stub = GenerateServiceStub(channel)
         code, _, fields = failure(lambda: list(stub.GenerateText(request_, timeout=WAIT)))
     assert (code, fields) == (grpc.StatusCode.INVALID_ARGUMENT, [field])
+
+
+def test_what_the_vocabulary_lacks_is_left_out_and_named(client: lectern.Client) -> None:
+    plain, _ = written(client.generate_text("春，", title="春", seed=3, max_tokens=12))
+    responses = list(client.generate_text("abc春 😀,", title="7春", seed=3, max_tokens=12))
+    assert "".join(response.text for response in responses) == plain
+    noticed = [(notice.code, notice.field, notice.text.rpartition(": ")[2]) for notice in responses[0].notices]
+    assert noticed == [(NOTICE_CODE_LEFT_OUT, "prompt", "abc😀"), (NOTICE_CODE_LEFT_OUT, "title", "7")]
+    assert not any(response.notices for response in responses[1:])
+
+
+def test_a_poem_in_another_form_than_asked_for_says_so(client: lectern.Client) -> None:
+    ended = 0
+    for seed in range(24):
+        text, last = written(client.generate_text(form="五言絕句", seed=seed))
+        kept = last.finish_reason != pb.FINISH_REASON_END or keeps_form(text, "五言絕句")
+        assert [notice.code for notice in last.notices] == ([] if kept else [NOTICE_CODE_FORM_NOT_KEPT])
+        ended += last.finish_reason == pb.FINISH_REASON_END
+    assert ended

@@ -10,7 +10,7 @@ from lectern.v1 import classify_pb2 as pb
 from lectern.v1 import model_pb2
 from lectern.v1.classify_pb2_grpc import ClassifyServiceStub
 from lectern.v1.model_pb2_grpc import ModelServiceStub
-from tests.conftest import ROOT, encode
+from tests.conftest import SLIVERS, encode
 from tests.services.test_classify import failure, probabilities
 from tests.waiting import WAIT
 
@@ -34,11 +34,11 @@ def pair(channel: grpc.Channel) -> tuple[int, int]:
 
 def sliver(name: str) -> tuple[list[bytes], np.ndarray]:
     """Real images of a committed sliver as PNG files, and their labels."""
-    with np.load(ROOT / "tests" / "data" / f"{name}.npz") as file:
+    with np.load(SLIVERS / f"{name}.npz") as file:
         return [encode(image) for image in file["images"]], file["labels"]
 
 
-def found(stub: ClassifyServiceStub, images: list[bytes], model: str, version: int = 0) -> np.ndarray:
+def predicted(stub: ClassifyServiceStub, images: list[bytes], model: str, version: int = 0) -> np.ndarray:
     """The likeliest class of each image."""
     request = pb.ClassifyImageRequest(images=images, model=model, version=version, top_k=1)
     return np.array([r.classes[0].index for r in stub.ClassifyImage(request, timeout=WAIT).results])
@@ -59,7 +59,7 @@ def test_a_caller_chooses_the_version(stub: ClassifyServiceStub, pair: tuple[int
 
 def test_int8_and_float32_agree_on_most_photos(stub: ClassifyServiceStub, pair: tuple[int, int]) -> None:
     images, labels = sliver("image_classifier_test")
-    float32, int8 = (found(stub, images, COMPACT, version) for version in pair)
+    float32, int8 = (predicted(stub, images, COMPACT, version) for version in pair)
     assert np.mean(float32 == int8) >= 0.95
     for answers in (float32, int8):
         assert np.mean(answers == labels) >= 0.81  # 0.88 on all 10,000; three standard errors of 200
@@ -70,12 +70,12 @@ def test_a_version_that_is_not_served_is_named(
     stub: ClassifyServiceStub, pair: tuple[int, int], photos: np.ndarray, version: int, code: grpc.StatusCode
 ) -> None:
     request = pb.ClassifyImageRequest(images=[encode(photos[0])], model=COMPACT, version=version)
-    found_code, message, fields = failure(lambda: stub.ClassifyImage(request, timeout=WAIT))
-    assert (found_code, fields) == (code, ["version"])
+    status, message, fields = failure(lambda: stub.ClassifyImage(request, timeout=WAIT))
+    assert (status, fields) == (code, ["version"])
     assert f"no version {version}; it has: {list(pair)}" in message
 
 
 def test_drawings_are_known_better_than_by_the_model_of_photos(stub: ClassifyServiceStub) -> None:
     images, labels = sliver("drawing_classifier")
-    adapted, source = (np.mean(found(stub, images, model) == labels) for model in ("drawing_classifier", ""))
+    adapted, source = (np.mean(predicted(stub, images, model) == labels) for model in ("drawing_classifier", ""))
     assert adapted > source + 0.05

@@ -11,14 +11,12 @@ import grpc
 import numpy as np
 import pytest
 import tritonclient.grpc as triton
-from google.protobuf.descriptor import Descriptor
-from google.protobuf.descriptor_pb2 import FileDescriptorSet
-from grpc_tools import protoc
 from tritonclient.grpc import service_pb2, service_pb2_grpc
 from tritonclient.utils import InferenceServerException
 
-from lectern.card import Card
-from tests.conftest import EXPORTED, ROOT, Server, serving
+import lectern
+from artifacts.card import Card
+from tests.conftest import EXPORTED, Server, encode, serving
 from tests.waiting import WAIT
 
 MODEL = "image_classifier"
@@ -68,13 +66,13 @@ def test_raw_and_typed_contents_agree(
 
 def test_served_logits_are_torchs(client: triton.InferenceServerClient, photos: np.ndarray) -> None:
     torch = pytest.importorskip("torch")
-    from training.image_classifier import restore
+    from training.recipes.image_classifier import restore
 
     net = restore((EXPORTED / MODEL / "1" / "model.onnx").read_bytes())
     with torch.no_grad():
         expected = net(torch.from_numpy(photos[:50])).numpy()
-    found = client.infer(MODEL, [photo_input(photos[:50])]).as_numpy("logits")
-    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-4)
+    logits = client.infer(MODEL, [photo_input(photos[:50])]).as_numpy("logits")
+    np.testing.assert_allclose(logits, expected, rtol=1e-4, atol=1e-4)
 
 
 def test_requested_outputs(client: triton.InferenceServerClient, photos: np.ndarray) -> None:
@@ -169,12 +167,34 @@ def with_parameters(on: str, **parameters: object) -> service_pb2.ModelInferRequ
         with_parameters("output", binary_data=False),
         with_parameters("request", binary_data_output=True, sequence_id=0, sequence_start=False),
         with_parameters("request", timeout=2**62),
+        with_parameters("request", priority=2**62),
         with_parameters("output", classification=0),
     ],
 )
 def test_hints_are_ignored(channel: grpc.Channel, request_: service_pb2.ModelInferRequest) -> None:
     response = service_pb2_grpc.GRPCInferenceServiceStub(channel).ModelInfer(request_, timeout=WAIT)
     assert len(response.raw_output_contents[0]) == 40
+
+
+@pytest.mark.parametrize("field", [1, 2, 3])
+def test_text_that_is_not_utf8_is_refused_even_if_replaced(channel: grpc.Channel, field: int) -> None:
+    request = tensor([1, 32, 32, 3], "UINT8")
+    request.model_version, request.id = "1", "mine"
+    infer = channel.unary_unary("/inference.GRPCInferenceService/ModelInfer")
+    broken = bytes([field << 3 | 2, 1, 0xFF])
+    with pytest.raises(grpc.RpcError) as caught:
+        infer(broken + request.SerializeToString(), timeout=WAIT)
+    assert caught.value.code() is INVALID
+    assert caught.value.details() == "the request is not a valid inference.ModelInferRequest"
+
+
+@pytest.mark.parametrize("priority", ["", "1 ", " 1", "-1", "1.0"])
+def test_a_priority_in_metadata_is_a_number(channel: grpc.Channel, priority: str) -> None:
+    infer = service_pb2_grpc.GRPCInferenceServiceStub(channel).ModelInfer
+    with pytest.raises(grpc.RpcError) as caught:
+        infer(tensor([1, 32, 32, 3], "UINT8"), timeout=WAIT, metadata=[("x-priority", priority)])
+    assert caught.value.code() is INVALID
+    assert "x-priority" in (caught.value.details() or "")
 
 
 def named_twice() -> service_pb2.ModelInferRequest:
@@ -188,7 +208,7 @@ def named_twice() -> service_pb2.ModelInferRequest:
     [
         (with_parameters("input", shared_memory_region="x"), r"inputs\[0\].*shared memory is not served"),
         (with_parameters("output", shared_memory_region="x"), r"outputs\[0\].*shared memory is not served"),
-        (with_parameters("request", sequence_id=7), "no model here keeps a sequence's state"),
+        (with_parameters("request", sequence_id=7), "no model here keeps the state of a sequence"),
         (with_parameters("output", classification=-1), "must be an integer from 0"),
         (with_parameters("output", classification="three"), "must be an integer from 0"),
         (with_parameters("request", priority="high"), "must be an integer from 0"),
@@ -238,6 +258,25 @@ def test_statistics_are_what_was_asked(tmp_path: Path, photos: np.ndarray) -> No
         assert everything["covid_regressor", "1"].inference_stats.success.count == 0
         with pytest.raises(InferenceServerException, match="there is no model 'nobody'"):
             client.get_inference_statistics("nobody")
+
+
+def test_an_answer_to_a_typed_call_is_known_to_a_raw_one(tmp_path: Path, repository: Path, photos: np.ndarray) -> None:
+    with (repository / MODEL / "config.pbtxt").open("a") as config:
+        config.write("response_cache { enable: true }\n")
+    with (
+        serving(tmp_path, "classify", repository=repository, LECTERN_CACHE_BYTES="1000000") as server,
+        triton.InferenceServerClient(server.target) as client,
+        lectern.Client(server.target) as typed,
+    ):
+        (result,) = typed.classify_image([encode(photos[0])]).results
+        logits = client.infer(MODEL, [photo_input(photos[:1])]).as_numpy("logits")
+        assert int(np.argmax(logits)) == result.classes[0].index
+        assert np.array_equal(client.infer(MODEL, [photo_input(photos[:1])]).as_numpy("logits"), logits)
+        (stats,) = client.get_inference_statistics(MODEL).model_stats
+        counts = stats.inference_stats
+        assert (counts.cache_hit.count, counts.cache_miss.count, counts.success.count) == (2, 1, 3)
+        assert stats.execution_count == 1
+        assert counts.cache_hit.ns > 0
 
 
 def test_rpcs_that_are_not_served_say_why(client: triton.InferenceServerClient) -> None:
@@ -296,25 +335,3 @@ def test_model_control_when_allowed(tmp_path: Path, photos: np.ndarray) -> None:
         for name in ("../exported/image_classifier", "/etc", "nobody", ".."):
             with pytest.raises(InferenceServerException, match="the repository has no model"):
                 client.load_model(name)
-
-
-def test_our_copy_of_the_protocol_agrees_with_tritonclients(tmp_path: Path) -> None:
-    target = tmp_path / "set.bin"
-    flags = [f"--proto_path={ROOT / 'protos'}", f"--descriptor_set_out={target}", "inference/grpc_service.proto"]
-    assert protoc.main(["protoc", *flags]) == 0
-    (ours,) = FileDescriptorSet.FromString(target.read_bytes()).file
-
-    def check(message: object, theirs: Descriptor) -> None:
-        for field in message.field:  # type: ignore[attr-defined]
-            their_field = theirs.fields_by_name[field.name]
-            assert (field.number, field.type) == (their_field.number, their_field.type), (
-                f"{theirs.full_name}.{field.name}"
-            )
-        for nested in message.nested_type:  # type: ignore[attr-defined]
-            check(nested, theirs.nested_types_by_name[nested.name])
-
-    for message in ours.message_type:
-        check(message, service_pb2.DESCRIPTOR.message_types_by_name[message.name])
-    theirs = service_pb2.DESCRIPTOR.services_by_name["GRPCInferenceService"]
-    for method in ours.service[0].method:
-        assert method.output_type.endswith(theirs.methods_by_name[method.name].output_type.full_name)

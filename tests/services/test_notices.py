@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
+import shutil
+from pathlib import Path
 
 import pytest
 
 import lectern
 from lectern.v1 import notice_pb2 as pb
 from services.codecs.language import not_english
-from tests.conftest import ROOT, Server
+from tests.conftest import EXPORTED, SLIVERS, Server, serving
 from tests.lectern.test_cli import invoke
 
 FOREIGN = [
@@ -49,10 +51,10 @@ def test_english_and_what_has_no_language_is_left_alone(text: str) -> None:
 
 
 def test_english_sentences_are_not_suspected() -> None:
-    rows = [line.split("\t") for line in (ROOT / "tests/data/translator_en_zh.tsv").read_text().splitlines()]
+    rows = [line.split("\t") for line in (SLIVERS / "translator_en_zh.tsv").read_text().splitlines()]
     assert [row[1] for row in rows if not_english(row[1])] == []
     assert all(not_english(row[2]) == "Chinese characters" for row in rows)
-    reviews = json.loads((ROOT / "tests/data/sentiment_classifier.json").read_text())["items"]
+    reviews = json.loads((SLIVERS / "sentiment_classifier.json").read_text())
     assert [item for item in reviews if not_english(next(part for part in item if isinstance(part, str)))] == []
 
 
@@ -73,6 +75,22 @@ def test_classes_of_no_english_say_so(server: Server) -> None:
         english, foreign = client.classify_text(["What a lovely film!", FOREIGN[7][0]]).results
     assert not english.notices
     assert [(notice.code, notice.field) for notice in foreign.notices] == [(pb.NOTICE_CODE_LANGUAGE, "texts[1]")]
+
+
+def test_an_improbable_class_says_that_the_model_is_unsure(tmp_path: Path) -> None:
+    repository = tmp_path / "exported"
+    for name in ("question_answerer", "sentiment_classifier"):
+        shutil.copytree(EXPORTED / name, repository / name)
+    (path,) = repository.glob("sentiment_classifier/*/card.json")
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"decision": {"unsure": 0.999}}))
+    with serving(tmp_path, "classify", repository=repository) as server, lectern.Client(server.target) as client:
+        results = client.classify_text(["Great!", "It is a film.", "The plot is fine, the end is not."]).results
+    for i, result in enumerate(results):
+        unsure = result.classes[0].probability < 0.999
+        assert [(n.code, n.field) for n in result.notices] == (
+            [(pb.NOTICE_CODE_UNSURE, f"texts[{i}]")] if unsure else []
+        )
+    assert any(result.notices for result in results)
 
 
 @pytest.mark.parametrize("arguments", [("translate",), ("translate", "--stream"), ("classify", "--text")])

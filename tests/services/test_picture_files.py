@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from lectern.card import ImagePreprocessing
+from artifacts.card import ImagePreprocessing
 from services.codecs.images import decode_images
-from services.codecs.picture_files import orientation_of
+from services.codecs.picture_files import orientation_of, pixels_only
 from services.errors import InvalidArgument
 from services.limits import Limits
 from tests.conftest import encode
@@ -215,6 +215,13 @@ def test_half_a_picture_is_refused(photo: np.ndarray, kind: str) -> None:
 )
 def test_a_picture_of_too_many_parts_is_refused(photo: np.ndarray, content: object, says: str) -> None:
     assert says in refusal(content(encode(photo), encode(photo, "JPEG")))  # type: ignore[operator]
+
+
+@pytest.mark.parametrize("end", [b"", b"\xd9", b"\xe0\0"])
+def test_fill_of_a_jpeg_without_pixels_is_not_left_to_its_decoder(end: bytes) -> None:
+    fill = b"\xff\xd8" + b"\xff" * 100_000 + end
+    assert len(pixels_only(fill).content) < 100
+    assert "its header is truncated or corrupt" in refusal(fill)
 
 
 @pytest.mark.parametrize(

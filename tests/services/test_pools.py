@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
+import weakref
 from collections.abc import AsyncIterator
 
 import pytest
@@ -51,6 +52,29 @@ async def test_an_item_that_hangs_costs_its_caller_and_no_thread() -> None:
     assert await pool.run(lambda: 7) == 7
     stop.set()
     assert await pool.run(lambda: 8) == 8
+
+
+async def test_an_item_that_ended_or_was_cancelled_is_let_go_before_its_time_limit() -> None:
+    pool, entered, release = Pool("test", 1, 3600), threading.Event(), threading.Event()
+    gone = []
+
+    class Photo:
+        def __init__(self) -> None:
+            self.gone = threading.Event()
+            gone.append(self.gone)
+            weakref.finalize(self, self.gone.set)
+
+        def work(self) -> None:
+            entered.set()
+            release.wait(60)
+
+    running, waiting, last = (asyncio.ensure_future(pool.run(Photo().work)) for _ in range(3))
+    await asyncio.to_thread(entered.wait, 60)
+    waiting.cancel()
+    release.set()
+    await asyncio.wait((running, waiting, last))
+    del running, waiting, last
+    assert all([await asyncio.to_thread(each.wait, 10) for each in gone])
 
 
 async def test_an_error_of_an_item_is_its_callers() -> None:
@@ -171,12 +195,12 @@ async def test_a_stream_of_a_numeric_loop_ends_with_its_reader() -> None:
             await asyncio.sleep(0)
             closed.set()
 
-    found = []
+    items_read = []
     stream = numeric.iterate(items())
     async for item in stream:
-        found.append(item)
+        items_read.append(item)
         if item == 3:
             break
     await stream.aclose()  # type: ignore[attr-defined]
-    assert found == [0, 1, 2, 3]
+    assert items_read == [0, 1, 2, 3]
     assert closed.is_set()

@@ -7,7 +7,7 @@ import numpy as np
 import onnxruntime
 import pytest
 
-from lectern.card import Card, TabularPreprocessing
+from artifacts.card import Card, TabularPreprocessing
 from lectern.v1 import predict_pb2 as pb
 from lectern.v1.predict_pb2_grpc import PredictServiceStub
 from tests.conftest import EXPORTED
@@ -37,9 +37,9 @@ def test_predicts_what_the_graph_predicts(stub: PredictServiceStub, width: int) 
     features = np.random.default_rng(0).uniform(0, 20, (600, width)).astype(np.float32)
     response = stub.Predict(pb.PredictRequest(rows=rows(features)), timeout=WAIT)
     expected = onnxruntime.InferenceSession(VERSION / "model.onnx").run(None, {"features": features})[0]
-    found = np.array([r.values for r in response.results])
+    predicted = np.array([r.values for r in response.results])
     assert response.model == "covid_regressor"
-    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(predicted, expected, rtol=1e-4, atol=1e-4)
 
 
 def test_bad_rows_are_named(stub: PredictServiceStub, width: int) -> None:

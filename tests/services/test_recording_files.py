@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import io
 import struct
 
 import numpy as np
 import pytest
+import soundfile
 
 from services.codecs.audio import Clip, decode_clips
 from services.errors import InvalidArgument
@@ -93,9 +95,34 @@ def test_half_a_recording_is_refused(kind: str) -> None:
     assert "clip: is truncated or corrupt: " in refusal(content[: len(content) // 2])
 
 
+@pytest.mark.parametrize("rate", [8_000, 11_025, 16_000, 22_050, 24_000, 32_000, 44_100, 48_000])
+def test_an_mp3_that_does_not_know_its_length_has_its_last_frame(rate: int) -> None:
+    streamed = without_first_frame(record(TONE, "MP3", rate))
+    whole = decode(streamed)
+    for after in (b"TAG" + bytes(125), b"APETAGEX" + bytes(24), bytes(417)):
+        np.testing.assert_array_equal(decode(streamed + after), whole)
+    for missing in (1, 20, len(streamed) // 2 + 1):
+        assert "its last frame has" in refusal(streamed[:-missing])
+
+
+def test_an_mp3_that_does_not_know_its_length_is_read_to_its_end() -> None:
+    """Frames of what is quiet are small: by the first ones, the file looks a quarter as long as it is."""
+    loud, buffer = np.random.default_rng(0).integers(-9999, 9999, 160_000, np.int16), io.BytesIO()
+    soundfile.write(buffer, np.append(loud, 0 * loud), RATE, format="MP3", bitrate_mode="VARIABLE")
+    whole, streamed = buffer.getvalue(), without_first_frame(buffer.getvalue())
+    assert soundfile.info(io.BytesIO(streamed)).frames < 100_000
+    assert len(decode(whole)) == 320_000 <= len(decode(streamed)) < 323_000
+
+
+def without_first_frame(mp3: bytes) -> bytes:
+    """An MP3 without the frame that holds nothing but its Xing header, as it is streamed."""
+    assert b"Xing" in mp3[:64] or b"Info" in mp3[:64]
+    return mp3[mp3.index(mp3[:2], 4) :]
+
+
 def test_what_is_missing_is_counted() -> None:
-    assert "its header says 64,000 bytes of samples, and 31,956 are there" in refusal(WAV[:32_000])
-    assert "and 0 are there" in refusal(WAV[: DATA + 4])
+    assert "its header says 64,000 bytes of samples, but 31,956 are present" in refusal(WAV[:32_000])
+    assert "but 0 are present" in refusal(WAV[: DATA + 4])
     assert "its last page" in refusal(record(TONE, "OGG")[:-9])
     assert "has no samples" in refusal(record(TONE[:0]))
 

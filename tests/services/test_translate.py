@@ -11,6 +11,7 @@ import urllib.request
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import grpc
 import pytest
@@ -19,18 +20,20 @@ from tokenizers import Tokenizer
 
 import lectern
 import lectern.aio
-from lectern.card import DataSource, Metric, TranslationPreprocessing
+from artifacts.card import DataSource, Metric, TranslationPreprocessing
 from lectern.v1 import translate_pb2 as pb
 from lectern.v1.translate_pb2_grpc import TranslateServiceStub
-from tests.conftest import ROOT, Server, serving
+from services.translate.carried import reading, without_loops
+from services.translate.sentences import split
+from tests.conftest import SLIVERS, Server, serving
 from tests.runtime.test_triton import free_ports, triton
 from tests.services.test_classify import failure
 from tests.waiting import WAIT, wait_until
-from training import translator_en_zh as recipe
 from training.export.version import write_version
-from training.recipe import Trained
-from training.tokens import END_ID, byte_pair_encoding
-from training.translator_en_zh import FAST, Translator
+from training.methods.tokens import END_ID, byte_pair_encoding
+from training.recipes import translator_en_zh as recipe
+from training.recipes.translator_en_zh import FAST, Translator
+from training.trained import Trained
 
 LONG = "and it came to pass that " * 18  # some 110 tokens
 
@@ -46,17 +49,22 @@ class Reference:
     repository: Path
 
     def search(self, text: str, size: int) -> list[tuple[str, float]]:
-        (found,) = recipe.search(self.net, [self.source.encode(text).ids], size)
+        (hypotheses,) = recipe.search(self.net, [self.source.encode(text).ids], size)
         best: dict[str, float] = {}
-        for hypothesis in found:  # best first; some read alike
+        for hypothesis in hypotheses:  # best first; some read alike
             best.setdefault(self.target.decode(hypothesis.tokens), hypothesis.score)
         return list(best.items())
+
+    def answered(self, text: str, size: int) -> list[tuple[str, float]]:
+        """What the server makes of it: those that repeat themselves last, and once what they repeat."""
+        ordered = sorted(self.search(text, size), key=lambda pair: without_loops(pair[0], text) != pair[0])
+        return [(without_loops(written, text), score) for written, score in ordered]
 
 
 @pytest.fixture(scope="module")
 def reference(tmp_path_factory: pytest.TempPathFactory) -> Reference:
     """Random weights, so that no two sentences are alike and some end early: a sliver trains none that say much."""
-    with (ROOT / "tests" / "data" / "translator_en_zh.tsv").open(newline="") as file:
+    with (SLIVERS / "translator_en_zh.tsv").open(newline="") as file:
         rows = list(csv.reader(file, delimiter="\t"))
     source = byte_pair_encoding([row[1] for row in rows], 400, lowercase=True)
     target = byte_pair_encoding([row[2] for row in rows], 900, ends=False)
@@ -88,7 +96,8 @@ def reference(tmp_path_factory: pytest.TempPathFactory) -> Reference:
     logging.disable()  # pytest collects thousands of lines that the exporter writes for itself
     write_version("translator_en_zh", trained, repository, "", 0, 0)
     logging.disable(logging.NOTSET)
-    sentences = [row[1] for row in rows if not any(stop in row[1][:-1] for stop in ".!?\n")]
+    whole = [row[1] for row in rows if not any(stop in row[1][:-1] for stop in ".!?\n")]
+    sentences = [sentence for sentence in whole if not reading(sentence).carried]
     return Reference(net, source, target, sentences, repository)
 
 
@@ -119,12 +128,12 @@ def rests(server: Server) -> bool:
 
 
 def test_greedy_translations_are_those_of_torch(client: lectern.Client, reference: Reference) -> None:
-    sentences = reference.sentences[:200]
-    assert len(sentences) == 200
+    sentences = reference.sentences[:180]
+    assert len(sentences) == 180
     results = client.translate(sentences, beam_size=1).results
-    found = [result.translations[0].text for result in results]
-    assert found == [reference.search(sentence, 1)[0][0] for sentence in sentences]
-    assert len(set(found)) > 100
+    translated = [result.translations[0].text for result in results]
+    assert translated == [reference.answered(sentence, 1)[0][0] for sentence in sentences]
+    assert len(set(translated)) > 80  # of which many loop, and say once what they repeat
 
 
 @pytest.mark.parametrize("size", [2, 4, 8])
@@ -133,7 +142,7 @@ def test_beams_find_what_torch_finds_with_its_scores(client: lectern.Client, ref
     for sentence, result in zip(
         sentences, client.translate(sentences, beam_size=size, count=size).results, strict=True
     ):
-        expected = reference.search(sentence, size)
+        expected = reference.answered(sentence, size)
         assert [t.text for t in result.translations] == [text for text, _ in expected]
         assert [t.score for t in result.translations] == pytest.approx([score for _, score in expected], abs=1e-3)
 
@@ -212,6 +221,32 @@ def test_a_deadline_ends_the_search(translating: Server) -> None:
     wait_until(lambda: rests(translating))
 
 
+@pytest.mark.unit
+def test_what_is_carried_comes_once_however_the_model_repeats_or_garbles_its_stand_in() -> None:
+    read = reading("Write to ana@mail.example, see https://x.example/a?b=1.")
+    (first, mail), (second, address) = read.carried
+    assert read.restored(f"{first}的{first}，{first}{second}{second} {second}。") == f"{mail}的， {address}。"
+
+
+class CountingTokenizer:
+    """Counts the characters that it reads."""
+
+    def __init__(self, tokenizer: Tokenizer) -> None:
+        self._tokenizer, self.characters = tokenizer, 0
+
+    def encode(self, text: str) -> Any:
+        self.characters += len(text)
+        return self._tokenizer.encode(text)
+
+
+@pytest.mark.unit
+@pytest.mark.parametrize("text", ["a" * 20_000, "word " * 4_000, "a b c d, and " * 1_500])
+def test_a_long_text_is_not_read_again_for_each_piece(text: str) -> None:
+    tokenizer = CountingTokenizer(byte_pair_encoding([text[:100]], 300))
+    split(text, tokenizer, 100)  # type: ignore[arg-type]
+    assert tokenizer.characters <= 25 * len(text)
+
+
 def test_a_text_is_translated_sentence_by_sentence(client: lectern.Client) -> None:
     text = "Mr. Smith can cook. “Can he?” she said!\n\nNo, e.g. not well; " + "he burns it, " * 150 + "always"
     (result,) = client.translate(text).results
@@ -230,22 +265,73 @@ def test_alignment_names_the_parts_of_the_source(client: lectern.Client) -> None
     (sentence,) = client.translate(text, alignment=True).results[0].translations[0].sentences
     assert "".join(token.text for token in sentence.source_tokens) == text.replace(" ", "").strip()
     assert all(text[t.start : t.end] == t.text for t in sentence.source_tokens)
-    assert "".join(token.text for token in sentence.tokens) == sentence.text
+    assert without_loops("".join(token.text for token in sentence.tokens), text) == sentence.text
     for token in sentence.tokens:
         assert len(token.attention) == len(sentence.source_tokens)
         assert 0 < sum(token.attention) <= 1.001
 
 
-@pytest.mark.parametrize("text", ["🎉", "مرحبا", "他說 hello", "<unk> </s> <pad>", "a\u0301", "x" * 3000])
+@pytest.mark.parametrize("text", ["مرحبا", "他說 hello", "a\u0301", "x" * 3000])
 def test_any_text_has_an_answer(client: lectern.Client, text: str) -> None:
     assert client.translate(text, beam_size=1).results[0].translations[0].sentences
+
+
+@pytest.mark.parametrize("text", ["🎉", "<unk> </s> <pad>", "https://www.example.org/a?b=1", "", " "])
+def test_what_has_no_words_comes_back_as_it_is(client: lectern.Client, text: str) -> None:
+    (translation,) = client.translate(text).results[0].translations
+    assert translation.text == text.strip()
+    assert not translation.sentences
+    (streamed,) = client.stream_translate(text)
+    assert (streamed.text, streamed.final) == (text.strip(), True)
+
+
+@pytest.mark.parametrize(
+    ("text", "kept"),
+    [
+        (
+            "He can cook: https://example.org/cook?a=1, and joe@mail.example.",
+            ["https://example.org/cook?a=1", "joe@mail.example"],
+        ),
+        ("{name} can cook %s.", ["{name}", "%s"]),
+        ("<p>He can <b>cook</b>.</p><p>🎉</p>", ["<p>", "<b>cook</b>", "</p><p>🎉</p>"]),
+        ("Call 415-555-0132 at 7:45.", ["415-555-0132", "7:45"]),
+    ],
+)
+def test_addresses_tags_placeholders_and_numbers_are_kept(client: lectern.Client, text: str, kept: list[str]) -> None:
+    written = client.translate(text).results[0].translations[0].text
+    *_, streamed = client.stream_translate(text)
+    for part in kept:
+        assert part in written
+    assert kept[-1] in streamed.text
+
+
+def test_letters_of_any_width_read_alike(client: lectern.Client) -> None:
+    plain, wide = client.translate(["Tom can cook.", "Ｔｏｍ　ｃａｎ　ｃｏｏｋ．"]).results
+    assert plain.translations[0].text == wide.translations[0].text
+
+
+def test_a_long_sentence_is_translated_clause_by_clause(client: lectern.Client) -> None:
+    clauses = [
+        "He can cook and she can cook all day long, ",
+        "but they say that we can not cook a thing, ",
+        "because we burn all the food that we have.",
+    ]
+    (translation,) = client.translate("".join(clauses)).results[0].translations
+    spans = [slice(s.source_start, s.source_end) for s in translation.sentences]
+    assert ["".join(clauses)[span] for span in spans] == [clause.strip() for clause in clauses]
+    assert all(s.text.endswith("，") for s in translation.sentences[:-1])
+
+
+def test_what_repeats_itself_is_said_once() -> None:
+    assert without_loops("票票票250美元", "The ticket costs 250 dollars.") == "票250美元"
+    assert without_loops("哈哈哈！", "Ha ha ha!") == "哈哈哈！"
+    assert without_loops("看看書", "Read a book.") == "看看書"
 
 
 @pytest.mark.parametrize(
     ("request_", "field"),
     [
         (pb.TranslateRequest(), "texts"),
-        (pb.TranslateRequest(texts=["fine", " \n"]), "texts[1]"),
         (pb.TranslateRequest(texts=["hi"] * 257), "texts"),
         (pb.TranslateRequest(texts=["x" * (128 * 1024 + 1)]), "texts[0]"),
         (pb.TranslateRequest(texts=["Hi. " * 600]), "texts"),

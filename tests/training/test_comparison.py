@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from lectern.card import Metric
+from artifacts.card import Metric
 from training.comparison import compare
 
 ACCURACY = Metric(name="accuracy", value=0.9, split="test", n=100)

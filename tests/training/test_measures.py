@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,14 +9,13 @@ import numpy as np
 import pytest
 from pydantic import ValidationError
 
-from lectern.card import Limits, Metric
-from lectern.cli.models import main_metric
-from lectern.versions import read_card
+from artifacts.card import Limits, Metric
+from artifacts.versions import read_card
+from lectern.cli.cards import main_metric
 from tests.conftest import ROOT
-from training import measures
+from training import measures, recipes
 from training.export.parity import ExportError
 from training.export.version import add_figures
-from training.main import RECIPES
 from training.measures import Decisions, Evaluation
 
 # Why these have none is said in training/measures.py and docs/models.md.
@@ -26,16 +24,16 @@ UNTOLD = {"poem_generator": "perplexity"}  # nothing served tells the probabilit
 LIMITS = Limits(intended="tests", failures=("everything else",))
 
 
-@pytest.mark.parametrize("name", RECIPES)
+@pytest.mark.parametrize("name", recipes.shipped())
 def test_a_committed_card_says_what_bounds_it(name: str) -> None:
     card = read_card(ROOT / "exported" / name)
-    assert card.limits == importlib.import_module(f"training.{name}").LIMITS
+    assert card.limits == recipes.load(name).LIMITS
     for metric in card.metrics:
         if metric.name in WITHOUT_INTERVAL or metric.name == UNTOLD.get(name):
             continue
         assert metric.interval is not None, metric.name
         assert metric.interval[0] <= metric.value <= metric.interval[1], metric
-    if card.capability == "classify" and name != "few_shot_classifier":  # whose classes come with the request
+    if "classification" in card.task and card.labels:  # few_shot_classifier's classes come with the request
         assert [scores.label for scores in card.per_class] == list(card.labels)
         assert card.calibration is not None
         assert sum(b.n for b in card.calibration.bins) == sum(scores.n for scores in card.per_class)
@@ -90,14 +88,14 @@ def test_a_card_is_completed_and_keeps_its_values(tmp_path: Path) -> None:
     bare = tuple(metric.model_copy(update={"interval": None}) for metric in card.metrics)
     (tmp_path / card.name / str(card.version)).mkdir(parents=True)
     incomplete, name = card.model_copy(update={"metrics": bare}), bare[0].name
-    found = Evaluation((measures.share(name, 0.81, 10_000),))
-    written = add_figures(incomplete, found, Evaluation(()), LIMITS, tmp_path)
+    measured = Evaluation((measures.share(name, 0.81, 10_000),))
+    written = add_figures(incomplete, measured, Evaluation(()), LIMITS, tmp_path)
     assert written == read_card(tmp_path / card.name, card.version)
     assert written.limits == LIMITS
     assert [m.value for m in written.metrics] == [m.value for m in card.metrics]
-    assert written.metrics[0].interval == found.metrics[0].interval
+    assert written.metrics[0].interval == measured.metrics[0].interval
     assert written.metrics[1].interval == measures.wilson(bare[1].value, bare[1].n)  # not measured again
-    other = replace(found, metrics=(measures.share(name, 0.5, 10_000),))
+    other = replace(measured, metrics=(measures.share(name, 0.5, 10_000),))
     with pytest.raises(ExportError, match=f"{name} 0.8135, measured now: 0.49"):
         add_figures(incomplete, other, Evaluation(()), LIMITS, tmp_path)
 

@@ -9,11 +9,11 @@ from pathlib import Path
 
 import pytest
 
+from artifacts.versions import promote, read_card, read_config, served_versions
 from lectern.client import Client
-from lectern.versions import promote, read_card, read_config, served_versions
 from tests.conftest import serving
 from tests.lectern.test_cli import invoke
-from tests.training.test_recipes import QUICK, train
+from tests.training.recipes.test_recipes import QUICK, train
 from tests.waiting import WAIT, wait_until
 
 OTHER_SEED = "1"
