@@ -45,3 +45,26 @@ def test_a_canary_takes_its_part_and_its_weight_changes_without_a_lost_call(tmp_
         wait_until(lambda: canary.process.poll() is not None)
         assert load.versions_of_next(CALLS) == {1: CALLS}
     assert load.failures == []
+
+
+def test_a_canary_that_asks_for_certificates_is_called_with_the_edges(tmp_path: Path) -> None:
+    """As with the component `secure`: each server's certificate has the name by which the edge looks it up."""
+    pki = Pki.make(tmp_path / "pki")
+    new = copy(tmp_path / "new", MODEL)
+    add_version(new, MODEL, 2)
+    settings = {}
+    for name, address in (("stable", "lectern-predict.lectern"), ("canary", "lectern-canary.lectern")):
+        pki.issue(name, address)
+        (tmp_path / name).mkdir()
+        own = {"LECTERN_TLS_CERTIFICATE": str(pki.file(f"{name}.pem")), "LECTERN_TLS_KEY": str(pki.file(f"{name}.key"))}
+        settings[name] = pki.settings(mutual=True) | own
+    with (
+        serving(tmp_path / "stable", "predict", **settings["stable"]) as stable,
+        serving(tmp_path / "canary", "predict", repository=new, **settings["canary"]) as canary,
+        edge(tmp_path, [stable.target], pki, "predict", "clusters-tls.yaml", [canary.target]) as front,
+        Load(front.target, grpc.ssl_channel_credentials(pki.ca.read_bytes())) as load,
+    ):
+        front.weigh(predict=100)
+        assert load.versions_of_next(20) == {2: 20}
+        front.weigh(predict=0)
+        assert load.versions_of_next(20) == {1: 20}
