@@ -152,6 +152,25 @@ def serve_newest(repository: Path, graphs: Sequence[str], count: int) -> None:
         _configure(model, present_versions(model)[0], policy)
 
 
+def place(staged: Path, model: Path, version: int) -> None:
+    """Rename a graph's directory into place as a version, and its configuration too if the model has none.
+
+    A model keeps the one that it has, with what an operator wrote there. One that tells of other inputs or outputs
+    stays beside its graph until that version is promoted.
+
+    Raises:
+        OSError: the version is there already. VersionError: a configuration cannot be read.
+    """
+    model.mkdir(exist_ok=True)
+    if not (model / CONFIG).exists():
+        (staged / CONFIG).replace(model / CONFIG)
+    elif same_tensors(read_config(staged), read_config(model)):
+        (staged / CONFIG).unlink()
+    # mkdtemp's directories are private; a served repository is readable.
+    staged.chmod(0o755)
+    staged.rename(model / str(version))
+
+
 def same_tensors(first: ModelConfig, second: ModelConfig) -> bool:
     """Whether both describe graphs with the same inputs and outputs."""
     batched = [bool(config.max_batch_size) for config in (first, second)]

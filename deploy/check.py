@@ -1,6 +1,6 @@
 """Check what an operator would apply: `python deploy/check.py [DIRECTORY ...]`; everything if no directory is named.
 
-With `--every`, overlays have every set of components, which takes minutes, else pairs and the largest sets.
+With `--every`, overlays have every set of components, which are thousands, else pairs and the largest sets.
 
 A directory is rendered by kustomize and held against the schemas of Kubernetes's oldest supported and newest releases,
 then against what no schema can say. Everything is all overlays, alone and with components, what they ask of a cluster,

@@ -42,10 +42,12 @@ resources:
             max_age: "86400"
         routes:
 """
+# How many calls in a hundred go to the canary: the capability's key in the ConfigMap `lectern-canary`.
+FRACTION = ", runtime_fraction: {{default_value: {{numerator: 0}}, runtime_key: {component}}}"
 ROUTE = """\
-          - match: {{prefix: /{service}/}}
+          - match: {{prefix: /{service}/{fraction}}}
             route:
-              cluster: {component}
+              cluster: {cluster}
               timeout: 0s # a stream may be long; the caller's deadline holds
               max_stream_duration: {{max_stream_duration: {seconds}s, grpc_timeout_header_max: {seconds}s}}
             typed_per_filter_config:
@@ -103,6 +105,19 @@ CLUSTER = """\
       endpoints:
         - lb_endpoints:
             - endpoint: {{address: {{socket_address: {{address: lectern-{component}.lectern, port_value: 8001}}}}}}
+"""
+CANARY = "lectern.v1.ModelService"  # which answers while any model does
+# Calls that are the canary's go to the others while it has no pod that answers.
+WITH_CANARY = """\
+  - "@type": type.googleapis.com/envoy.config.cluster.v3.Cluster
+    name: {component}-canary
+    connect_timeout: 2s
+    lb_policy: CLUSTER_PROVIDED
+    cluster_type:
+      name: envoy.clusters.aggregate
+      typed_config:
+        "@type": type.googleapis.com/envoy.extensions.clusters.aggregate.v3.ClusterConfig
+        clusters: [canary, {component}]
 """
 UPSTREAM_TLS = """\
     transport_socket:
@@ -164,19 +179,30 @@ def files(capabilities: Iterable[Capability], note: str) -> dict[Path, bytes]:
 
     def each(template: str) -> str:
         return "".join(
-            template.format(component=c.name.replace("_", "-"), service=c.service.full_name, seconds=SECONDS)
-            for c in capabilities
+            template.format(component=c.name.replace("_", "-"), service=c.service.full_name) for c in capabilities
         )
 
+    def clusters(template: str) -> str:
+        return "resources:\n" + each(template) + template.format(component="canary", service=CANARY) + each(WITH_CANARY)
+
     texts = {
-        EDGE / "routes.yaml": ROUTES + each(ROUTE),
-        EDGE / "clusters.yaml": "resources:\n" + each(CLUSTER),
-        EDGE / "clusters-tls.yaml": "resources:\n" + each(CLUSTER + UPSTREAM_TLS),
+        EDGE / "routes.yaml": ROUTES + "".join(map(_routes, capabilities)),
+        EDGE / "clusters.yaml": clusters(CLUSTER),
+        EDGE / "clusters-tls.yaml": clusters(CLUSTER + UPSTREAM_TLS),
         GATEWAY / "routes.yaml": each(GRPC_ROUTE).removeprefix("---\n"),
         SINGLE / "services.yaml": each(SERVICE).removeprefix("---\n"),
     }
     generated = {path: (note + text).encode() for path, text in texts.items()}
     return generated | {EDGE / "lectern.pb": descriptors(capabilities)}
+
+
+def _routes(capability: Capability) -> str:
+    """What a canary takes of a capability's calls, and all others."""
+    component = capability.name.replace("_", "-")
+    return "".join(
+        ROUTE.format(service=capability.service.full_name, seconds=SECONDS, cluster=cluster, fraction=fraction)
+        for cluster, fraction in ((f"{component}-canary", FRACTION.format(component=component)), (component, ""))
+    )
 
 
 def descriptors(capabilities: Iterable[Capability]) -> bytes:

@@ -106,6 +106,8 @@ HANDOVER = {
     "lectern/cli/commands/evaluate.py": {"artifacts", "training"},
     "lectern/cli/commands/make_explainable.py": {"training"},
     "lectern/cli/commands/promote.py": {"artifacts"},
+    "lectern/cli/commands/publish.py": {"artifacts"},
+    "lectern/cli/commands/pull.py": {"artifacts"},
     "lectern/cli/commands/serve.py": {"services"},
     "lectern/cli/commands/token.py": {"services"},
     "lectern/cli/commands/train.py": {"training"},

@@ -140,6 +140,8 @@ def test_the_client_alone_answers(installed: Path, server: Server) -> None:
         (("triton",), "services", True),
         (("token", "list", "--file", "tokens.json"), "services", True),
         (("promote", "image_classifier"), "artifacts", True),
+        (("publish", ".", "--output", "models.tar"), "artifacts", True),
+        (("pull", "models.tar"), "artifacts", True),
         (("train", "image_classifier"), "training", False),
         (("evaluate", "image_classifier"), "artifacts", False),
         (("make-explainable", "image_classifier"), "training", False),

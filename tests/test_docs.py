@@ -56,7 +56,7 @@ def run(language: str, text: str, directory: Path, *, prints: bool = True, **var
 
 
 # Blocks of these need a server or a tree of their own: see below, and tests/test_adding.py.
-APART = {"security.md", "add-a-model.md", "add-a-capability.md"}
+APART = {"security.md", "releases.md", "add-a-model.md", "add-a-capability.md"}
 PAGES = sorted(
     path.relative_to(ROOT).as_posix()
     for path in (ROOT / "README.md", *(ROOT / "docs").glob("*.md"))
@@ -121,3 +121,14 @@ def test_security_examples_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     with serving(tmp_path, *command.removeprefix("$ lectern serve").split()) as server:
         for language, text in examples:
             run(language, text.replace("localhost:8001", server.target.replace("127.0.0.1", "localhost")), tmp_path)
+
+
+def test_examples_of_releases_run(tmp_path: Path) -> None:
+    needs("openssl")
+    (tmp_path / "exported").symlink_to(ROOT / "exported")
+    examples = blocks("docs/releases.md", "run")
+    assert len(examples) == 3
+    for language, text in examples:
+        run(language, text, tmp_path, prints=False)
+    assert (tmp_path / "served" / "translator_en_zh_step" / "1" / "model.onnx").is_file()
+    assert not (tmp_path / "some" / "covid_regressor").exists()

@@ -15,18 +15,22 @@ from checking.manifests import Manifest, render
 DEPLOY = Path(__file__).parents[1]
 FIRST = "cpu"
 """The overlay that is combined with every pair of components too; all others with as many as go together."""
-EXCLUSIVE = {"keda", "hpa"}
-"""Components of which an overlay has at most one."""
+EXCLUSIVE = ({"keda", "hpa"}, {"models-image", "models-pull", "models-volume"})
+"""Of each of these, an overlay has at most one component."""
 NEEDS = {"keda-zero": {"keda", "edge"}}
-"""Component -> those that it changes or looks at."""
-UNSCALED = {"single", "kserve"}
-"""Overlays that lack the Deployments of capabilities, which autoscalers are for."""
+"""Component -> those that it cannot do without."""
+LATER = {"canary": 1, "keda-zero": 2, "models-image": 2, "models-pull": 2, "models-volume": 2, "secure": 2}
+"""Component -> its place in a list of components: what changes another one comes after it. Others are first."""
+IDLE = {
+    "single": {"canary", "hpa", "keda", "keda-zero"},
+    "kserve": {"canary", "hpa", "keda", "keda-zero", "models-image", "models-pull"},
+}
+"""Overlay -> components that find nothing there that they are for."""
 
 
 def sets(overlay: str, every: bool = False) -> list[tuple[str, ...]]:
     """The sets of components to try with an overlay; all that there are if `every`."""
-    names = sorted(p.name for p in (DEPLOY / "components").iterdir())
-    names = [n for n in names if overlay not in UNSCALED or n not in {*EXCLUSIVE, *NEEDS}]
+    names = sorted({p.name for p in (DEPLOY / "components").iterdir()} - IDLE.get(overlay, set()))
     possible = [c for n in range(1, len(names) + 1) for c in combinations(names, n) if _go_together(set(c))]
     if every:
         return possible
@@ -36,7 +40,7 @@ def sets(overlay: str, every: bool = False) -> list[tuple[str, ...]]:
 
 def _go_together(components: set[str]) -> bool:
     has_needs = all(needs <= components for name, needs in NEEDS.items() if name in components)
-    return len(EXCLUSIVE & components) < 2 and has_needs
+    return has_needs and all(len(group & components) < 2 for group in EXCLUSIVE)
 
 
 def combined(overlay: str, components: tuple[str, ...]) -> list[Manifest]:
@@ -46,8 +50,9 @@ def combined(overlay: str, components: tuple[str, ...]) -> list[Manifest]:
         lists = {
             "namespace": "lectern",
             "resources": [f"{deploy}/overlays/{overlay}"],
-            # What changes another component comes after it.
-            "components": [f"{deploy}/components/{name}" for name in sorted(components, key=NEEDS.__contains__)],
+            "components": [
+                f"{deploy}/components/{name}" for name in sorted(components, key=lambda name: LATER.get(name, 0))
+            ],
         }
         (Path(directory) / "kustomization.yaml").write_text(yaml.safe_dump(lists))
         return render(Path(directory))

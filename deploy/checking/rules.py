@@ -133,7 +133,7 @@ def _companions(deployment: Manifest, manifests: list[Manifest]) -> Iterator[str
 
 
 def _references(workload: Manifest, manifests: list[Manifest]) -> Iterator[str]:
-    """ConfigMaps, Secrets, volumes and the ServiceAccount that the pod names."""
+    """ConfigMaps, Secrets, claims, volumes and the ServiceAccount that the pod names."""
     account = pod(workload).get("serviceAccountName")
     if named(manifests, "ServiceAccount", account) is None:
         yield f"ServiceAccount {account} is not there"
@@ -151,6 +151,8 @@ def _references(workload: Manifest, manifests: list[Manifest]) -> Iterator[str]:
             yield f"{container['name']}: volume {name} is not there"
     for volume in volumes:
         yield from _missing(volume.get("configMap"), "ConfigMap", manifests)
+        if claim := volume.get("persistentVolumeClaim"):
+            yield from _missing({"name": claim["claimName"]}, "PersistentVolumeClaim", manifests)
         if secret := volume.get("secret"):
             yield from _missing({"name": secret["secretName"], **secret}, "Secret", manifests)
 

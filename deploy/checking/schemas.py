@@ -18,7 +18,9 @@ from referencing import Registry, Resource
 from checking.manifests import Manifest
 
 OLDEST = "1.30.0"
-RELEASES = (OLDEST, kubernetes_validate.latest_version())
+LATEST = kubernetes_validate.latest_version()
+LEAST = "lectern/kubernetes"
+"""The annotation of a manifest that needs a later release than `OLDEST`, which it names, e.g. 1.33."""
 KUBERNETES = Path(kubernetes_validate.__file__).with_name("kubernetes-json-schema")
 CRDS = Path(__file__).with_name("crds")
 
@@ -39,7 +41,8 @@ def _refused(manifest: Manifest) -> Iterator[str]:
     if custom := _custom(api, kind):
         yield from _faults(custom, manifest)
         return
-    for release in RELEASES if not _is_custom(api) else ():
+    least = manifest["metadata"].get("annotations", {}).get(LEAST)
+    for release in (f"{least}.0" if least else OLDEST, LATEST) if not _is_custom(api) else ():
         if validator := _kubernetes(release, api, kind):
             yield from (f"{fault} (Kubernetes {release})" for fault in _faults(validator, manifest))
         else:

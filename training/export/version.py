@@ -19,10 +19,10 @@ from artifacts.versions import (
     CONFIG,
     INTRA_OP_THREADS,
     own_graphs,
+    place,
     present_versions,
     read_card,
     read_config,
-    same_tensors,
     serve_newest,
     serve_only,
     served_versions,
@@ -82,7 +82,7 @@ def write_versions(
             serve_only(repository, graphs, served_versions(repository / name))
         for card in cards:
             for graph_name in graphs:  # the one with the card last
-                _place(Path(staging) / str(card.version) / graph_name, repository / graph_name, card.version)
+                place(Path(staging) / str(card.version) / graph_name, repository / graph_name, card.version)
         if promoted:  # last, for a configuration must not ask for what is not there yet
             serve_newest(repository, graphs, len(cards))
     return cards
@@ -98,7 +98,7 @@ def add_graphs(card: Card, graphs: dict[str, Graph], explanation: Explanation, r
             files[f"{names[role]}/{card.version}/model.onnx"] = sha256_file(Path(staging, names[role], "model.onnx"))
         for name in names.values():
             shutil.rmtree(repository / name / str(card.version), ignore_errors=True)
-            _place(Path(staging, name), repository / name, card.version)
+            place(Path(staging, name), repository / name, card.version)
         if read_config(repository / card.name).version_policy.WhichOneof("policy_choice") == "specific":
             serve_only(repository, list(names.values()), served_versions(repository / card.name))
         added = card.model_copy(
@@ -267,22 +267,6 @@ def _item_shape(value: onnx.ValueInfoProto, graph: Graph) -> list[int]:
     if not dimensions:
         raise ExportError(f"{value.name} has no dimension beside the batch, which Triton needs: make it [N, 1]")
     return [d.dim_value if d.HasField("dim_value") else -1 for d in dimensions]
-
-
-def _place(staged: Path, model: Path, version: int) -> None:
-    """Rename a graph's directory into place as a version, and its configuration too if the model has none.
-
-    A model keeps the one that it has, with what an operator wrote there. One that tells of other inputs or outputs
-    stays beside its graph until that version is promoted.
-    """
-    model.mkdir(exist_ok=True)
-    if not (model / CONFIG).exists():
-        (staged / CONFIG).replace(model / CONFIG)
-    elif same_tensors(read_config(staged), read_config(model)):
-        (staged / CONFIG).unlink()
-    # mkdtemp's directories are private; a served repository is readable.
-    staged.chmod(0o755)
-    shutil.move(staged, model / str(version))
 
 
 def _is_borrowed(path: str, lender: Card) -> bool:
