@@ -48,12 +48,12 @@ TEXTS_PER_REQUEST = ROWS_AT_ONCE = 64
 # Of config.pbtxt; a longer row costs as much as several of its pieces, so rows of like lengths run together.
 PADDING = {"padded_axis": 1, "pad_value": PAD, "pad_multiple": 8, "batch_budget": 1024}
 LIMITS = Limits(
-    intended="Short English requests to a voice assistant: weather, restaurants, music, playlists, ratings of books, works "
-    "and films.",
+    intended="Short English requests to a voice assistant: weather, restaurants, music, playlists, ratings of books, "
+    "works and films.",
     failures=(
         "It knows seven intents and always answers with one of them.",
-        "Of the slots of 39 new requests it finds fewer exactly (F1 0.796) than of those of the test split (0.941); half "
-        "of its errors are names of works taken for a slot of another kind, such as a track for an artist, and times "
+        "Of the slots of 39 new requests it finds fewer exactly (F1 0.796) than of those of the test split (0.941); "
+        "half of its errors are names of works taken for a slot of another kind, such as a track for an artist, and times "
         "without their preposition, as the data has them.",
         'It reads no context beyond the sentence: "this album" stays what it is.',
     ),
