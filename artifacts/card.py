@@ -320,7 +320,7 @@ class Parity(_Strict):
 
 
 class Card(_Strict):
-    """A version of a model."""
+    """A version of a model; `labels` are its classes, and `tags` those of each word, by their index in its outputs."""
 
     name: Name
     version: PositiveInt
@@ -332,6 +332,7 @@ class Card(_Strict):
     graphs: dict[str, Name]
     preprocessing: Preprocessing
     labels: tuple[str, ...] = ()
+    tags: tuple[str, ...] = ()
     decision: dict[str, float] = {}
     limits: Limits | None = None
     metrics: tuple[Metric, ...]

@@ -154,6 +154,11 @@ def largest(capability: str) -> dict[str, Call]:
                 "4096 observations": lambda c: c.act(states, **options()),
                 "an episode with its frames": lambda c: list(c.run_episode(frame_every=1, max_steps=50, **options())),
             }
+        case "tag":
+            return {
+                "256 texts": lambda c: c.tag_text([text[:2000]] * 256, **options()),
+                "a text of 120 KB": lambda c: c.tag_text(text, **options()),
+            }
         case "translate":
             return {
                 "256 sentences": lambda c: c.translate(["Where is the library?"] * 256, **options()),

@@ -30,6 +30,7 @@ from lectern.v1 import (
     explain_pb2,
     generate_pb2,
     predict_pb2,
+    tag_pb2,
     translate_pb2,
 )
 from services.server.capabilities import CAPABILITIES
@@ -91,6 +92,7 @@ def requests() -> list[Row]:
         Row(classify_pb2.ClassifyFewShotRequest(support=support, queries=[character])),
         Row(classify_pb2.ClassifyFewShotRequest(support=support, queries=[character], method=maml), "MAML"),
         Row(classify_pb2.ClassifyTextRequest(texts=["What a lovely film!"])),
+        Row(tag_pb2.TagTextRequest(texts=["book a table for four tomorrow"])),
         Row(answer_pb2.AnswerRequest(context=story, questions=["Who commanded the ship?"])),
         Row(audio(clips=clips[:1]), "5.5 s of speech"),
         Row(audio(clips=clips[1:2], model="speaker_classifier"), "speaker_classifier, 1.5 s"),

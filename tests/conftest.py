@@ -173,6 +173,13 @@ def reader(trained: Callable[[str], Path], tmp_path_factory: pytest.TempPathFact
 
 
 @pytest.fixture(scope="session")
+def tagger(trained: Callable[[str], Path], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """A server of slot_tagger, trained on its sliver."""
+    with serving(tmp_path_factory.mktemp("tagger"), "tag", repository=trained("slot_tagger")) as running:
+        yield running
+
+
+@pytest.fixture(scope="session")
 def speech(trained: Callable[[str], Path], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """One server of the models that take audio, trained on their slivers."""
     repository = tmp_path_factory.mktemp("speech-models")

@@ -105,6 +105,7 @@ class Trained:
     device: str
     parameters: int
     labels: tuple[str, ...] = ()
+    tags: tuple[str, ...] = ()
     limits: Limits | None = None
     baselines: tuple[Baseline, ...] = ()
     per_class: tuple[ClassScores, ...] = ()

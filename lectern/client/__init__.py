@@ -18,7 +18,7 @@ from lectern.client.detect_anomaly import DetectAnomalyMethods
 from lectern.client.explain import ExplainMethods
 from lectern.client.generate import GenerateMethods
 from lectern.inputs import Texts, as_list, feature_rows
-from lectern.v1 import act_pb2, answer_pb2, model_pb2, predict_pb2, translate_pb2
+from lectern.v1 import act_pb2, answer_pb2, model_pb2, predict_pb2, tag_pb2, translate_pb2
 
 __all__ = ["Client"]
 
@@ -143,6 +143,16 @@ class Client(ClassifyMethods, DefendMethods, DetectAnomalyMethods, ExplainMethod
         """Predict numbers from one row `[F]` or rows `[N, F]`, features as in the card; `results` has one per row."""
         request = predict_pb2.PredictRequest(model=model, version=version, rows=feature_rows(rows))
         return self._call(request, predict_pb2.PredictResponse, timeout)
+
+    def tag_text(
+        self, texts: Texts, model: str = "", version: int = 0, top_k: int = 0, *, timeout: float | None = None
+    ) -> tag_pb2.TagTextResponse:
+        """Find the labelled parts of one text or several, and what each wants; `results` has one per text.
+
+        `start` and `end` of a span count the text's code points.
+        """
+        request = tag_pb2.TagTextRequest(model=model, version=version, texts=as_list(texts), top_k=top_k)
+        return self._call(request, tag_pb2.TagTextResponse, timeout)
 
     def translate(
         self,

@@ -16,9 +16,9 @@ from services import pools, tracing
 from services.answering import answering
 from services.classify import CAPABILITY
 from services.classify.audio_windows import LiveWindows, Window, padded_length, windows
-from services.classify.probabilities import best_first
 from services.classify.segments import Segments
 from services.codecs.audio import Resampler, Samples, contents, decode_clips, pcm16
+from services.codecs.probabilities import best_first
 from services.codecs.tensors import softmax
 from services.errors import InvalidArgument
 from services.limits import Limits

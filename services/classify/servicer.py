@@ -16,10 +16,10 @@ from services.answering import answering
 from services.classify import CAPABILITY
 from services.classify.audio import AudioRpcs
 from services.classify.episodes import ROLES, classes_of, method_and_steps, one_hot
-from services.classify.probabilities import best_first
 from services.classify.text_logits import logits_of
 from services.codecs.images import decode_images, decode_named
 from services.codecs.language import not_english_each
+from services.codecs.probabilities import best_first
 from services.codecs.tensors import softmax
 from services.errors import InvalidArgument
 from services.rpc import Call

@@ -16,6 +16,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
+from artifacts.windows import Windows, text_windows
 from services import pools
 from services.codecs.timing import decoded
 from services.errors import Internal, InvalidArgument
@@ -123,6 +124,24 @@ async def encode(tokenizer: Tokenizer, texts: Mapping[str, str], *, special: boo
             raise InvalidArgument.field(field, "has nothing that the model can read")
     decoded("text", started)
     return [one for one in tokens if one is not None]
+
+
+async def read_windows(
+    texts: Sequence[str], tokenizer: bytes, max_tokens: int, limits: Limits
+) -> tuple[list[Tokens], list[Windows]]:
+    """The tokens of each text of the field `texts`, and its windows of at most `max_tokens`.
+
+    Raises:
+        InvalidArgument: `check_texts` or `encode` refuses them, or they are too long together.
+    """
+    check_texts(texts, limits)
+    tokens = await encode(load_tokenizer(tokenizer), {f"texts[{i}]": text for i, text in enumerate(texts)})
+    windows = [text_windows(one.ids, max_tokens) for one in tokens]
+    if (needed := sum(len(one.ids) for one in windows)) > limits.text_windows:
+        raise InvalidArgument.field(
+            "texts", f"need {needed} windows of tokens; the most is {limits.text_windows}: send fewer or shorter ones"
+        )
+    return tokens, windows
 
 
 def _tokens(tokenizer: Tokenizer, texts: Sequence[str], special: bool) -> list[Tokens | None]:

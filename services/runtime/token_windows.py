@@ -21,29 +21,30 @@ async def read(
 ) -> dict[str, Array]:
     """The named outputs for every window of the texts, in order, `[N, ...]`; 0 for the padding of a window.
 
+    A graph takes the windows' `ids`, and `segments` if it has such an input.
+
     If the graph runs rows of different lengths together, windows of similar lengths are sent together, without padding.
 
     Raises:
         As `Graph.infer`.
     """
-    ids, segments = (stacked([getattr(one, name) for one in texts]) for name in ("ids", "segments"))
+    inputs = {spec.name: stacked([getattr(one, spec.name) for one in texts]) for spec in graph.config.inputs}
     if graph.config.padding is None:
-        answers = await graph.infer({"ids": ids, "segments": segments}, deadline, priority)
+        answers = await graph.infer(inputs, deadline, priority)
         return {name: answers[name] for name in outputs}
-    lengths = np.concatenate([one.lengths for one in texts])
+    lengths, longest = np.concatenate([one.lengths for one in texts]), inputs["ids"].shape[1]
     groups: defaultdict[int, list[int]] = defaultdict(list)
     for row, length in enumerate(lengths.tolist()):
         groups[-(-length // graph.config.padding.multiple)].append(row)
     answers = {
-        spec.name: np.zeros((len(ids), *(ids.shape[1] if size < 0 else size for size in spec.shape)), spec.dtype)
+        spec.name: np.zeros((len(lengths), *(longest if size < 0 else size for size in spec.shape)), spec.dtype)
         for spec in graph.config.outputs
         if spec.name in outputs
     }
 
     async def infer(rows: list[int]) -> None:
         width = lengths[rows].max()
-        inputs = {"ids": ids[rows, :width], "segments": segments[rows, :width]}
-        values = await graph.infer(inputs, deadline, priority)
+        values = await graph.infer({name: array[rows, :width] for name, array in inputs.items()}, deadline, priority)
         for name, whole in answers.items():
             place: tuple[Any, ...] = (rows, *(slice(size) for size in values[name].shape[1:]))
             whole[place] = values[name]

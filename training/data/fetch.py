@@ -18,10 +18,11 @@ import urllib.error
 import urllib.request
 import zipfile
 from abc import ABC, abstractmethod
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlparse
+from urllib.parse import quote, urlparse
 
 from rich.progress import BarColumn, DownloadColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
@@ -29,6 +30,7 @@ from artifacts.card import DataSource
 
 CHUNK = 1 << 20
 HTTP_TIMEOUT_SECONDS = 60
+FETCHES_AT_ONCE = 8
 
 
 class FetchError(RuntimeError):
@@ -182,24 +184,55 @@ class GitHub(Source):
         return f"github:{self.name}"
 
     def _download(self, directory: Path, progress: Progress) -> Path:
-        target = directory / Path(self.name).name
+        return self._download_file(self.name, directory / Path(self.name).name, progress)
+
+    def _download_file(self, name: str, target: Path, progress: Progress) -> Path:
         mirror = os.environ.get("LECTERN_MIRROR", "")
         if mirror and not urlparse(mirror).scheme:
-            path = Path(mirror).expanduser() / "github" / self.name
+            path = Path(mirror).expanduser() / "github" / name
             if not path.is_file():
                 raise FetchError(f"{self.origin}: LECTERN_MIRROR has no file {path}")
             return Path(shutil.copyfile(path, target))
-        owner, repository, path_in_repo = self.name.split("/", 2)
+        owner, repository, path_in_repo = name.split("/", 2)
         url = (
-            f"{mirror.rstrip('/')}/github/{self.name}"
+            f"{mirror.rstrip('/')}/github/{name}"
             if mirror
-            else (f"https://raw.githubusercontent.com/{owner}/{repository}/{self.version}/{path_in_repo}")
+            else (f"https://raw.githubusercontent.com/{owner}/{repository}/{self.version}/{quote(path_in_repo)}")
         )
         _download_url(url, target, progress)
         return target
 
     def _unpack(self, archive: Path, target: Path) -> None:
         shutil.copyfile(archive, target / archive.name)
+
+
+@dataclass(frozen=True)
+class GitHubFiles(GitHub):
+    """Files under one folder, `name`, of a GitHub repository, fetched side by side.
+
+    `sha256` is that of a line for each of `files`, in order, as `sha256sum` writes it: it pins all of them.
+    """
+
+    files: tuple[str, ...] = ()
+
+    def _download(self, directory: Path, progress: Progress) -> Path:
+        listing = directory / "SHA256SUMS"
+        task = progress.add_task(f"fetch {len(self.files)} files of {self.origin}", total=len(self.files))
+
+        def fetch(file: str) -> str:
+            target = directory / "files" / file
+            target.parent.mkdir(parents=True, exist_ok=True)
+            with Progress(disable=True) as silent:
+                self._download_file(f"{self.name}/{file}", target, silent)
+            progress.advance(task)
+            return f"{sha256_file(target)}  {file}\n"
+
+        with ThreadPoolExecutor(FETCHES_AT_ONCE) as threads:
+            listing.write_text("".join(threads.map(fetch, self.files)))
+        return listing
+
+    def _unpack(self, archive: Path, target: Path) -> None:
+        shutil.copytree(archive.parent / "files", target, dirs_exist_ok=True)
 
 
 def unpack_archive(archive: Path, target: Path) -> None:

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from training.data.labelled_texts import Split, split_of
 from training.data.questions import Question
+from training.data.snips import Request, request_of
 
 SENTIMENTS = ("negative", "neutral", "positive")
+_SLOT = re.compile(r"\[([^]]+)\]\((\w+)\)")
 DIRECTORY = Path(__file__).parents[2] / "tests" / "data" / "fresh"
 
 
@@ -46,6 +49,20 @@ def questions() -> tuple[Question, ...]:
 def translations() -> tuple[Translated, ...]:
     """Sentences to translate."""
     return tuple(Translated(kind, english, tuple(right)) for kind, english, *right in _rows("translations.tsv"))
+
+
+def requests() -> tuple[Request, ...]:
+    """Requests to an assistant; their slots stand in brackets, each with its name."""
+    return tuple(_request(intent, marked) for intent, marked in _rows("requests.tsv"))
+
+
+def _request(intent: str, marked: str) -> Request:
+    """`[tomorrow](timeRange)` is a slot, all else the text around it."""
+    pieces, end = list[dict[str, str]](), 0
+    for slot in _SLOT.finditer(marked):
+        pieces += [{"text": marked[end : slot.start()]}, {"text": slot[1], "entity": slot[2]}]
+        end = slot.end()
+    return request_of(intent, [*pieces, {"text": marked[end:]}])
 
 
 def _rows(name: str) -> Iterator[list[str]]:

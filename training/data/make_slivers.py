@@ -30,6 +30,7 @@ from training.data import (
     printed_digits,
     questions,
     sentiments,
+    snips,
     voices,
 )
 from training.data.hashing import bucket
@@ -206,6 +207,22 @@ def spam_classifier() -> None:
     labelled("spam_classifier", mails.load(), 120, 1000)
 
 
+def slot_tagger(count: int = 30) -> None:
+    """Requests of each intent at even distances, from the training split, as pieces of their text."""
+    stored = []
+    for intent in snips.INTENTS:
+        own = [request for request in snips.load().train if request.intent == intent]
+        for request in own[:: len(own) // count][:count]:
+            pieces, end = list[dict[str, str]](), 0
+            for slot in request.slots:
+                pieces.append({"text": request.text[end : slot.start]})
+                pieces.append({"text": request.text[slot.start : slot.end], "entity": slot.label})
+                end = slot.end
+            pieces.append({"text": request.text[end:]})
+            stored.append((intent, [piece for piece in pieces if piece["text"]]))
+    (SLIVERS / "slot_tagger.json").write_text(json.dumps(stored, indent=0, ensure_ascii=False) + "\n")
+
+
 def labelled(name: str, data: LabelledTexts, count: int, characters: int) -> None:
     """Training texts at even distances; the loader splits them anew."""
     train = data.train
@@ -258,6 +275,7 @@ if __name__ == "__main__":
     question_answerer()
     sentiment_classifier()
     spam_classifier()
+    slot_tagger()
     phoneme_classifier()
     speaker_classifier()
     translator_en_zh()

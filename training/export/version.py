@@ -187,6 +187,7 @@ def _stage(
         graphs=names | {role: lender.name for role, lender in borrowed.items()},
         preprocessing=trained.preprocessing,
         labels=trained.labels,
+        tags=trained.tags,
         decision=trained.decision,
         limits=trained.limits,
         metrics=trained.metrics,

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from training.data.fetch import Debian, FetchError, GitHub, Npm, PyPI, unpack_archive
+from training.data.fetch import Debian, FetchError, GitHub, GitHubFiles, Npm, PyPI, unpack_archive
 
 pytestmark = pytest.mark.unit
 
@@ -78,6 +78,38 @@ def test_what_a_mirror_lacks_is_named(url: str, mirror: Path, monkeypatch: pytes
     monkeypatch.setenv("LECTERN_MIRROR", url)
     with pytest.raises(FetchError, match="404"):
         source(name="owner/repo/nothing.csv").fetch()
+
+
+def files(sha256: str) -> GitHubFiles:
+    return GitHubFiles(
+        name="owner/repo/data",
+        version="0123456789abcdef",
+        sha256=sha256,
+        licence="none",
+        files=("table.csv", "more/other file.txt"),
+    )
+
+
+def test_files_of_a_folder_are_one_source_pinned_by_the_sums_of_all(
+    url: str, mirror: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other = mirror / "github" / "owner/repo/data/more/other file.txt"
+    other.parent.mkdir()
+    other.write_bytes(b"second")
+    sums = "".join(
+        f"{hashlib.sha256(content).hexdigest()}  {name}\n"
+        for content, name in ((CONTENT, "table.csv"), (b"second", "more/other file.txt"))
+    )
+    pinned = hashlib.sha256(sums.encode()).hexdigest()
+    monkeypatch.setenv("LECTERN_MIRROR", str(mirror))
+    directory = files(pinned).fetch()
+    assert (directory / "table.csv").read_bytes() == CONTENT
+    assert (directory / "more" / "other file.txt").read_bytes() == b"second"
+    other.write_bytes(b"altered")
+    assert files(pinned).fetch() == directory
+    monkeypatch.setenv("LECTERN_CACHE", str(mirror / "cache"))
+    with pytest.raises(FetchError, match="SHA-256"):
+        files(pinned).fetch()
 
 
 @pytest.mark.parametrize(
