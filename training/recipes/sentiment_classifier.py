@@ -28,11 +28,12 @@ SHIPPED = True
 MARGIN = 0.03  # above VADER
 TARGET_FRESH = 0.88
 LIMITS = Limits(
-    intended="Whether an English tweet, review or news sentence speaks well or ill of its subject.",
+    intended="Whether an English tweet, review or news sentence speaks well or ill of its subject, or neither.",
     failures=(
-        "Version 1 classifies 0.80 of 40 new texts correctly.",
-        "It has no neutral class: every text is good or bad.",
-        "It is confident about German and Chinese, of which it has learned nothing.",
+        "Version 3 classifies 0.857 of 42 new texts correctly, short of the target of 0.88.",
+        'It reads over negations: of 9 new texts such as "You can\'t go wrong with this recipe.", 0.444 are classified '
+        "correctly.",
+        "It was taught English alone: of a text in another language it says something all the same, with a notice.",
     ),
 )
 

@@ -26,12 +26,12 @@ NEEDS = {"encoder": text_classifier.ENCODER}
 SHIPPED = True
 TARGET_F1, TARGET_FRESH, TARGET_AREA = 0.97, 0.90, 0.95
 LIMITS = Limits(
-    intended="Whether the body of a mail is spam, as spam was in 2002.",
+    intended="Whether the body of a mail or a short message, in English, is spam.",
     failures=(
-        "Version 1 classifies 0.575 of 40 modern mails correctly, and passes 7 of the 24 wanted ones; logistic "
-        "regression on word counts of the same training mails reaches 0.825.",
-        'It learned that wanted mail is that of mailing lists of 2002: "Hello" is spam with a probability of 0.97, '
-        '"Your order has shipped." with 0.99.',
+        "Version 3 classifies 0.818 of 44 modern mails correctly (area under the ROC curve 0.871), "
+        "short of the targets of 0.90 and 0.95; it passes 0.79 of the 24 wanted ones.",
+        "It is worse at short messages (F1 0.857) and at senders that it has not seen (0.941) "
+        "than at mails like those it learned from (0.972).",
     ),
 )
 
