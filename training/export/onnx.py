@@ -168,6 +168,8 @@ def _export(graph: Graph) -> onnx.ModelProto:
         assert program is not None
         optimizer.optimize_ir(program.model, output_size_limit=LARGEST_FOLDED)
     model = program.model_proto
+    if graph.padding and graph.dynamic_axes:
+        _name_padded_axes(model, graph)
     _strip(model)
     _check_varying_axes(model, graph)
     store_exact_bytes(model)
@@ -221,6 +223,24 @@ def _strip_nodes(nodes: Iterable[onnx.NodeProto]) -> None:
         for attribute in node.attribute:
             if attribute.HasField("g"):  # the body of a loop
                 _strip_graph(attribute.g)
+
+
+@torch.no_grad()
+def _name_padded_axes(model: onnx.ModelProto, graph: Graph) -> None:
+    """Have the outputs that grow with a row say so: of an LSTM's, the exporter says the example's length."""
+    axis = graph.padding["padded_axis"]
+    padded = [name for name, axes in graph.dynamic_axes.items() if axis in axes]
+    shorter = {name: graph.inputs[name].narrow(axis, 0, graph.inputs[name].shape[axis] - 1) for name in padded}
+    symbols = {v.name: v.type.tensor_type.shape.dim[axis].dim_param for v in model.graph.input if v.name in padded}
+    made, less = (_outputs(graph.module(*inputs.values())) for inputs in (graph.inputs, graph.inputs | shorter))
+    for value, whole, part in zip(model.graph.output, made, less, strict=True):
+        for dimension, size, other in zip(value.type.tensor_type.shape.dim, whole.shape, part.shape, strict=True):
+            if size != other:
+                dimension.dim_param = symbols[padded[0]]
+
+
+def _outputs(made: torch.Tensor | tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
+    return made if isinstance(made, tuple) else (made,)
 
 
 def _check_varying_axes(model: onnx.ModelProto, graph: Graph) -> None:

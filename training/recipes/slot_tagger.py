@@ -313,13 +313,13 @@ def hidden(batch: Batch, share: float, random: np.random.Generator) -> Batch:
 def calibrate(net: SlotTagger, rows: Sequence[Row]) -> None:
     """Scale what the network says of intents and of tags so that probabilities mean what they say, by held-out rows."""
     ids, tags, intents = batch_of(rows)
-    said = [net(part) for part in ids.split(256)]
+    said = [net(part) for part in torch.split(ids, 256)]
     of_intents, of_tags = (torch.cat(parts) for parts in zip(*said, strict=True))
     chosen = tags != IGNORED
     for layer, logits, right in ((net.intents, of_intents, intents), (net.tags, of_tags[chosen], tags[chosen])):
         warmth = temperature(logits, right)
-        layer.weight /= warmth
-        layer.bias /= warmth
+        layer.weight.div_(warmth)
+        layer.bias.div_(warmth)
 
 
 @dataclass(frozen=True)

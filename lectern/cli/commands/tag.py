@@ -49,7 +49,8 @@ def tag(
     for text, result in zip(given, response.results, strict=True):
         colours = {label: STYLES[i % len(STYLES)] for i, label in enumerate(sorted({s.label for s in result.spans}))}
         show(_marked(text, result, colours))
-        show(_table(result, colours))
+        if result.spans:
+            show(_table(result, colours))
 
 
 def _marked(text: str, result: TaggedText, colours: dict[str, str]) -> Text:

@@ -26,7 +26,7 @@ from training.export.onnx import export_graph, load_weights, round_to_bytes
 from training.export.parity import ExportError, ParityError
 from training.export.quantize import quantize
 from training.export.version import with_palette, write_version, write_versions
-from training.recipes import question_answerer, translator_en_zh
+from training.recipes import question_answerer, slot_tagger, translator_en_zh
 from training.served import png
 from training.trained import Figure, Graph, Trained
 
@@ -85,7 +85,29 @@ def test_a_config_says_how_a_graph_is_padded(tmp_path: Path, trained: Trained) -
     assert (parameters["padded_axis"].string_value, parameters["batch_budget"].string_value) == ("1", "256")
 
 
-@pytest.mark.parametrize("recipe", [question_answerer, translator_en_zh])
+class Recurrent(nn.Module):
+    """Rows float32 [N, T, 2] -> states float32 [N, T, 3]."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.lstm = nn.LSTM(2, 3, batch_first=True)
+
+    def forward(self, rows: torch.Tensor) -> torch.Tensor:
+        states: torch.Tensor = self.lstm(rows)[0]
+        return states
+
+
+def test_an_output_varies_with_its_input_through_an_lstm(tmp_path: Path, trained: Trained) -> None:
+    graph = Graph(Recurrent(), {"rows": torch.randn(2, 5, 2)}, ("states",), {"rows": (1,)}, padding={"padded_axis": 1})
+    write_version("recurrent", replace(trained, graphs={"forward": graph}), tmp_path, "test", 0, 0.0)
+    (output,) = read_config(tmp_path / "recurrent").output
+    assert list(output.dims) == [-1, 3]
+    model = onnx.load(tmp_path / "recurrent" / "1" / "model.onnx")
+    axes = [value.type.tensor_type.shape.dim[1].dim_param for value in (*model.graph.input, *model.graph.output)]
+    assert axes[0] == axes[1] != ""
+
+
+@pytest.mark.parametrize("recipe", [question_answerer, slot_tagger, translator_en_zh])
 def test_committed_configs_pad_as_their_recipes_say(recipe: ModuleType) -> None:
     parameters = read_config(EXPORTED / recipe.__name__.rpartition(".")[2]).parameters
     assert {name: int(parameters[name].string_value) for name in recipe.PADDING} == recipe.PADDING
