@@ -63,6 +63,8 @@ lock: .venv-lock/bin/uv ## Renew requirements/: the newest releases that pyproje
 	for server in triton mlserver kserve litserve bentoml ray; do $(COMPILE) --generate-hashes requirements/$$server.in \
 	  --output-file requirements/$$server.txt || exit; done
 
+FOR_PYTHON = -DPython_EXECUTABLE=$(abspath $(BIN)/python) -Dpybind11_DIR=$$($(BIN)/python -m pybind11 --cmakedir)
+
 # Where the front is built, it serves; everything else works without a compiler.
 native: $(VENV)/.serve ## Build the native front, which `make serve` then uses: needs a C++ compiler and two libraries
 	@for program in cmake $${CXX:-g++} pkg-config; do command -v $$program >/dev/null || missing="$$missing $$program"; done; \
@@ -70,13 +72,17 @@ native: $(VENV)/.serve ## Build the native front, which `make serve` then uses: 
 	$(BIN)/python -c 'import pathlib, sysconfig as s; pathlib.Path(s.get_path("include"), "Python.h").stat()' 2>/dev/null || missing="$$missing Python.h"; \
 	test -z "$$missing" || { echo "missing:$$missing: apt-get install cmake g++ libnghttp2-dev libssl-dev pkg-config python3-dev"; exit 1; }
 	$(BIN)/python -c 'import pybind11' 2>/dev/null || PIP_CONSTRAINT=$(LOCK)/dev.txt $(BIN)/pip install --quiet pybind11
-	cmake -S native -B build/native -DPython_EXECUTABLE=$(abspath $(BIN)/python) -Dpybind11_DIR=$$($(BIN)/python -m pybind11 --cmakedir) $(NATIVE_FLAGS)
+	cmake -S native -B build/native $(FOR_PYTHON) $(NATIVE_FLAGS)
 	cmake --build build/native --parallel
 
-native-sanitize: ## Run the C++ tests of the native front under AddressSanitizer, UBSan and ThreadSanitizer
+native-sanitize: $(VENV)/.dev ## Run the tests of the native front, in C++ and in Python, under AddressSanitizer, UBSan and ThreadSanitizer
 	for checks in address,undefined thread; do \
 	  cmake -S native -B build/native-$$checks -DTESTS=ON -DSANITIZE=$$checks -DCMAKE_BUILD_TYPE=RelWithDebInfo && \
 	  cmake --build build/native-$$checks --parallel && ctest --test-dir build/native-$$checks --output-on-failure || exit; done
+	cmake -S native -B build/native-module -DSANITIZE=address,undefined -DCMAKE_BUILD_TYPE=RelWithDebInfo \
+	  -DMODULE_FOLDER=$(abspath build/native-module) $(FOR_PYTHON)
+	cmake --build build/native-module --parallel
+	$(BIN)/python native/tests/sanitized/run.py build/native-module
 
 native-fuzz: ## Fuzz the native front's parsers for FUZZ_SECONDS=1800 each; needs clang
 	cmake -S native -B build/native-fuzz -DFUZZ=ON -DSANITIZE=address,undefined -DCMAKE_CXX_COMPILER=clang++

@@ -111,6 +111,10 @@ void Server::accept(int fd) {
     }
     auto context = std::atomic_load(&tls_);
     SSL* ssl = context ? SSL_new(context.get()) : nullptr;
+    if (context && !ssl) {  // out of memory: nobody is served in plaintext instead
+      ::close(accepted);
+      continue;
+    }
     auto connection = std::make_unique<Connection>(*this, accepted, name_of(address), ssl);
     auto* key = connection.get();
     connections_.emplace(key, std::move(connection));

@@ -91,6 +91,9 @@ def test_what_draws_leave_out_is_not_written(client: lectern.Client) -> None:
     likeliest, _ = written(client.generate_text(temperature=0, max_tokens=30))
     for options in ({"top_k": 1}, {"top_p": 1e-6}):
         assert written(client.generate_text(seed=5, max_tokens=30, **options))[0] == likeliest
+    free, _ = written(client.generate_text(seed=5, max_tokens=30))
+    for top_k in (10_000, 2**32 - 1):  # more than there are tokens
+        assert written(client.generate_text(seed=5, max_tokens=30, top_k=top_k))[0] == free
     varied, _ = written(client.generate_text(temperature=0, repetition_penalty=5, max_tokens=30))
     assert len(set(varied)) > len(set(likeliest))
 

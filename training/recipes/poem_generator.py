@@ -208,12 +208,19 @@ def draw(logits: Tensor, top_k: Tensor, top_p: Tensor, noise: Tensor) -> Tensor:
 
 
 def kth(scores: Tensor, top_k: Tensor) -> Tensor:
-    """The score [N, 1] of place `top_k` [N, 1] among scores [N, vocabulary]; MASKED if it is 0."""
-    most = int(top_k.max().clamp(1, scores.shape[1]).long())
+    """The score [N, 1] of place `top_k` [N, 1] among scores [N, vocabulary]; MASKED if it is 0 or leaves nothing out.
+
+    Only rows that ask for it are sorted, so that one caller's large `top_k` does not slow a whole batch.
+    """
+    asks = (top_k > 0) & (top_k < scores.shape[1])
+    places = torch.where(asks, top_k, 1).long()
+    most = int(places.max())
     torch._check(most >= 1)  # type: ignore[no-untyped-call]  # for the export, which does not know the number
     torch._check(most <= scores.shape[1])  # type: ignore[no-untyped-call]
-    ranked = scores.topk(most).values.gather(1, (top_k.long() - 1).clamp(0, most - 1))
-    return torch.where(top_k > 0, ranked, MASKED)
+    first = torch.arange(len(asks), device=asks.device)[:, None] == 0  # sorted always: kernels need not take no rows
+    rows = (asks | first)[:, 0].nonzero()
+    ranked = scores[rows[:, 0]].topk(most).values.gather(1, places[rows[:, 0]] - 1)
+    return torch.where(asks, top_k.scatter(0, rows, ranked), MASKED)
 
 
 def place(weights: Tensor, noise: Tensor) -> Tensor:

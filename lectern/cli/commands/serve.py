@@ -48,7 +48,7 @@ def serve(
     ] = None,
     transport: Annotated[
         str | None,
-        typer.Option(metavar="grpc|native", help="gRPC server; native is deprecated.", show_default="grpc"),
+        typer.Option(metavar="auto|grpc|native", help="auto: native if `make native` built it.", show_default="auto"),
     ] = None,
     engine: Annotated[
         str | None,
