@@ -110,6 +110,9 @@ deploy-check: $(VENV)/.dev ## Check what an operator applies: manifests, Prometh
 image-check: $(VENV)/.serve ## Build the image on a base made here, and see it serve, read-only, over both transports; as root
 	$(BIN)/python deploy/image.py
 
+cluster-test: $(VENV)/.dev ## Run deploy/ on a real Kubernetes node in namespaces of its own: rollouts, losses, faults; as root; builds Kubernetes the first time
+	$(BIN)/python deploy/cluster
+
 loadtest: $(VENV)/.serve .venv-load/.installed ## Load every capability with locust: LOADTEST_SECONDS=30 LOADTEST_USERS=16
 	.venv-load/bin/python loadtests/run.py --lectern $(BIN)/lectern
 
@@ -191,4 +194,4 @@ COMPILE := .venv-lock/bin/uv pip compile --quiet $(UPGRADE) --universal --python
 	$(PYTHON) -m venv .venv-lock
 	.venv-lock/bin/pip install --quiet uv
 
-.PHONY: help setup serve test test-grpc check lint lock native native-sanitize native-fuzz proto client capabilities monitoring train-export deploy-check image-check loadtest bench soak fuzz chaos alerts docs console clean
+.PHONY: help setup serve test test-grpc check lint lock native native-sanitize native-fuzz proto client capabilities monitoring train-export deploy-check image-check cluster-test loadtest bench soak fuzz chaos alerts docs console clean

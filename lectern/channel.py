@@ -20,6 +20,8 @@ MAX_CONTENT_BYTES = MAX_MESSAGE_BYTES - 1024 * 1024
 KEEPALIVE_TIME_MS = 60_000
 KEEPALIVE_TIMEOUT_MS = 20_000
 MAX_RECONNECT_BACKOFF_MS = 5_000
+# gRPC's own is 30 s, in which a rollout may replace every pod that the name gave the last time.
+MIN_RESOLUTION_INTERVAL_MS = 1_000
 
 _URL_SCHEMES = ("http", "https", "grpc", "grpcs", "tcp")
 
@@ -104,6 +106,7 @@ def channel_options(tls: TLS | None) -> list[tuple[str, str | int]]:
         ("grpc.keepalive_timeout_ms", KEEPALIVE_TIMEOUT_MS),
         ("grpc.initial_reconnect_backoff_ms", 100),  # as the first retry: each attempt has a new connection
         ("grpc.max_reconnect_backoff_ms", MAX_RECONNECT_BACKOFF_MS),
+        ("grpc.dns_min_time_between_resolutions_ms", MIN_RESOLUTION_INTERVAL_MS),
     ]
     if tls and tls.server_name:
         options.append(("grpc.ssl_target_name_override", tls.server_name))
