@@ -19,14 +19,14 @@ EXCLUSIVE = {"keda", "hpa"}
 """Components of which an overlay has at most one."""
 NEEDS = {"keda-zero": {"keda", "edge"}}
 """Component -> those that it changes or looks at."""
-UNSCALED = {"single", "kserve"}
-"""Overlays that lack the Deployments of capabilities, which autoscalers are for."""
+SCALERS = {*EXCLUSIVE, *NEEDS}
+UNFIT = {"single": SCALERS, "kserve": SCALERS, "training": {*SCALERS, "monitoring"}}
+"""Overlay -> components that it lacks something for: Deployments of capabilities to scale, or pods to scrape."""
 
 
 def sets(overlay: str, every: bool = False) -> list[tuple[str, ...]]:
     """The sets of components to try with an overlay; all that there are if `every`."""
-    names = sorted(p.name for p in (DEPLOY / "components").iterdir())
-    names = [n for n in names if overlay not in UNSCALED or n not in {*EXCLUSIVE, *NEEDS}]
+    names = sorted({p.name for p in (DEPLOY / "components").iterdir()} - UNFIT.get(overlay, set()))
     possible = [c for n in range(1, len(names) + 1) for c in combinations(names, n) if _go_together(set(c))]
     if every:
         return possible

@@ -42,6 +42,8 @@ def _disagreements(manifests: list[Manifest]) -> Iterator[str]:
         checks: list[Iterator[str]] = []
         if manifest["kind"] in WORKLOADS:
             checks += [_security(manifest), _references(manifest, manifests)]
+        if manifest["kind"] == "Job":
+            checks.append(_ends(manifest))
         if manifest["kind"] == "Deployment":
             checks += [
                 _probes(manifest, manifests),
@@ -121,6 +123,11 @@ def _stop(deployment: Manifest, manifests: list[Manifest]) -> Iterator[str]:
             yield f"terminationGracePeriodSeconds {grace} does not cover preStop sleep {sleep} and drain {drain}"
 
 
+def _ends(job: Manifest) -> Iterator[str]:
+    if "activeDeadlineSeconds" not in {**job["spec"], **pod(job)}:
+        yield "may run for ever: neither it nor its pods have activeDeadlineSeconds"
+
+
 def _companions(deployment: Manifest, manifests: list[Manifest]) -> Iterator[str]:
     if not matches(selector(deployment), labels(deployment)):
         yield "selector does not match its own pods"
@@ -151,6 +158,8 @@ def _references(workload: Manifest, manifests: list[Manifest]) -> Iterator[str]:
             yield f"{container['name']}: volume {name} is not there"
     for volume in volumes:
         yield from _missing(volume.get("configMap"), "ConfigMap", manifests)
+        if claim := volume.get("persistentVolumeClaim"):
+            yield from _missing({"name": claim["claimName"]}, "PersistentVolumeClaim", manifests)
         if secret := volume.get("secret"):
             yield from _missing({"name": secret["secretName"], **secret}, "Secret", manifests)
 
