@@ -1,5 +1,5 @@
-"""Write the Jobs that train: `deploy/overlays/training`, a round of every shipped model, and `deploy/training/NAME`, each
-model alone; `--check` only names what is stale.
+"""Write the Jobs that train: `deploy/overlays/training`, a round of every shipped model, and `deploy/training/NAME`,
+each model alone; `--check` only names what is stale.
 
 Memory is what the recipe declares, and time what the card of the served version says.
 """
@@ -38,6 +38,9 @@ images:
     newName: lectern
     newTag: {version}-train
 patches:
+  # Trainings have no metrics.
+  - patch: |
+      {{apiVersion: v1, kind: Service, metadata: {{name: lectern-metrics, namespace: lectern}}, $patch: delete}}
   - target:
       kind: Job
     options:

@@ -1,4 +1,4 @@
-"""A round of trainings, as the Job of deploy/overlays/training runs it: ordered, stopped by SIGTERM, and gone on with."""
+"""A round of trainings, as the Job of deploy/overlays/training runs it: ordered, stopped, gone on with."""
 
 from __future__ import annotations
 
@@ -36,9 +36,7 @@ def arguments(container: dict[str, object], model: str, output: Path) -> list[st
     return [*(values.get(part, part) for part in container["args"]), "--fast", "--output", str(output)]
 
 
-def test_a_pod_waits_for_what_it_needs_and_its_successor_goes_on(
-    container: dict[str, object], tmp_path: Path
-) -> None:
+def test_a_pod_waits_for_what_it_needs_and_its_successor_goes_on(container: dict[str, object], tmp_path: Path) -> None:
     output, log = tmp_path / "exported", tmp_path / "log"
     (needed,) = recipes.load(QUICK).NEEDS.values()
     command = [sys.executable, "-m", "lectern", *arguments(container, QUICK, output)]

@@ -29,7 +29,9 @@ def train(
     ] = None,
     index: Annotated[
         int | None,
-        typer.Option(help="With --round: train one of all, counted from 0, once those are trained that it learns from."),
+        typer.Option(
+            help="With --round: train one of all, counted from 0, once those are trained that it learns from."
+        ),
     ] = None,
     fast: Annotated[
         bool, typer.Option("--fast", help="A check that takes seconds, on the small sample that comes with the code.")
