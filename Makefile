@@ -46,6 +46,7 @@ lint: $(VENV)/.dev ## Check style, types, protos and what is generated
 	$(BIN)/mypy
 	$(BIN)/python scripts/unasync.py --check
 	$(BIN)/python scripts/capabilities.py --check
+	$(BIN)/python scripts/jobs.py --check
 	$(BIN)/python scripts/monitoring.py --check
 	$(BIN)/python scripts/results.py --check
 	$(BIN)/buf lint
@@ -97,6 +98,9 @@ client: $(VENV)/.dev ## Write lectern/client/, the client for threads, from lect
 
 capabilities: $(VENV)/.dev ## Write what deploy/ and loadtests/ have of each capability, from its descriptor
 	$(BIN)/python scripts/capabilities.py
+
+jobs: $(VENV)/.dev ## Write the Jobs of deploy/ that train, from recipes and cards
+	$(BIN)/python scripts/jobs.py
 
 monitoring: $(VENV)/.dev ## Write the rules, dashboards and autoscalers of deploy/ that are derived
 	$(BIN)/python scripts/monitoring.py
@@ -194,4 +198,4 @@ COMPILE := .venv-lock/bin/uv pip compile --quiet $(UPGRADE) --universal --python
 	$(PYTHON) -m venv .venv-lock
 	.venv-lock/bin/pip install --quiet uv
 
-.PHONY: help setup serve test test-grpc check lint lock native native-sanitize native-fuzz proto client capabilities monitoring train-export deploy-check image-check cluster-test loadtest bench soak fuzz chaos alerts docs console clean
+.PHONY: help setup serve test test-grpc check lint lock native native-sanitize native-fuzz proto client capabilities jobs monitoring train-export deploy-check image-check cluster-test loadtest bench soak fuzz chaos alerts docs console clean

@@ -4,7 +4,7 @@ With `--every`, overlays have every set of components, which are thousands, else
 
 A directory is rendered by kustomize and held against the schemas of Kubernetes's oldest supported and newest releases,
 then against what no schema can say. Everything is all overlays, alone and with components, what they ask of a cluster,
-and the configuration of Prometheus and Alertmanager.
+the Jobs of training/, and the configuration of Prometheus and Alertmanager.
 """
 
 from __future__ import annotations
@@ -71,7 +71,7 @@ def main(directories: list[Path], every: bool) -> None:
         SystemExit: with what is wrong.
     """
     overlays = sorted((HERE / "overlays").iterdir())
-    faults = list(check_directories(directories or overlays))
+    faults = list(check_directories(directories or [*overlays, *sorted((HERE / "training").iterdir())]))
     if not directories:
         faults += [fault for overlay in overlays for fault in check_demand(overlay)]
         faults += check_combinations(every)

@@ -27,7 +27,9 @@ START_SECONDS = 120
 STOP_SECONDS = 30
 # As deploy/base/capability/deployment.yaml has it.
 CONFINED = ["--read-only", "--read-only-tmpfs=false", "--tmpfs=/tmp:size=64m", "--user=10001:10001", "--cap-drop=ALL"]
+# Podman's own limits are higher than some hosts allow.
 CONFINED += ["--security-opt=no-new-privileges", "--network=host"]
+CONFINED += ["--ulimit=nofile=20000:20000", "--ulimit=nproc=32768:32768"]
 # The machine's own authorities too, for a network whose proxy has one.
 NETWORK = ["--network=host", "--volume=/etc/ssl/certs:/etc/ssl/certs:ro"]
 

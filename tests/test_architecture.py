@@ -217,7 +217,8 @@ def test_a_recipe_declares_what_it_needs_and_whether_it_is_shipped(relative: Pat
     assert ast.get_docstring(module)
     assigned = [t for node in module.body if isinstance(node, ast.Assign) for t in node.targets]
     assigned += [node.target for node in module.body if isinstance(node, ast.AnnAssign)]
-    assert {"NEEDS", "SHIPPED", "LIMITS"} <= {target.id for target in assigned if isinstance(target, ast.Name)}
+    names = {target.id for target in assigned if isinstance(target, ast.Name)}
+    assert {"NEEDS", "MEMORY", "SHIPPED", "LIMITS"} <= names
     assert {"train", "evaluate"} <= {node.name for node in module.body if isinstance(node, ast.FunctionDef)}
 
 

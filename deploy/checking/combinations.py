@@ -24,6 +24,7 @@ LATER = {"canary": 1, "keda-zero": 2, "models-image": 2, "models-pull": 2, "mode
 IDLE = {
     "single": {"canary", "hpa", "keda", "keda-zero"},
     "kserve": {"canary", "hpa", "keda", "keda-zero", "models-image", "models-pull"},
+    "training": {"canary", "hpa", "keda", "keda-zero", "models-image", "models-pull", "models-volume", "monitoring"},
 }
 """Overlay -> components that find nothing there that they are for."""
 

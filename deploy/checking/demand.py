@@ -14,14 +14,14 @@ HEAD = "| overlay | Deployments | pods | CPUs requested | CPUs at most | GiB req
 
 def row(name: str, manifests: list[Manifest]) -> str:
     """The overlay's line, as `HEAD` has the columns; without autoscaling, and without the extra pods of a rollout."""
-    deployments = of_kind(manifests, "Deployment", "StatefulSet")
+    deployments, jobs = of_kind(manifests, "Deployment", "StatefulSet"), of_kind(manifests, "Job")
     asked: Counter[str] = Counter()
     pods = 0
-    for deployment in deployments:
-        replicas = deployment["spec"].get("replicas", 1)
+    for workload in deployments + jobs:
+        replicas = workload["spec"].get("parallelism" if workload in jobs else "replicas", 1)
         pods += replicas
         for bound in ("requests", "limits"):
-            for what, amount in _pod_needs(deployment, bound).items():
+            for what, amount in _pod_needs(workload, bound).items():
                 asked[f"{bound} {what}"] += replicas * amount
     figures = [
         len(deployments),

@@ -42,6 +42,8 @@ def _disagreements(manifests: list[Manifest]) -> Iterator[str]:
         checks: list[Iterator[str]] = []
         if manifest["kind"] in WORKLOADS:
             checks += [_security(manifest), _references(manifest, manifests)]
+        if manifest["kind"] == "Job":
+            checks.append(_ends(manifest))
         if manifest["kind"] == "Deployment":
             checks += [
                 _probes(manifest, manifests),
@@ -119,6 +121,11 @@ def _stop(deployment: Manifest, manifests: list[Manifest]) -> Iterator[str]:
         # Written so that a setting that is not there (nan) fails too.
         if not grace > sleep + sum(drain):
             yield f"terminationGracePeriodSeconds {grace} does not cover preStop sleep {sleep} and drain {drain}"
+
+
+def _ends(job: Manifest) -> Iterator[str]:
+    if "activeDeadlineSeconds" not in {**job["spec"], **pod(job)}:
+        yield "may run for ever: neither it nor its pods have activeDeadlineSeconds"
 
 
 def _companions(deployment: Manifest, manifests: list[Manifest]) -> Iterator[str]:

@@ -7,6 +7,7 @@ import random
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import simpy
 
@@ -14,6 +15,8 @@ from scripts import autoscaling
 
 PERIOD = 0.1
 """Seconds over which the kernel counts a CPU quota."""
+CHECK = 1.0
+"""Seconds after which an idle pod does what it does without requests (LECTERN_WATCH_SECONDS)."""
 TOLERANCE = 0.1
 """Kubernetes's autoscaler leaves a ratio that is this near to 1 as it is."""
 
@@ -29,6 +32,8 @@ class Service:
         asked: CPUs that it requests, of which the autoscaler by CPU takes its share.
         max_batch: requests that run together.
         queue: requests that may wait in a pod; more are refused.
+        alone: CPU seconds of requests that met no other, and seconds until the answer, as they were measured. A batch's
+            CPU time varies as theirs, and what their answers took longer is added. Empty = nothing varies.
     """
 
     batch: float
@@ -39,6 +44,13 @@ class Service:
     asked: float = 1.0
     max_batch: int = 8
     queue: int = 512
+    alone: tuple[tuple[float, float], ...] = ()
+
+    @cached_property
+    def variants(self) -> list[tuple[float, float]]:
+        """By what a batch's CPU time is multiplied, and how many seconds an answer takes beside it."""
+        mean = sum(cpu for cpu, _ in self.alone) / max(1, len(self.alone))
+        return [(cpu / mean, seconds - cpu) for cpu, seconds in self.alone] or [(1.0, 0.0)]
 
 
 @dataclass(frozen=True)
@@ -105,6 +117,7 @@ class Simulation:
 
     Args:
         rate: requests a second at a time in seconds.
+        seed: of the arrivals.
         sample_seconds: between two samples.
     """
 
@@ -118,7 +131,7 @@ class Simulation:
         sample_seconds: float = autoscaling.POLL_SECONDS,
     ) -> None:
         self.service, self.cluster, self.rate = service, cluster, rate
-        self.random = random.Random(seed)
+        self.arrivals, self.random = random.Random(seed), random.Random(seed)
         self.env = simpy.Environment()
         self.pods: list[Pod] = []
         self.pending = 0
@@ -162,7 +175,7 @@ class Simulation:
             if rate <= 0:
                 yield self.env.timeout(1)
                 continue
-            yield self.env.timeout(self.random.expovariate(rate))
+            yield self.env.timeout(self.arrivals.expovariate(rate))
             self.arrived += 1
             ready = self._ready
             if not ready:
@@ -192,25 +205,28 @@ class Simulation:
                 continue
             batch = [pod.waiting.popleft() for _ in range(min(len(pod.waiting), service.max_batch))]
             pod.under_way = len(batch)
-            work = service.batch + service.request * len(batch)
+            factor, outside = self.random.choice(service.variants)
+            work = factor * (service.batch + service.request * len(batch))
             self._busy += work
             yield env.timeout(self._elapse(pod, work))
             if pod.gone:
                 return
             pod.under_way = 0
-            self.latencies.extend(env.now - arrived for arrived in batch)
-            self._recent.extend(env.now - arrived for arrived in batch)
+            latencies = [env.now - arrived + outside for arrived in batch]
+            self.latencies.extend(latencies)
+            self._recent.extend(latencies)
 
     def _elapse(self, pod: Pod, work: float) -> float:
         """Seconds that so much CPU time takes under the pod's quota, which is counted anew each period."""
         if self.service.cpus >= 1:
             return work
-        budget = (self.service.cpus - self.service.idle) * PERIOD
+        budget = self.service.cpus * PERIOD
         time = self.env.now + pod.phase
         while True:
             period = math.floor(time / PERIOD + 1e-9)
             if period != pod.period:
-                pod.period, pod.spent = period, 0.0
+                checks = period % round(CHECK / PERIOD) == 0
+                pod.period, pod.spent = period, self.service.idle * CHECK if checks else 0.0
             left = max(0.0, budget - pod.spent)
             until_end = (period + 1) * PERIOD - time
             step = min(work, left, until_end)

@@ -15,6 +15,8 @@ CROWD, CROWD_AT, CROWD_SECONDS = 5.0, 2 * MINUTE, 5 * MINUTE
 LOST_AT = 3 * MINUTE
 FASTER = 30
 """How many times faster than in truth a day goes by."""
+ENOUGH = 10 * MINUTE
+"""In which what waits is answered."""
 SLOW = 0.5
 """Seconds in which 95 % of the requests are to be answered, where pods are counted."""
 
@@ -101,11 +103,15 @@ def law(service: Service, rates: list[float]) -> tuple[float, float, list[int]]:
     return float(a), float(b), pods
 
 
-def predicted(
-    service: Service, pods: int, quota: float, rate: float, seconds: float = 600.0
-) -> tuple[float, float, float]:
-    """Mean, median and 95th percentile of latencies at so many pods under a CPU quota."""
-    simulation = Simulation(replace(service, cpus=quota), Cluster(least=pods, scaler="none"), lambda _: rate)
+def predicted(service: Service, pods: int, quota: float, rate: float, seconds: float, seed: int) -> dict[str, float]:
+    """Mean, median and 95th percentile of latencies in seconds at so many pods under a CPU quota, to which requests
+    come for so many seconds, and how many are `answered` a second meanwhile."""
+    cluster = Cluster(least=pods, scaler="none")
+    simulation = Simulation(
+        replace(service, cpus=quota), cluster, lambda now: rate if now < seconds else 0.0, seed=seed
+    )
     simulation.run(seconds)
-    p50, p95 = np.quantile(simulation.latencies, [0.5, 0.95])
-    return float(np.mean(simulation.latencies)), float(p50), float(p95)
+    answered = len(simulation.latencies) / seconds
+    simulation.run(ENOUGH)
+    p50, p95 = map(float, np.quantile(simulation.latencies, [0.5, 0.95]))
+    return {"mean": float(np.mean(simulation.latencies)), "p50": p50, "p95": p95, "answered": answered}

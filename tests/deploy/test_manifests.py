@@ -24,6 +24,7 @@ OVERLAYS = ("cpu", "gpu", "gpu-mig", "gpu-shared")
 REFUSED = {
     "boundless_init_container": "first: resources.limits names no memory",
     "certificate_without_secret": "'secretName' is a required property",
+    "endless_job": "may run for ever",
     "extra_capability": "securityContext.capabilities is not {'drop': ['ALL']}",
     "grpc_probes_over_tls": "serves over TLS, so readinessProbe must ask for /readyz by httpGet",
     "liveness_asks_readiness": "livenessProbe names a service",
@@ -61,6 +62,7 @@ REFUSED = {
     "unknown_secret": "Secret nowhere is not there, and README.md does not say how to make it",
     "unknown_service_account": "ServiceAccount nobody is not there",
     "unknown_volume": "volume tmp is not there",
+    "unknown_volume_claim": "PersistentVolumeClaim lectern-training is not there",
     "writable_init_container": "first: securityContext.readOnlyRootFilesystem is not True",
     "writable_root": "securityContext.readOnlyRootFilesystem is not True",
 }
@@ -87,7 +89,7 @@ def of_kind(manifests: list[dict[str, Any]], kind: str) -> list[dict[str, Any]]:
     return [m for m in manifests if m["kind"] == kind]
 
 
-@pytest.mark.parametrize("name", [*OVERLAYS, "single"])
+@pytest.mark.parametrize("name", [*OVERLAYS, "single", "training"])
 def test_overlay_is_accepted(name: str) -> None:
     result = check(ROOT / "deploy" / "overlays" / name)
     assert result.returncode == 0, result.stdout + result.stderr

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 import shutil
 import subprocess
 import tempfile
@@ -276,6 +277,10 @@ def _is_borrowed(path: str, lender: Card) -> bool:
 
 
 def _commit() -> str:
+    """Of this checkout, with a `+` if it has changes; of the image, which has no repository, what it was built of."""
+    if built_of := os.environ.get("LECTERN_REVISION"):
+        return built_of[:12]
+
     def git(*arguments: str) -> str:
         result = subprocess.run(["git", *arguments], capture_output=True, text=True, cwd=Path(__file__).parent)
         return result.stdout.strip()

@@ -23,6 +23,7 @@ class Recipe(Protocol):
 
     NEEDS: by role (teacher, encoder ...), the models whose exported files it reads; an encoder is read from the
         repository that the recipe writes to, any other from `exported`.
+    MEMORY: GiB of memory that its training is given.
     SHIPPED: whether its weights may be in `exported`; what may not is trained when named, not by `--all`.
     LIMITS: what the model is for, and where it fails.
 
@@ -33,6 +34,7 @@ class Recipe(Protocol):
     """
 
     NEEDS: dict[str, str]
+    MEMORY: int
     SHIPPED: bool
     LIMITS: Limits
 
@@ -49,8 +51,11 @@ def names() -> tuple[str, ...]:
 
 
 def shipped() -> tuple[str, ...]:
-    """The models whose weights may be in `exported`."""
-    return tuple(name for name in names() if load(name).SHIPPED)
+    """The models whose weights may be in `exported`: first those from which others learn, last those that learn."""
+    models = [name for name in names() if load(name).SHIPPED]
+    needed = {model for name in models for model in load(name).NEEDS.values()}
+    # What is needed needs nothing itself.
+    return tuple(sorted(models, key=lambda name: (name not in needed, bool(load(name).NEEDS))))
 
 
 def able(function: str) -> tuple[str, ...]:

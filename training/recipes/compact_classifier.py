@@ -45,6 +45,7 @@ from training.served import Track
 from training.trained import QUANTISED, Figure, Graph, Trained
 
 NEEDS = {"teacher": "image_classifier"}
+MEMORY = 4
 SHIPPED = True
 TARGET_ACCURACY = 0.88
 TARGET_SPEEDUP = 2.5  # of int8 over float32

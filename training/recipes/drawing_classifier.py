@@ -53,6 +53,7 @@ from training.served import Track
 from training.trained import Figure, Graph, Trained
 
 NEEDS = {"source": "image_classifier"}
+MEMORY = 4
 SHIPPED = True
 GAIN = 0.12  # over the network that saw photos alone
 SOURCE_ONLY = "source only"

@@ -34,6 +34,7 @@ from training.served import Track
 from training.trained import Graph, Trained
 
 NEEDS: dict[str, str] = {}
+MEMORY = 3
 SHIPPED = True
 MEAN = (0.4914, 0.4822, 0.4465)
 STD = (0.2470, 0.2435, 0.2616)

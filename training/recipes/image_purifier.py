@@ -31,6 +31,7 @@ from training.served import Track
 from training.trained import Graph, Trained
 
 NEEDS = {"guide": "image_classifier"}
+MEMORY = 4
 SHIPPED = True
 MEASURED_STEPS = 10
 SERVED_SECONDS = 3_600

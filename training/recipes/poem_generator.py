@@ -51,6 +51,7 @@ from training.served import Track
 from training.trained import Graph, Trained
 
 NEEDS: dict[str, str] = {}
+MEMORY = 4
 SHIPPED = True
 BODY = "<body>"  # after the title, before the lines
 MARKS = (*SPECIAL, *(f"<{form}>" for form in FORMS), BODY)

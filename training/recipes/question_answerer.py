@@ -60,6 +60,7 @@ from training.served import Track
 from training.trained import FLOAT32, INT8, Graph, Tolerance, Trained
 
 NEEDS: dict[str, str] = {}
+MEMORY = 4
 SHIPPED = True
 TARGET_EXACT_MATCH, TARGET_XQUAD = 0.80, 0.50
 MAX_TOKENS = 256

@@ -40,6 +40,7 @@ from training.served import Track, png
 from training.trained import Graph, Trained
 
 NEEDS = {"baseline": "image_classifier"}
+MEMORY = 4
 SHIPPED = True
 TARGET_CLEAN, TARGET_PGD20 = 0.75, 0.42
 ATTACKED = 1_000  # first test photos, on which attacks are measured

@@ -24,6 +24,7 @@ from training.served import Track
 from training.trained import Trained
 
 NEEDS = {"encoder": text_classifier.ENCODER}
+MEMORY = 4
 SHIPPED = True
 MARGIN = 0.03  # above VADER
 TARGET_FRESH = 0.88

@@ -40,6 +40,7 @@ from training.trained import Graph, Trained
 
 NEEDS: dict[str, str] = {}
 SHIPPED = True
+MEMORY = 2
 TARGET_F1, TARGET_INTENT = 0.90, 0.97
 MAX_TOKENS = 128
 IGNORED = -100  # cross entropy's name for what has no tag

@@ -23,6 +23,7 @@ from training.served import Track
 from training.trained import Trained
 
 NEEDS = {"encoder": text_classifier.ENCODER}
+MEMORY = 4
 SHIPPED = True
 TARGET_F1, TARGET_FRESH, TARGET_AREA = 0.97, 0.90, 0.95
 LIMITS = Limits(
