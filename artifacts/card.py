@@ -379,8 +379,8 @@ class Card(_Strict):
         return cls.model_validate_json(path.read_bytes())
 
     def write(self, path: Path) -> None:
-        """Write it as indented JSON."""
-        path.write_text(self.model_dump_json(indent=2) + "\n")
+        """Write it as indented JSON, without `tags` where there are none."""
+        path.write_text(self.model_dump_json(indent=2, exclude=None if self.tags else {"tags"}) + "\n")
 
     def metric(self, name: str, split: Split = "test") -> Metric | None:
         """The figure of that name on that split, if it was measured."""

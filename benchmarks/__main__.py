@@ -18,7 +18,7 @@ from pathlib import Path
 from benchmarks.options import ROOT, Options
 
 # Modules with a function `run(options)`.
-BENCHMARKS = ("throughput", "saturation", "explain", "defend", "decoding", "rpcs", "start")
+BENCHMARKS = ("throughput", "streams", "saturation", "explain", "defend", "decoding", "rpcs", "start")
 DEVICE = "device"  # what runs on a GPU; it needs no h2load, and in a server's environment no torch
 
 

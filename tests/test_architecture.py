@@ -72,6 +72,7 @@ SHARED = {
     "services.parameters",
     "services.pools",
     "services.places",
+    "services.probabilities",
     "services.rpc",
     "services.streams",
     "services.tasks",
@@ -92,6 +93,7 @@ SHARED_LEAVES = {
 LEAVES_THAT_IMPORT_MORE = {
     "answering.py": {"artifacts.card", "services.capability", "services.runtime"},
     "notices.py": {"lectern.v1"},
+    "probabilities.py": {"lectern.v1"},
 }
 FRESH = Path("training/data/fresh.py")
 NOT_CAPABILITIES = {"runtime", "codecs", "server"}
@@ -149,6 +151,7 @@ def allowed(relative: Path) -> set[str]:
             "artifacts.card",
             "artifacts.noise",
             "artifacts.squeezing",
+            "artifacts.tagging",
             "artifacts.verses",
             "artifacts.windows",
             "lectern.distribution",

@@ -18,10 +18,10 @@ from services.classify import CAPABILITY
 from services.classify.audio_windows import LiveWindows, Window, padded_length, windows
 from services.classify.segments import Segments
 from services.codecs.audio import Resampler, Samples, contents, decode_clips, pcm16
-from services.codecs.probabilities import best_first
 from services.codecs.tensors import softmax
 from services.errors import InvalidArgument
 from services.limits import Limits
+from services.probabilities import best_first
 from services.rpc import Call
 from services.runtime.repository import Model, Repository
 from services.tasks import gathered

@@ -19,9 +19,9 @@ from services.classify.episodes import ROLES, classes_of, method_and_steps, one_
 from services.classify.text_logits import logits_of
 from services.codecs.images import decode_images, decode_named
 from services.codecs.language import not_english_each
-from services.codecs.probabilities import best_first
 from services.codecs.tensors import softmax
 from services.errors import InvalidArgument
+from services.probabilities import best_first
 from services.rpc import Call
 from services.streams import pipelined
 

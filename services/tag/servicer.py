@@ -14,10 +14,10 @@ from lectern.v1 import tag_pb2 as pb
 from services import notices, pools
 from services.answering import answering
 from services.codecs.language import not_english_each
-from services.codecs.probabilities import best_first
 from services.codecs.tensors import softmax
 from services.codecs.text import Tokens, read_windows, whole_characters
 from services.limits import Limits
+from services.probabilities import best_first
 from services.rpc import Call
 from services.runtime.repository import Repository
 from services.runtime.token_windows import read

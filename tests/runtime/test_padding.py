@@ -61,7 +61,7 @@ def rows(graph: Graph, length: int, count: int = 1) -> dict[str, Array]:
 
 
 def test_texts_are_padded() -> None:
-    assert PADDED == ["question_answerer", "translator_en_zh"]
+    assert PADDED == ["question_answerer", "slot_tagger", "translator_en_zh"]
 
 
 def test_a_padded_row_has_the_answer_that_it_has_alone(graph: Graph) -> None:

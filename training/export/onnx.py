@@ -235,7 +235,7 @@ def _name_padded_axes(model: onnx.ModelProto, graph: Graph) -> None:
     made, less = (_outputs(graph.module(*inputs.values())) for inputs in (graph.inputs, graph.inputs | shorter))
     for value, whole, part in zip(model.graph.output, made, less, strict=True):
         for dimension, size, other in zip(value.type.tensor_type.shape.dim, whole.shape, part.shape, strict=True):
-            if size != other:
+            if size != other and dimension.HasField("dim_value"):
                 dimension.dim_param = symbols[padded[0]]
 
 

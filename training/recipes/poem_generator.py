@@ -437,8 +437,8 @@ def samples(run: Run, net: PoemGenerator, tokenizer: Tokenizer, count: int) -> l
 def restore(weights: Weights) -> PoemGenerator:
     """The network with the weights in its exported graph."""
     net = PoemGenerator(FULL, len(weights["tokens.weight"]))
-    for name, parameter in net.named_parameters():
-        parameter.copy_(torch.from_numpy(weights[name].copy()))
+    for name, value in net.state_dict().items():  # sines too, which another CPU rounds otherwise
+        value.copy_(torch.from_numpy(weights[name].copy()))
     return net.eval()
 
 

@@ -477,8 +477,8 @@ def longest(source_tokens: int) -> int:
 def restore(weights: Weights) -> Translator:
     """The network with the weights in its exported graphs."""
     net = Translator(FULL, len(weights["source.weight"]), len(weights["target.weight"]))
-    for name, parameter in net.named_parameters():
-        parameter.copy_(torch.from_numpy(weights[name].copy()))
+    for name, value in net.state_dict().items():  # sines too, which another CPU rounds otherwise
+        value.copy_(torch.from_numpy(weights[name].copy()))
     return net.eval()
 
 
