@@ -24,14 +24,20 @@ from benchmarks.throughput import SHAPES, entrants, inputs_of
 STREAM = "/inference.GRPCInferenceService/ModelStreamInfer"
 REQUESTS = 16  # of one stream
 CALLERS = (1, 8)
-KINDS = ("lectern", "triton")
+# This Triton resets some streams of a graph with two instances.
+SERVERS = (
+    "Triton, 1 instance",
+    "Lectern, 1 instance",
+    "Lectern, native transport, 1 instance",
+    "Lectern, native transport, 2 instances",
+)
 SECONDS, ROUNDS = 3, 3
 
 
 def run(options: Options) -> None:
     """Run both servers in each round, and write the report."""
     seconds, rounds = options.seconds_or(SECONDS), options.rounds_or(ROUNDS)
-    contestants = [c for c in entrants(options) if c.kind in KINDS and any(part in c.name for part in options.only)]
+    contestants = [c for c in entrants(options) if c.name in SERVERS and any(part in c.name for part in options.only)]
     measured: dict[tuple[str, str, int], list[Measurement]] = defaultdict(list)
     with tempfile.TemporaryDirectory() as directory:
         for number in range(rounds):
@@ -81,8 +87,8 @@ def report(measured: dict[tuple[str, str, int], list[Measurement]], seconds: flo
         "# Streams",
         "",
         f"{written_by()}: ModelStreamInfer of the Open Inference Protocol by h2load on the same cores; each call sends "
-        f"{REQUESTS} requests of one item and waits for as many answers. Medians of {rounds} rounds of {seconds:g} s in "
-        "turns.",
+        f"{REQUESTS} requests of one item and waits for as many answers. Medians of {rounds} rounds of {seconds:g} s "
+        "in turns.",
     ]
     for model in SHAPES:
         heads = [f"items/s, {c} stream{'s' * (c > 1)}" for c in CALLERS]
