@@ -20,8 +20,8 @@ from lectern.v1.predict_pb2_grpc import PredictServiceStub
 from services.server.auth import Token, TokenFile, new_token
 from tests.conftest import Server, serving
 from tests.graphs import add_graph, burn, burn_config
-from tests.runtime.test_hostile_repository import states
 from tests.programs import needs_native
+from tests.runtime.test_hostile_repository import states
 from tests.server.at_rest import nothing_kept
 from tests.server.pki import Pki
 from tests.waiting import WAIT, wait_until
