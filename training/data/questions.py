@@ -4,19 +4,21 @@ A verse of the King James Version with one of its names blanked is a question; t
 English Bible, the same verse and its neighbours, and the answer is the name. The fixed split is by the verse:
 `sha1("Genesis 1:1") % 20` = 0 is test, = 1 validation. XQuAD (Artetxe et al., "On the Cross-lingual Transferability of
 Monolingual Representations", 2020) has SQuAD's questions on 48 articles; the last ten are test, the three before them
-validation. SQuADShifts' questions on other articles of Wikipedia (Miller et al., "The Effect of Natural Distribution
-Shift on Question Answering Models", 2020) and QAMR's on single sentences (Michael et al., "Crowdsourcing
-Question-Answer Meaning Representations", 2018), both published to test with, are trained on here, but for a tenth
-of the articles, which validates. Each training question may also come with a context that does not answer it.
+validation. SQuADShifts' questions on other articles of Wikipedia, on Reddit's posts and on reviews (Miller
+et al., "The Effect of Natural Distribution Shift on Question Answering Models", 2020), published to test with, are
+trained on here, but for a tenth of the articles, which validates. Each training question may also come with a context
+that does not answer it.
 """
 
 from __future__ import annotations
 
+import itertools
 import json
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Literal
 
 from training.data import sword
 from training.data.fetch import GitHub
@@ -29,34 +31,27 @@ XQUAD = GitHub(
     sha256="e4c57d1c9143aaa1c5d265ba5987a65f4e69528d2a98f29d6e75019b10344f29",
     licence="CC BY-SA 4.0",
 )
-WIKI = GitHub(
-    name="modestyachts/squadshifts-website/datasets/new_wiki_v1.0.json",
-    version="b7cc4d50af791c36c49417fb94dd739d6a9e7bef",
-    sha256="1d50a0ca4cdab88d038b52ea8a2d0510af6038d7f41a0a256b9659237769d0ee",
-    licence="CC BY 4.0 (SQuADShifts)",
-)
-QAMR, QAMR_TEST, QAMR_SENTENCES = (
+WIKI, REDDIT, REVIEWS = (
     GitHub(
-        name=f"uwnlp/qamr/data/{name}",
-        version="956b0eb2d5857f4aafa1af257ba06fa6cb683b99",
+        name=f"modestyachts/squadshifts-website/datasets/{name}_v1.0.json",
+        version="b7cc4d50af791c36c49417fb94dd739d6a9e7bef",
         sha256=sha256,
-        licence="MIT",
+        licence="CC BY 4.0 (SQuADShifts)",
     )
     for name, sha256 in (
-        ("filtered/dev.tsv", "d507f22b1348324ad3d5c9208308e49e91d409222c080eb6d224a8ecab4bfb93"),
-        ("filtered/test.tsv", "c065e2e28551ae2eb94994c928de18cfb6ae1425ec3ed975e45607265f54eff4"),
-        ("wiki-sentences.tsv", "2e90fd8d8014ec2ade69148ff2187c26684366dbd3d6f8ad6bb6bf1ba1f04ea9"),
+        ("new_wiki", "1d50a0ca4cdab88d038b52ea8a2d0510af6038d7f41a0a256b9659237769d0ee"),
+        ("reddit", "b4ac346dbf1816fdec80fdcf91d06a4b754fa51e47960fa8614a94f37ea42a4b"),
+        ("amazon_reviews", "9db7bdee84a91f0fb80b9e74f365042fbbb217cb8e0a7e73bb071245472589b6"),
     )
 )
+SHIFTS = (WIKI, REDDIT, REVIEWS)
 TEST_ARTICLES, VALIDATION_ARTICLES = 10, 3
 VERSES = 5
 BLANK = "____"
 
 # A capital that begins no sentence; these are no names, or stand in nearly every verse.
 NAME = re.compile(r"(?<=[a-z,;] )[A-Z][a-z]{2,}")
-# How the Penn Treebank writes brackets and quotes; and what has no space before it.
-_WRITTEN = {"-LRB-": "(", "-RRB-": ")", "-LSB-": "[", "-RSB-": "]", "``": '"', "''": '"', "`": "'"}
-_AFTER = frozenset((",", ".", ":", ";", "?", "!", "%", ")", "]", "n't"))
+_SENTENCE_END = re.compile(r"[.!?;]['\"”)]* +")
 _COMMON = frozenset(("And", "God", "Lord", "LORD", "The"))
 
 
@@ -132,60 +127,19 @@ def load_xquad() -> Questions:
     return Questions(*(tuple(question for article in part for question in article) for part in parts))
 
 
-def load_wiki() -> Questions:
-    """SQuADShifts' questions on Wikipedia, fetched on first use (6 MB)."""
-    return by_group(question for article in read_squad(WIKI.fetch() / Path(WIKI.name).name) for question in article)
+def load_shifts(source: GitHub) -> Questions:
+    """One of SQuADShifts' sets, fetched on first use (4 MB)."""
+    asked = [question for article in read_squad(source.fetch() / Path(source.name).name) for question in article]
+    # Reddit's posts are one article.
+    return split_by(asked, "group" if len({question.group for question in asked}) > 1 else "context")
 
 
-def load_qamr() -> Questions:
-    """Questions on a sentence, with its neighbours as context, fetched on first use (5 MB)."""
-    rows = (QAMR_SENTENCES.fetch() / Path(QAMR_SENTENCES.name).name).read_text().splitlines()
-    tokens = {name: text.split() for name, text in (row.split("\t") for row in rows)}
-    documents: dict[str, list[str]] = {}
-    for name in tokens:
-        documents.setdefault(name.rsplit(":", 2)[0], []).append(name)
-    files = (source.fetch() / Path(source.name).name for source in (QAMR, QAMR_TEST))
-    return by_group(on_sentence(line, tokens, documents) for path in files for line in path.read_text().splitlines())
-
-
-def by_group(asked: Iterable[Question]) -> Questions:
-    """Questions without a test split; those of a tenth of the groups validate."""
+def split_by(asked: Iterable[Question], what: Literal["group", "context"]) -> Questions:
+    """Questions without a test split; those on a tenth of the groups or contexts validate."""
     parts: tuple[list[Question], list[Question]] = ([], [])
     for question in asked:
-        parts[bucket(question.group, 10) == 1].append(question)
+        parts[bucket(getattr(question, what), 10) == 1].append(question)
     return Questions(tuple(parts[0]), tuple(parts[1]), ())
-
-
-def on_sentence(line: str, tokens: Mapping[str, Sequence[str]], documents: Mapping[str, Sequence[str]]) -> Question:
-    """The question of a line: its sentence, words, worker and so on, the question and its answer's tokens."""
-    name, _, _, _, _, asked, places, *_ = line.split("\t")
-    document = name.rsplit(":", 2)[0]
-    others = [other for other in documents[document] if other != name]
-    # None, one or two sentences before it and after it, the same for every question on it.
-    before, after = (bucket(f"{name} {side}", min(3, len(others) // 2 + 1)) for side in ("before", "after"))
-    first = bucket(f"{name} place", max(1, len(others) - before - after))
-    chosen = others[first : first + before + after]
-    text, starts = "", [0]
-    for part in (*chosen[:before], name, *chosen[before:]):
-        if part == name:
-            starts = [len(text)]
-            for token in tokens[name]:
-                text, place = _joined(text, _WRITTEN.get(token, token), len(starts) == 1)
-                starts.append(place)
-        else:
-            for i, token in enumerate(tokens[part]):
-                text, _ = _joined(text, _WRITTEN.get(token, token), i == 0)
-    numbers = [int(place) for place in places.split()]
-    begin, last = starts[min(numbers) + 1], max(numbers)
-    end = starts[last + 1] + len(_WRITTEN.get(tokens[name][last], tokens[name][last]))
-    return Question(asked.strip(), text, ((begin, end),), (text[begin:end],), document)
-
-
-def _joined(text: str, token: str, first: bool) -> tuple[str, int]:
-    """A text with a token more, as it is written; and where that begins."""
-    close = not text or (not first and (token in _AFTER or token.startswith("'") or text[-1] in "(["))
-    text += "" if close else " "
-    return text + token, len(text)
 
 
 def read_squad(path: Path) -> Iterator[Iterable[Question]]:
@@ -205,19 +159,28 @@ def read_squad(path: Path) -> Iterator[Iterable[Question]]:
 
 
 def unanswerable(questions: Sequence[Question], one_in: int) -> tuple[Question, ...]:
-    """One question in so many, each with another context of its group that has none of its answers."""
+    """One question in so many, of a context that has none of its answers: by turns another of its group, and its own
+    without the sentences that answer it, which speaks of the same."""
     groups: dict[str, list[str]] = {}
     for question in questions:
         groups.setdefault(question.group, []).append(question.context)
     made = []
-    for question in questions:
-        if bucket(question.question, one_in):
-            continue
-        others = [c for c in groups[question.group] if not any(a.lower() in c.lower() for a in question.answers)]
+    for number, question in enumerate(q for q in questions if not bucket(q.question, one_in)):
+        own = without_answers(question)
+        contexts = [own] if own and number % 2 else groups[question.group]
+        others = [c for c in contexts if not any(a.lower() in c.lower() for a in question.answers)]
         if others:
             context = others[bucket(f"{question.question} context", len(others))]
             made.append(replace(question, context=context, spans=(), answers=()))
     return tuple(made)
+
+
+def without_answers(question: Question) -> str:
+    """The sentences of a context in which no answer stands."""
+    ends = [*(match.end() for match in _SENTENCE_END.finditer(question.context)), len(question.context)]
+    sentences = itertools.pairwise((0, *ends))
+    kept = [(a, b) for a, b in sentences if not any(start < b and a < end for start, end in question.spans)]
+    return "".join(question.context[a:b] for a, b in kept).strip()
 
 
 def load_sliver(path: Path) -> tuple[Questions, Questions]:

@@ -20,7 +20,8 @@ from typing import TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from training.data.fetch import GitHub, PyPI
+from training.data import entailment
+from training.data.fetch import PyPI
 from training.data.hashing import bucket
 from training.data.labelled_texts import Item, LabelledTexts, Split, split_of
 
@@ -30,12 +31,6 @@ SOURCE = PyPI(
     sha256="5d7c06e027fc8b99238edb0d53d970cf97066ef97654009890b83703849632f9",
     licence="MIT (Hutto and Gilbert 2014)",
     binary=False,
-)
-CAPTIONS = GitHub(
-    name="OanaMariaCamburu/e-SNLI/dataset/eSNLI/s1.dev",
-    version="7b585a3f077fdea899780eb0473940522ae44a2e",
-    sha256="28a398b5478b10b4b851d4bb5b2e5767171519add6586015ed50b9436df11d00",
-    licence="CC BY-SA 4.0 (SNLI)",
 )
 Scored: TypeAlias = tuple[str, float, str]
 """A text, its mean score and its source."""
@@ -132,7 +127,7 @@ def read() -> Iterator[Scored]:
 
 def captions() -> Iterator[Item]:
     """Neutral sentences, each once."""
-    distinct = dict.fromkeys((CAPTIONS.fetch() / Path(CAPTIONS.name).name).read_text().splitlines())
+    distinct = dict.fromkeys(entailment.captions())
     for caption in list(distinct)[:CAPTIONED]:
         yield caption.strip(), INDIFFERENT, "captions"
 

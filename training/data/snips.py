@@ -14,6 +14,7 @@ from pathlib import Path
 
 from training.data.fetch import GitHubFiles
 from training.data.hashing import bucket
+from training.data.tags import Slot
 
 INTENTS = (
     "AddToPlaylist",
@@ -39,15 +40,6 @@ SOURCE = GitHubFiles(
 
 _AS_LATIN = "lectern-latin-1"
 codecs.register_error(_AS_LATIN, lambda error: (error.object[error.start : error.end].decode("latin-1"), error.end))  # type: ignore[attr-defined]
-
-
-@dataclass(frozen=True)
-class Slot:
-    """Characters `start` to before `end` of a request, and what they say."""
-
-    label: str
-    start: int
-    end: int
 
 
 @dataclass(frozen=True)

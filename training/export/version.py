@@ -92,7 +92,7 @@ def write_versions(
 def add_graphs(card: Card, graphs: dict[str, Graph], explanation: Explanation, repository: Path) -> Card:
     """Add graphs, by role, and what they explain to the version of `card`; its other files stay as they are."""
     names = {role: f"{card.name}_{role}" for role in graphs}
-    files, parities = dict(card.files), [card.parity]
+    files, parities = dict(card.files), [card.parity] if card.parity else []
     with tempfile.TemporaryDirectory(dir=repository, prefix=".staging-") as staging:
         for role, graph in graphs.items():
             parities.append(_stage_graph(names[role], graph, Path(staging), served=1))

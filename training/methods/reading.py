@@ -1,10 +1,10 @@
-"""What the text encoder learns from: examples of three tasks, in batches of like lengths."""
+"""What the text encoder learns from: examples of its tasks, in batches of like lengths."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -12,24 +12,34 @@ from tokenizers import Encoding, Tokenizer
 from torch import Tensor
 
 from artifacts.windows import CLS, SEP, padded
+from training.data.entailment import Pairs
 from training.data.labelled_texts import Split
 from training.data.questions import Question
+from training.data.tags import IGNORED, tags_of
+from training.data.web_treebank import Sentence
 
-QUESTION = "question"
+# Tasks; the last three have a class for each row.
+QUESTION, TAGS, SENTENCE = "question", "part_of_speech", "sentence"
+ENTAILMENT, SENTIMENT, SPAM = "entailment", "sentiment", "spam"
 
 
 @dataclass(frozen=True)
 class Example:
-    """One row; `answer` is the tokens where the answer may start and those where it may end, or a class."""
+    """One row and what is right of it.
+
+    Args:
+        answer: of a question, the tokens where the answer may start and those where it may end; of words to tag, the
+            tag of each token or `IGNORED`; of a sentence, nothing; else a class.
+    """
 
     task: str
     ids: Sequence[int]
     segments: Sequence[int]
-    answer: tuple[Sequence[int], Sequence[int]] | int
+    answer: Any
 
 
 class Batch(NamedTuple):
-    """Rows of one task. `answers` are bool [N, 2, T] of a question, else classes int64 [N]."""
+    """Rows of one task. `answers` are bool [N, 2, T] of questions, int64 [N, T] of tags, else int64 [N]."""
 
     task: str
     ids: Tensor
@@ -40,6 +50,12 @@ class Batch(NamedTuple):
     def tensors(self) -> tuple[Tensor, Tensor, Tensor]:
         """Ids, segments and answers."""
         return self.ids, self.segments, self.answers
+
+
+class Drawer(Protocol):
+    """A data set that gives each of its examples once an epoch."""
+
+    def draw(self, random: np.random.Generator) -> Iterator[Example]: ...
 
 
 def span_loss(logits: Tensor, answers: Tensor, segments: Tensor) -> Tensor:
@@ -100,6 +116,64 @@ class TextExamples:
             yield Example(self._task, ids, [0] * len(ids), label)
 
 
+class PairExamples:
+    """Pairs of sentences as rows, each with its class."""
+
+    def __init__(self, task: str, tokenizer: Tokenizer, pairs: Pairs, window: int) -> None:
+        self._task, self._labels, self._room = task, pairs.labels.tolist(), (window - 3) // 2
+        self._premises = tokenizer.encode_batch(list(pairs.premises), add_special_tokens=False)
+        self._hypotheses = tokenizer.encode_batch(list(pairs.hypotheses), add_special_tokens=False)
+
+    def draw(self, random: np.random.Generator) -> Iterator[Example]:
+        """Each pair once."""
+        for premise, hypothesis, label in zip(self._premises, self._hypotheses, self._labels, strict=True):
+            first = [CLS, *premise.ids[: self._room], SEP]
+            second = [*hypothesis.ids[: self._room], SEP]
+            yield Example(self._task, first + second, [0] * len(first) + [1] * len(second), label)
+
+
+class TagExamples:
+    """Sentences as rows of at most `window` tokens, with a tag for the first token of each word."""
+
+    def __init__(self, tokenizer: Tokenizer, sentences: Sequence[Sentence], tags: Sequence[str], window: int) -> None:
+        numbers = {tag: i for i, tag in enumerate(tags)}
+        encodings = tokenizer.encode_batch([one.text for one in sentences], add_special_tokens=False)
+        self._rows = []
+        for sentence, encoding in zip(sentences, encodings, strict=True):
+            found = [numbers.get(tag, IGNORED) for tag in tags_of(sentence.words, encoding)]
+            self._rows.append((encoding.ids[: window - 2], found[: window - 2]))
+
+    def draw(self, random: np.random.Generator) -> Iterator[Example]:
+        """Each sentence once."""
+        for ids, tags in self._rows:
+            yield Example(TAGS, [CLS, *ids, SEP], [0] * (len(ids) + 2), [IGNORED, *tags, IGNORED])
+
+
+class SentenceExamples:
+    """Sentences as rows of at most `window` tokens."""
+
+    def __init__(self, tokenizer: Tokenizer, sentences: Sequence[str], window: int) -> None:
+        encodings = tokenizer.encode_batch(list(sentences), add_special_tokens=False)
+        self._rows = [[CLS, *encoding.ids[: window - 2], SEP] for encoding in encodings]
+
+    def draw(self, random: np.random.Generator) -> Iterator[Example]:
+        """Each sentence once."""
+        for ids in self._rows:
+            yield Example(SENTENCE, ids, [0] * len(ids), 0)
+
+
+@dataclass(frozen=True)
+class Some:
+    """A share of a data set's examples, others each time."""
+
+    drawer: Drawer
+    share: float
+
+    def draw(self, random: np.random.Generator) -> Iterator[Example]:
+        """Each example with the probability `share`."""
+        return (example for example in self.drawer.draw(random) if random.random() < self.share)
+
+
 def token_spans(question: Question, context: Encoding) -> list[tuple[int, int]]:
     """The first and the last token of each answer that the context has."""
     spans = []
@@ -133,11 +207,16 @@ def batch_of(examples: Sequence[Example]) -> Batch:
     ids, segments = (
         torch.from_numpy(padded(rows)) for rows in zip(*((e.ids, e.segments) for e in examples), strict=True)
     )
-    if examples[0].task != QUESTION:
-        return Batch(examples[0].task, ids, segments, torch.tensor([e.answer for e in examples]))
+    task = examples[0].task
+    if task == TAGS:
+        tags = torch.full(ids.shape, IGNORED)
+        for row, example in zip(tags, examples, strict=True):
+            row[: len(example.answer)] = torch.tensor(example.answer)
+        return Batch(task, ids, segments, tags)
+    if task != QUESTION:
+        return Batch(task, ids, segments, torch.tensor([example.answer for example in examples]))
     answers = torch.zeros(len(examples), 2, ids.shape[1], dtype=torch.bool)
     for row, example in zip(answers, examples, strict=True):
-        assert isinstance(example.answer, tuple)
         for part, places in zip(row, example.answer, strict=True):
             part[list(places)] = True
-    return Batch(QUESTION, ids, segments, answers)
+    return Batch(task, ids, segments, answers)

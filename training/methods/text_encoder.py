@@ -111,6 +111,12 @@ class TextEncoder(nn.Module):
         return x, (ids != 0)[:, None, None]
 
 
+def mean_of(vectors: Tensor, ids: Tensor) -> Tensor:
+    """The mean of the vectors [N, T, width] of tokens that are no padding."""
+    mask = (ids != 0)[:, :, None].to(vectors.dtype)
+    return (vectors * mask).sum(1) / mask.sum(1)
+
+
 def pretrained(texts: Iterable[str], most_frequent: int, least: int, dropout: float) -> tuple[TextEncoder, Tokenizer]:
     """MiniLM with the vocabulary that `texts` need, fetched on first use (84 MB).
 

@@ -28,7 +28,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from artifacts.card import Baseline, ImagePreprocessing, Limits, Metric, Table
+from artifacts.card import Baseline, ImagePreprocessing, Limits, Metric, Table, known
 from artifacts.versions import read_card
 from lectern.client import Client
 from training import measures
@@ -171,13 +171,13 @@ def requantize(run: Run) -> tuple[Trained, Trained]:
     directory = model / str(card.version)
     content = (directory / "model.onnx").read_bytes()
     data = cifar10.load_sliver(run.sliver.with_name("image_classifier.npz")) if run.fast else cifar10.load()
-    run.seconds, settings = card.training.seconds, FAST if run.fast else FULL
+    run.seconds, settings = known(card.training).seconds, FAST if run.fast else FULL
     net = CompactClassifier(settings.dense, settings.separable).eval().fold_norms()
     float32 = replace(graph_of(load_weights(net, content), data), onnx=content)
     files = {"teacher": served_graph(EXPORTED / NEEDS["teacher"]), "student": content}
     (pruning,) = (table for table in card.tables if table.title == PRUNING)
     figure = Figure(PRUNING, "pruning.png", (directory / "pruning.png").read_bytes())
-    first, second = pair(run, data, float32, files, pruning, figure, card.training.device)
+    first, second = pair(run, data, float32, files, pruning, figure, known(card.training).device)
     return replace(first, baselines=card.baselines), replace(second, baselines=card.baselines)
 
 

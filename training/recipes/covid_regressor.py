@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 from sklearn.linear_model import RidgeCV
 from torch import Tensor, nn
 
-from artifacts.card import Baseline, Card, Limits, Metric, TabularPreprocessing
+from artifacts.card import Baseline, Card, Limits, Metric, TabularPreprocessing, known
 from artifacts.card import Split as DataSplit
 from lectern.client import Client
 from training import measures
@@ -320,7 +320,7 @@ def random_mse(predictions: NDArray[Any], test: Split) -> Metric:
 
 def unserved(card: Card, repository: Path, track: Track) -> Evaluation:
     """Errors of models that are not exported, fitted again."""
-    run = Run(card.name, seed=card.training.seed, device="cpu", restart=True)
+    run = Run(card.name, seed=known(card.training).seed, device="cpu", restart=True)
     (metrics,) = track((held_out(run, FULL, data) for data in [covid.load()]), 1)
     run.forget_checkpoints()
     return Evaluation(metrics)

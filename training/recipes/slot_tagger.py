@@ -10,7 +10,7 @@ of the same slot, so that it goes by the words around them.
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, TypeAlias
 
@@ -23,12 +23,13 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from artifacts.card import Baseline, Limits, Metric, TextPreprocessing
-from artifacts.tagging import BEGIN, INSIDE, OUTSIDE, TaggedSpan, best_tags, spans_of
+from artifacts.tagging import OUTSIDE, TaggedSpan, best_tags, spans_of
 from artifacts.windows import CLS, PAD, SEP, UNK, padded
 from lectern.client import Client
 from training import measures
 from training.data import fresh, snips
-from training.data.snips import INTENTS, Request, Requests, Slot
+from training.data.snips import INTENTS, Request, Requests
+from training.data.tags import IGNORED, Slot, tags_for, tags_of
 from training.export.onnx import round_to_half
 from training.measures import Decisions, Evaluation
 from training.methods.calibration import temperature
@@ -43,7 +44,6 @@ SHIPPED = True
 MEMORY = 2
 TARGET_F1, TARGET_INTENT = 0.90, 0.97
 MAX_TOKENS = 128
-IGNORED = -100  # cross entropy's name for what has no tag
 UNSURE = 0.75
 TEXTS_PER_REQUEST = ROWS_AT_ONCE = 64
 # Of config.pbtxt; a longer row costs as much as several of its pieces, so rows of like lengths run together.
@@ -131,7 +131,7 @@ def train(run: Run) -> Trained:
     """Learn from the training requests, choose nothing, and measure on the test requests."""
     settings = FAST if run.fast else FULL
     data = snips.load_sliver(run.sliver.with_suffix(".json")) if run.fast else snips.load()
-    tags = (OUTSIDE, *(prefix + slot for slot in data.slots for prefix in (BEGIN, INSIDE)))
+    tags = (OUTSIDE, *tags_for(data.slots))
     tokenizer = tokenizer_of(learned_pieces([request.text for request in data.train], settings.pieces))
     fabric = run.fabric()
     net = learn(run, fabric, settings, data, tokenizer, tags)
@@ -273,25 +273,10 @@ def rows_of(requests: Sequence[Request], tokenizer: Tokenizer, tags: Sequence[st
     encodings = tokenizer.encode_batch([request.text for request in requests], add_special_tokens=False)
     rows = []
     for request, encoding in zip(requests, encodings, strict=True):
-        pieces = [numbers.get(tag, IGNORED) for tag in tags_of(request, encoding)][: MAX_TOKENS - 2]
+        pieces = [numbers.get(tag, IGNORED) for tag in tags_of(request.slots, encoding)][: MAX_TOKENS - 2]
         ids = [CLS, *encoding.ids[: MAX_TOKENS - 2], SEP]
         rows.append(Row(ids, [IGNORED, *pieces, IGNORED], INTENTS.index(request.intent)))
     return rows
-
-
-def tags_of(request: Request, encoding: Encoding) -> Iterator[str]:
-    """The tag of each piece; empty where a word goes on."""
-    begun: set[Slot] = set()
-    for i, (start, end) in enumerate(encoding.offsets):
-        if i and encoding.word_ids[i] == encoding.word_ids[i - 1]:
-            yield ""
-            continue
-        slot = next((slot for slot in request.slots if slot.start < end and start < slot.end), None)
-        if slot is None:
-            yield OUTSIDE
-            continue
-        yield (INSIDE if slot in begun else BEGIN) + slot.label
-        begun.add(slot)
 
 
 def batch_of(rows: Sequence[Row]) -> Batch:

@@ -1,6 +1,6 @@
 """HW7: whether a mail is spam, by BERT's vectors, from the text of its body alone.
 
-A linear layer on the mean vector of question_answerer's encoder, which learned from these mails too; see
+A linear layer on the mean vector of text_encoder, which learned from these mails too; see
 training/methods/text_classifier.py.
 """
 
@@ -18,11 +18,12 @@ from training.data.labelled_texts import Split
 from training.data.mails import Mails
 from training.measures import Decisions, Evaluation
 from training.methods import text_classifier
+from training.methods.exported_encoder import ENCODER
 from training.run import Run
 from training.served import Track
 from training.trained import Trained
 
-NEEDS = {"encoder": text_classifier.ENCODER}
+NEEDS = {"encoder": ENCODER}
 MEMORY = 4
 SHIPPED = True
 TARGET_F1, TARGET_FRESH, TARGET_AREA = 0.97, 0.90, 0.95
@@ -33,6 +34,8 @@ LIMITS = Limits(
         "short of the targets of 0.90 and 0.95; it passes 0.79 of the 24 wanted ones.",
         "It is worse at short messages (F1 0.857) and at senders that it has not seen (0.941) "
         "than at mails like those it learned from (0.972).",
+        "It stands on an encoder of its own: on text_encoder, which read fewer mails, F1 is 0.891, less than that of "
+        "word counts (0.929), and of the modern mails 0.750 are classified correctly.",
     ),
 )
 
@@ -50,7 +53,7 @@ def train(run: Run) -> Trained:
         lecture="HW7",
         capability="classify",
         task="spam classification",
-        description="Whether the body of a mail or a short message is spam: a linear layer on question_answerer's mean "
+        description="Whether the body of a mail or a short message is spam: a linear layer on text_encoder's mean "
         "vector.",
         graphs={"forward": fitted.graph},
         borrowed=NEEDS,
