@@ -85,6 +85,8 @@ void Front::finish(uint64_t call, int code, std::string message, std::string_vie
 
 void Front::reset(uint64_t call) { post(Command{Command::Kind::reset, call, {}, {}, 0}); }
 
+void Front::send_elsewhere() { post(Command{Command::Kind::send_elsewhere, 0, {}, {}, 0}); }
+
 void Front::shut_down() { post(Command{Command::Kind::shut_down, 0, {}, {}, 0}); }
 
 void Front::push(Event event) { new_events_.push_back(std::move(event)); }
@@ -169,10 +171,8 @@ void Front::end_lingering() {
 }
 
 void Front::obey(Command& command) {
-  if (command.kind == Command::Kind::shut_down) {
-    server_.stop_listening();
-    return server_.shut_down_all();
-  }
+  if (command.kind == Command::Kind::shut_down) server_.stop_listening();
+  if (command.kind >= Command::Kind::send_elsewhere) return server_.shut_down_all();
   auto entry = in_python_.find(command.call);
   if (entry == in_python_.end()) return;
   auto call = entry->second;
@@ -182,6 +182,7 @@ void Front::obey(Command& command) {
     case Command::Kind::answer: return call->answer(std::move(command.message));
     case Command::Kind::finish: return call->end(command.code, command.message, command.details);
     case Command::Kind::reset: return call->reset(NGHTTP2_CANCEL);
+    case Command::Kind::send_elsewhere:
     case Command::Kind::shut_down: return;
   }
 }

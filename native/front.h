@@ -119,14 +119,15 @@ class Front {
   void answer(uint64_t call, std::string message);  // the only message, and OK
   void finish(uint64_t call, int code, std::string message, std::string_view details);
   void reset(uint64_t call);
-  void shut_down();  // no new connections, no new calls on those there are
-  void stop();       // ends every call
+  void send_elsewhere();  // no new calls on the connections there are; new ones are taken
+  void shut_down();       // nor new connections
+  void stop();            // ends every call
 
  private:
   friend class Call;
   friend class Inference;
   struct Command {
-    enum class Kind { read, write, answer, finish, reset, shut_down } kind;
+    enum class Kind { read, write, answer, finish, reset, send_elsewhere, shut_down } kind;
     uint64_t call;
     std::string message, details;
     int code = 0;

@@ -192,6 +192,7 @@ void bind_front(py::module_& module) {
       })
       .def("reset", &Front::reset)
       .def("drain", &drain, Released())
+      .def("send_elsewhere", &Front::send_elsewhere, Released())
       .def("shut_down", &Front::shut_down, Released())
       .def("stop", &Front::stop, Released());
 }
