@@ -16,10 +16,13 @@ from services.runtime.repository import Model, Repository
 # The inputs of models of each kind, in words.
 INPUTS: dict[type[BaseModel], str] = {
     card.AudioPreprocessing: "audio",
+    card.ExamplesPreprocessing: "rows with the classes of some",
     card.GenerationPreprocessing: "the beginnings of texts",
     card.ImagePreprocessing: "images",
     card.NoisePreprocessing: "noise",
     card.ObservationPreprocessing: "observations",
+    card.RewritingPreprocessing: "texts to rewrite",
+    card.StoryPreprocessing: "stories",
     card.TabularPreprocessing: "rows of features",
     card.TextPreprocessing: "texts",
     card.TranslationPreprocessing: "texts to translate",

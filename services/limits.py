@@ -26,7 +26,9 @@ class Limits(BaseModel):
     text_bytes: PositiveInt = Field(128 * 1024, description="Bytes of one text, or of one context, as UTF-8.")
     text_windows: PositiveInt = Field(1024, description="Windows of tokens that the texts of one request fill.")
     answers: PositiveInt = Field(20, description="Answers to each question of one request.")
+    neighbours: PositiveInt = Field(100, description="Words that are nearest to the texts of one request.")
     sentences: PositiveInt = Field(512, description="Sentences in one translation request.")
+    story_sentences: PositiveInt = Field(512, description="Sentences of one story; its model may remember fewer.")
     beams: PositiveInt = Field(8, description="Beams of a search; a step's graph gives candidates for 8.")
     stop_texts: PositiveInt = Field(8, description="Texts that may end a generated one.")
     rows: PositiveInt = Field(4096, description="Rows of features in one request.")
@@ -41,6 +43,11 @@ class Limits(BaseModel):
     few_shot_examples: PositiveInt = Field(20, description="Examples of one class in a few-shot request.")
     few_shot_steps: PositiveInt = Field(20, description="Gradient steps that a few-shot request may ask for.")
     explanation_samples: PositiveInt = Field(1000, description="Samples, steps or windows of one explanation.")
+    text_explanation_calls: PositiveInt = Field(
+        44,
+        description="Times that an explanation of a long text asks the model, unless the request says how many; more "
+        "where its sentences are many, or the one that matters most is long.",
+    )
     explained_tokens: PositiveInt = Field(512, description="Tokens of a text that is explained, and of its question.")
     explanations: PositiveInt = Field(16, description="Methods, classes or units that one request may ask about.")
     attack_steps: PositiveInt = Field(1000, description="Steps, or queries, of one attack on an image.")

@@ -18,6 +18,7 @@ from weakref import WeakSet
 from prometheus_client import Counter, Gauge, Histogram, Metric, Summary
 from prometheus_client.multiprocess import MultiProcessCollector
 from prometheus_client.registry import Collector
+from prometheus_client.samples import Exemplar
 
 SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 LAG_SECONDS = (
@@ -135,6 +136,7 @@ class CallCounts:
         self._ok_metric = RPC_HANDLED.labels(*labels, "OK")
         self.started = self.ok = 0
         self._buckets, self._seconds = [0] * (len(SECONDS) + 1), 0.0
+        self._exemplars: list[Exemplar | None] = [None] * len(self._buckets)  # the last of each bucket
         self._adding = threading.Lock()
         self._added = (0, 0, [0] * len(self._buckets), 0.0)
         _call_counts.add(self)
@@ -143,6 +145,10 @@ class CallCounts:
         """Note that a call has ended, whatever its status, after so many seconds."""
         self._buckets[bisect_left(SECONDS, seconds)] += 1
         self._seconds += seconds
+
+    def exemplify(self, seconds: float, trace_id: str) -> None:
+        """Note the trace of a call that has ended, as an example of those that took about as long."""
+        self._exemplars[bisect_left(SECONDS, seconds)] = Exemplar({"trace_id": trace_id}, seconds, time.time())
 
     def add(self) -> None:
         """Add what is new to the metrics; any thread may call it."""
@@ -153,6 +159,9 @@ class CallCounts:
             self._ok_metric.inc(self._added[1] - ok)
             more = [now - before for now, before in zip(self._added[2], buckets, strict=True)]
             add_to_histogram(self.seconds_metric, more, max(0.0, self._added[3] - total))
+            for bucket, exemplar in zip(self.seconds_metric._buckets, self._exemplars, strict=True):
+                if exemplar is not None:
+                    bucket.set_exemplar(exemplar)  # of several workers, prometheus_client keeps none
 
 
 _call_counts: WeakSet[CallCounts] = WeakSet()

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from lectern.v1 import notice_pb2 as pb
+from services.excerpt import excerpt
+
+WORDS_BYTES = 300  # of the words that a notice names
 
 
 def language(model: str, looks: str | None, field: str) -> list[pb.Notice]:
@@ -27,6 +32,57 @@ def left_out(model: str, characters: str, field: str) -> list[pb.Notice]:
         return []
     text = f"has characters that {model} cannot read, which were left out: {characters}"
     return [pb.Notice(code=pb.NOTICE_CODE_LEFT_OUT, text=text, field=field)]
+
+
+def left_out_words(model: str, words: str, field: str) -> list[pb.Notice]:
+    """The notice that the vocabulary of `model` lacks some words of a text; none if there are none."""
+    if not words:
+        return []
+    text = f"has words that {model} does not know, which were left out: {words}"
+    return [pb.Notice(code=pb.NOTICE_CODE_LEFT_OUT, text=text, field=field)]
+
+
+def forgotten(model: str, count: int, most: int, field: str) -> list[pb.Notice]:
+    """The notice that `model` remembers only the latest `most` of `count` sentences; none if those are all."""
+    if count <= most:
+        return []
+    text = f"{model} remembers the latest {most} sentences; the first {count - most} were left out"
+    return [pb.Notice(code=pb.NOTICE_CODE_LEFT_OUT, text=text, field=field)]
+
+
+def unknown_words(model: str, words: Sequence[str], told_apart: int) -> list[pb.Notice]:
+    """The notice that `model` has never seen some words, of which it can tell the first `told_apart` from each other;
+    none if there are no such words."""
+    if not words:
+        return []
+    text = f"has words that {model} has never seen, which it takes for names: {excerpt(', '.join(words), WORDS_BYTES)}"
+    if len(words) > told_apart:
+        text += f"; it tells only the first {told_apart} apart"
+    return [pb.Notice(code=pb.NOTICE_CODE_UNKNOWN_WORDS, text=text)]
+
+
+def left_out_rows(count: int, most: int, field: str) -> list[pb.Notice]:
+    """The notice that a model looked at `most` of `count` rows; none if those are all."""
+    if count <= most:
+        return []
+    text = f"the answers go by {most} of the {count} rows, of each class about the same share"
+    return [pb.Notice(code=pb.NOTICE_CODE_LEFT_OUT, text=text, field=field)]
+
+
+def left_out_columns(names: Sequence[str], field: str) -> list[pb.Notice]:
+    """The notice that columns are the same in all examples; none if there are no such columns."""
+    if not names:
+        return []
+    text = f"these columns are the same in all examples, and say nothing: {excerpt(', '.join(names), WORDS_BYTES)}"
+    return [pb.Notice(code=pb.NOTICE_CODE_LEFT_OUT, text=text, field=field)]
+
+
+def out_of_range(columns: Sequence[str], field: str) -> list[pb.Notice]:
+    """The notice that a row is far from all examples in some columns; none if there are no such columns."""
+    if not columns:
+        return []
+    text = f"is far from all examples in: {excerpt(', '.join(columns), WORDS_BYTES)}"
+    return [pb.Notice(code=pb.NOTICE_CODE_OUT_OF_RANGE, text=text, field=field)]
 
 
 def form_not_kept(form: str) -> pb.Notice:

@@ -25,12 +25,14 @@ class Trace:
 
     Attributes:
         exports: whether attributes are exported; if not, callers need not compute them.
+        trace_id: of the trace that is exported; empty = none is.
         seconds: total by stage.
         batch_size: items of the last run.
     """
 
     __slots__ = ("batch_size", "seconds")
     exports = False
+    trace_id = ""
 
     def __init__(self) -> None:
         self.seconds: dict[str, float] = {}

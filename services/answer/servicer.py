@@ -1,25 +1,30 @@
-"""AnswerService: the spans of a text that answer questions on it."""
+"""AnswerService: the spans of a text that answer questions on it, and answers about stories."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
 
-from artifacts.card import Card, TextPreprocessing
+from pydantic import BaseModel
+
+from artifacts.card import Card, StoryPreprocessing, TextPreprocessing
+from artifacts.stories import STAND_INS
 from artifacts.windows import Windows, best_spans, question_windows
 from lectern.v1 import answer_pb2 as pb
-from services import pools
-from services.answer import CAPABILITY
+from services import notices, pools
+from services.answer import CAPABILITY, stories
 from services.answering import answering
+from services.codecs.language import not_english_each
 from services.codecs.text import Tokens, check_text, check_texts, encode, load_tokenizer, whole_characters
 from services.errors import InvalidArgument
 from services.limits import Limits
 from services.rpc import Call
 from services.runtime.graph import Array
 from services.runtime.repository import Repository
-from services.runtime.token_windows import read
+from services.runtime.token_windows import read, stages
 
 CONTEXT = "context"
+RPCS: dict[type[BaseModel], str] = {TextPreprocessing: "Answer", StoryPreprocessing: "AnswerStory"}
 
 
 class AnswerServicer:
@@ -30,23 +35,45 @@ class AnswerServicer:
         self._limits = limits
 
     async def Answer(self, request: pb.AnswerRequest, call: Call) -> pb.AnswerResponse:
-        model, preprocessing = answering(self._repository, call, request, CAPABILITY, TextPreprocessing)
-        count, threshold = self._count(request), self._threshold(request, model.card)
+        model, preprocessing = answering(self._repository, call, request, CAPABILITY, TextPreprocessing, rpcs=RPCS)
+        count, threshold = self._count(request.top_k), self._threshold(request, model.card)
         check_text(request.context, self._limits, CONTEXT)
         check_texts(request.questions, self._limits, "questions")
         tokenizer = load_tokenizer(model.assets[preprocessing.tokenizer])
         named = {f"questions[{i}]": question for i, question in enumerate(request.questions)}
         context, *questions = await encode(tokenizer, {CONTEXT: request.context, **named})
         windows = self._windows(questions, context, preprocessing.max_tokens)
-        outputs = await read(windows, model.graphs["forward"], ["starts", "ends"], call.deadline, call.priority)
+        outputs = await read(windows, stages(model), ["starts", "ends"], call.deadline, call.priority)
         # Many windows have many spans, so comparing them leaves the event loop.
         rank = pools.codecs.run(results, request.context, context, windows, outputs, count, threshold)
         return pb.AnswerResponse(model=model.card.name, version=model.card.version, results=await rank)
 
-    def _count(self, request: pb.AnswerRequest) -> int:
-        if request.top_k > self._limits.answers:
-            raise InvalidArgument.field("top_k", f"is {request.top_k}; the most is {self._limits.answers}")
-        return request.top_k or 1
+    async def AnswerStory(self, request: pb.AnswerStoryRequest, call: Call) -> pb.AnswerStoryResponse:
+        model, kind = answering(self._repository, call, request, CAPABILITY, StoryPreprocessing, rpcs=RPCS)
+        card, count = model.card, self._count(request.top_k)
+        tokenizer, told = model.assets[kind.tokenizer], len(request.sentences)
+        story = await stories.read(request.sentences, request.question, kind, tokenizer, self._limits)
+        inputs = {"sentences": story.sentences[None], "question": story.question[None]}
+        outputs = await model.graphs["forward"].infer(inputs, call.deadline, call.priority)
+        answers = stories.answers(story, outputs["logits"][0], card.labels)
+        (looks,) = await not_english_each([" ".join((*request.sentences[-kind.max_sentences :], request.question))])
+        return pb.AnswerStoryResponse(
+            model=card.name,
+            version=card.version,
+            answers=answers[:count],
+            hops=stories.hops(outputs["attention"][0], told),
+            notices=[
+                *notices.forgotten(card.name, told, kind.max_sentences, stories.SENTENCES),
+                *notices.language(card.name, looks, stories.SENTENCES),
+                *notices.unknown_words(card.name, story.unknown, len(STAND_INS)),
+                *notices.unsure(answers[0].probability, card.decision["unsure"], stories.QUESTION),
+            ],
+        )
+
+    def _count(self, top_k: int) -> int:
+        if top_k > self._limits.answers:
+            raise InvalidArgument.field("top_k", f"is {top_k}; the most is {self._limits.answers}")
+        return top_k or 1
 
     def _threshold(self, request: pb.AnswerRequest, card: Card) -> float:
         if not request.HasField("no_answer_threshold"):

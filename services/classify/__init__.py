@@ -15,6 +15,7 @@ CAPABILITY = Capability(
         "ClassifyAudio": "phoneme_classifier",
         "StreamClassifyAudio": "phoneme_classifier",
         "ClassifyText": "sentiment_classifier",
+        "ClassifyPair": "entailment_classifier",
         "ClassifyFewShot": "few_shot_classifier",
         "VerifySpeaker": "speaker_classifier",
     },

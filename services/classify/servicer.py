@@ -9,14 +9,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from artifacts.card import ImagePreprocessing, TextPreprocessing
+from artifacts.card import Card, ImagePreprocessing, TextPreprocessing
 from lectern.v1 import classify_pb2 as pb
 from services import notices
 from services.answering import answering
 from services.classify import CAPABILITY
 from services.classify.audio import AudioRpcs
 from services.classify.episodes import ROLES, classes_of, method_and_steps, one_hot
-from services.classify.text_logits import logits_of
+from services.classify.text_logits import logits_of, logits_of_pairs
 from services.codecs.images import decode_images, decode_named
 from services.codecs.language import not_english_each
 from services.codecs.tensors import softmax
@@ -45,11 +45,16 @@ class ClassifyServicer(AudioRpcs):
         logits = await logits_of(request.texts, model, preprocessing, self._limits, call)
         results = classifications(logits, model.card.labels, request.top_k)
         languages = await not_english_each(request.texts)
-        least = model.card.decision.get("unsure", 0.0)
-        for i, (result, looks) in enumerate(zip(results, languages, strict=True)):
-            result.notices.extend(notices.language(model.card.name, looks, f"texts[{i}]"))
-            result.notices.extend(notices.unsure(result.classes[0].probability, least, f"texts[{i}]"))
+        doubt(results, languages, model.card, "texts")
         return pb.ClassifyTextResponse(model=model.card.name, version=model.card.version, results=results)
+
+    async def ClassifyPair(self, request: pb.ClassifyPairRequest, call: Call) -> pb.ClassifyPairResponse:
+        model, preprocessing = answering(self._repository, call, request, CAPABILITY, TextPreprocessing)
+        logits = await logits_of_pairs(request.pairs, model, preprocessing, self._limits, call)
+        results = classifications(logits, model.card.labels, request.top_k)
+        languages = await not_english_each([f"{pair.premise}\n{pair.hypothesis}" for pair in request.pairs])
+        doubt(results, languages, model.card, "pairs")
+        return pb.ClassifyPairResponse(model=model.card.name, version=model.card.version, results=results)
 
     async def ClassifyFewShot(self, request: pb.ClassifyFewShotRequest, call: Call) -> pb.ClassifyFewShotResponse:
         model, preprocessing = answering(self._repository, call, request, CAPABILITY, ImagePreprocessing)
@@ -89,3 +94,11 @@ class ClassifyServicer(AudioRpcs):
 def classifications(logits: NDArray[np.float32], labels: Sequence[str], top_k: int) -> list[pb.Classification]:
     """Logits `[N, len(labels)]` as classes with softmax probabilities, best first; `top_k` 0 = all."""
     return [pb.Classification(classes=classes) for classes in best_first(softmax(logits), labels, top_k)]
+
+
+def doubt(results: Sequence[pb.Classification], languages: Sequence[str | None], card: Card, field: str) -> None:
+    """Add the notices of texts that look like another language than English, and of classes that are unsure."""
+    least = card.decision.get("unsure", 0.0)
+    for i, (result, looks) in enumerate(zip(results, languages, strict=True)):
+        result.notices.extend(notices.language(card.name, looks, f"{field}[{i}]"))
+        result.notices.extend(notices.unsure(result.classes[0].probability, least, f"{field}[{i}]"))

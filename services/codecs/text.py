@@ -135,11 +135,23 @@ async def read_windows(
         InvalidArgument: `check_texts` or `encode` refuses them, or they are too long together.
     """
     check_texts(texts, limits)
-    tokens = await encode(load_tokenizer(tokenizer), {f"texts[{i}]": text for i, text in enumerate(texts)})
+    return await windows_of({f"texts[{i}]": text for i, text in enumerate(texts)}, tokenizer, max_tokens, limits)
+
+
+async def windows_of(
+    texts: Mapping[str, str], tokenizer: bytes, max_tokens: int, limits: Limits
+) -> tuple[list[Tokens], list[Windows]]:
+    """The tokens of each text, by the names of their fields, and its windows of at most `max_tokens`.
+
+    Raises:
+        InvalidArgument: `encode` refuses them, or they are too long together.
+    """
+    tokens = await encode(load_tokenizer(tokenizer), texts)
     windows = [text_windows(one.ids, max_tokens) for one in tokens]
     if (needed := sum(len(one.ids) for one in windows)) > limits.text_windows:
         raise InvalidArgument.field(
-            "texts", f"need {needed} windows of tokens; the most is {limits.text_windows}: send fewer or shorter ones"
+            next(iter(texts)).partition("[")[0],
+            f"need {needed} windows of tokens; the most is {limits.text_windows}: send fewer or shorter ones",
         )
     return tokens, windows
 

@@ -18,9 +18,10 @@ from services.explain.methods.gradient_times_input import gradient_times_input
 from services.explain.methods.integrated_gradients import integrated_gradients
 from services.explain.methods.kernel_shap import kernel_shap
 from services.explain.methods.lime import lime
-from services.explain.methods.occlusion import occlusion, occlusion_of_text
+from services.explain.methods.occlusion import occlusion
 from services.explain.methods.rise import rise
 from services.explain.methods.saliency import saliency
+from services.explain.methods.sentences_first import LongText, kernel_shap_of_text, lime_of_text, occlusion_of_text
 from services.explain.methods.smooth_grad import smooth_grad
 from services.explain.subject import Subject
 from services.explain.text_input import TextKind
@@ -28,8 +29,9 @@ from services.limits import Limits
 
 STEPS, MOST_STEPS, GAP = 100, 400, 0.01
 CELLS, MOST_CELLS = 8, 32
-# Of occlusion: a text of more words is occluded by sentences first, then by words in those that change the output at
-# least this share as much as the one that changes it most.
+SAMPLES = 256
+# A text of more words is explained by sentences first, then by words in those whose value is at least this share of the
+# largest.
 SHORT_TEXT, MATTERS = 40, 0.25
 
 
@@ -130,22 +132,24 @@ async def _occlusion(subject: Subject, method: pb.Occlusion, seed: int, limits: 
             field_of(method, "stride"), f"is {stride}: {len(windows)} windows; the most are {most}"
         )
     remaining = subject.remaining(subject.baseline(method, pb.BASELINE_MEAN))
-    if isinstance(subject.kind, TextKind) and len(windows) > SHORT_TEXT:
-        return _spread(subject, await occlusion_of_text(subject.kind.sentences, MATTERS, remaining))
+    if long := _long_text(subject, limits):
+        return _spread(subject, await occlusion_of_text(long, remaining))
     return _spread(subject, await occlusion(pixels, windows, remaining))
 
 
 async def _lime(subject: Subject, method: pb.Lime, seed: int, limits: Limits) -> Attribution:
-    samples = whole(method, "samples", 256, 2, limits.explanation_samples)
+    samples = whole(method, "samples", SAMPLES, 2, limits.explanation_samples)
     groups = _groups(subject, method)
     remaining = subject.remaining(subject.baseline(method, pb.BASELINE_MEAN), probability=True)
+    if not method.HasField("samples") and (long := _long_text(subject, limits)):
+        return _spread(subject, await lime_of_text(long, remaining, seed=seed))
     return _spread(subject, await lime(groups, remaining, samples=samples, seed=seed))
 
 
 async def _rise(subject: Subject, method: pb.Rise, seed: int, limits: Limits) -> Attribution:
     if not isinstance(subject.kind, ImageKind):
         raise InvalidArgument.field("method", "rise is for images")
-    samples = whole(method, "samples", 256, 2, limits.explanation_samples)
+    samples = whole(method, "samples", SAMPLES, 2, limits.explanation_samples)
     cells = whole(method, "cells", 6, 2, MOST_CELLS)
     keep = number(method, "keep", 0.5, most=1, below=True)
     remaining = subject.remaining(np.zeros_like(subject.kind.x), probability=True)
@@ -154,10 +158,13 @@ async def _rise(subject: Subject, method: pb.Rise, seed: int, limits: Limits) ->
 
 
 async def _kernel_shap(subject: Subject, method: pb.KernelShap, seed: int, limits: Limits) -> Attribution:
-    samples = whole(method, "samples", 256, 2, limits.explanation_samples)
+    samples = whole(method, "samples", SAMPLES, 2, limits.explanation_samples)
     groups = _groups(subject, method)
     remaining = subject.remaining(subject.baseline(method, pb.BASELINE_MEAN))
-    values, difference = await kernel_shap(groups, remaining, samples=samples, seed=seed)
+    if not method.HasField("samples") and (long := _long_text(subject, limits)):
+        values, difference = await kernel_shap_of_text(long, remaining)
+    else:
+        values, difference = await kernel_shap(groups, remaining, samples=samples, seed=seed)
     return _spread(subject, values, promised=difference)
 
 
@@ -176,6 +183,14 @@ def _groups(subject: Subject, method: pb.Lime | pb.KernelShap) -> NDArray[np.int
         raise InvalidArgument.field(field_of(method, "cells"), "is not for rows and texts, whose parts stand alone")
     most = MOST_CELLS if len(parts) == 1 else min(MOST_CELLS, max(parts))
     return subject.kind.groups(whole(method, "cells", CELLS, 2, most))
+
+
+def _long_text(subject: Subject, limits: Limits) -> LongText | None:
+    """The subject, if it is a text of many words."""
+    kind = subject.kind
+    if not isinstance(kind, TextKind) or len(kind.words) <= SHORT_TEXT:
+        return None
+    return LongText(kind.sentences, MATTERS, limits.text_explanation_calls)
 
 
 def _spread(

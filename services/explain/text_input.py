@@ -22,7 +22,7 @@ from services.limits import Limits
 from services.rpc import Call
 from services.runtime.graph import Graph
 from services.runtime.repository import Model
-from services.runtime.token_windows import mean_vectors, read
+from services.runtime.token_windows import mean_vectors, read, stages
 
 ANSWERS = "answer"  # capability of models that take a question beside the text
 TEXT, QUESTION = "input.text.text", "input.text.question"
@@ -71,10 +71,10 @@ class TextKind:
 
     @property
     def sentences(self) -> list[slice]:
-        """The words of each sentence; each word of a question is one of its own."""
-        ends = [i for i, word in enumerate(self.words, 1) if word.in_question or word.text in STOPS]
-        ends = list(dict.fromkeys((*ends, len(self.words))))
-        return [slice(start, end) for start, end in itertools.pairwise((0, *ends))]
+        """The words of each sentence, those of the question first."""
+        asked = sum(word.in_question for word in self.words)
+        ends = {i for i, word in enumerate(self.words, 1) if word.text in STOPS} | {asked, len(self.words)}
+        return [slice(start, end) for start, end in itertools.pairwise(sorted(ends | {0}))]
 
     def spread(self, values: Floats) -> Floats:
         return values
@@ -162,7 +162,7 @@ def _attention_of_all(
 
     async def attention() -> Floats:
         windows = text_windows(tokens.ids.tolist(), preprocessing.max_tokens)
-        outputs = await read([windows], model.graphs["encoder"], [ATTENTION], call.deadline, call.priority)
+        outputs = await read([windows], [model.graphs["encoder"]], [ATTENTION], call.deadline, call.priority)
         weights = np.zeros(len(tokens.ids), np.float32)
         looks = mean_attention(outputs[ATTENTION], windows.lengths)
         for row, first, size in zip(looks, windows.first, windows.sizes, strict=True):
@@ -199,8 +199,7 @@ async def _answered(
         return np.asarray(starts[:, first] + ends[:, last] - starts[:, 0] - ends[:, 0])[:, None]
 
     async def attention() -> Floats:
-        window, graph = _row(whole, row), model.graphs["forward"]
-        outputs = await read([window], graph, [ATTENTION], call.deadline, call.priority)
+        outputs = await read([_row(whole, row)], [model.graphs["encoder"]], [ATTENTION], call.deadline, call.priority)
         looks = outputs[ATTENTION][0, [first, last]].mean(0)
         length, begin = len(tokens[0].ids), whole.first[row]
         part = slice(begin, begin + whole.sizes[row])
@@ -208,7 +207,7 @@ async def _answered(
         return attention_by_word(weights, np.concatenate([tokens[0].words, tokens[1].words[part]]), len(words))
 
     start, end = whole_characters(given.text, context.starts[best.start], context.ends[best.end])
-    exported = attention if _attends(model.graphs["forward"]) else None
+    exported = attention if _attends(model.graphs["encoder"]) else None
     kind = TextKind(given.text, given.question, words, exported, (start, end))
     network, labels = Network(model, call, answer, Explanation(output=STARTS)), (given.text[start:end],)
     (outputs,) = await network.outputs(kind.x[None])
@@ -217,7 +216,7 @@ async def _answered(
 
 async def _spans(model: Model, windows: Sequence[Windows], call: Call) -> tuple[Floats, Floats]:
     """Logits `[N, T]` of an answer's first and last token, for all windows."""
-    outputs = await read(windows, model.graphs["forward"], [STARTS, ENDS], call.deadline, call.priority)
+    outputs = await read(windows, stages(model), [STARTS, ENDS], call.deadline, call.priority)
     return outputs[STARTS], outputs[ENDS]
 
 

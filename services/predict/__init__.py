@@ -1,4 +1,4 @@
-"""PredictService: numbers from rows of features."""
+"""PredictService: numbers or classes from rows of features."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ CAPABILITY = Capability(
     package=__name__,
     contract=pb.DESCRIPTOR,
     servicer="services.predict.servicer:PredictServicer",
-    default_models={"Predict": "covid_regressor"},
+    default_models={"Predict": "covid_regressor", "PredictFromExamples": "table_learner"},
     command="lectern predict rows.csv",
     example=lambda _: pb.PredictRequest(rows=[pb.FeatureRow(features=[0] * FEATURES)]),
     pod=Pod(memory="192Mi", memory_limit="512Mi"),

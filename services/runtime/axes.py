@@ -11,6 +11,7 @@ from artifacts.card import (
     AudioPreprocessing,
     GenerationPreprocessing,
     Preprocessing,
+    RewritingPreprocessing,
     TextPreprocessing,
     TranslationPreprocessing,
 )
@@ -34,7 +35,7 @@ def with_longest(config: GraphConfig, preprocessing: Preprocessing) -> GraphConf
 
 def _longest(name: str, preprocessing: Preprocessing) -> int:
     match preprocessing:
-        case TextPreprocessing() | TranslationPreprocessing() | GenerationPreprocessing():
+        case TextPreprocessing() | TranslationPreprocessing() | RewritingPreprocessing() | GenerationPreprocessing():
             return preprocessing.max_tokens
         case AudioPreprocessing():
             return preprocessing.window // (1 if name == SAMPLES else preprocessing.hop or preprocessing.step)

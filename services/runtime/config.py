@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from artifacts import versions
+from artifacts.datatypes import DTYPES
 from inference import model_config_pb2
 
 DEFAULT_QUEUE_SIZE = 512
@@ -24,22 +25,6 @@ PADDING = {
     "pad_value": (0, MOST_PLACES),
     "pad_multiple": (1, MOST_PLACES),
     "batch_budget": (1, MOST_PLACES),
-}
-
-# Triton's names of data types, as in config.pbtxt (without TYPE_) and in the Open Inference Protocol.
-DTYPES: dict[str, type[np.generic]] = {
-    "BOOL": np.bool_,
-    "UINT8": np.uint8,
-    "UINT16": np.uint16,
-    "UINT32": np.uint32,
-    "UINT64": np.uint64,
-    "INT8": np.int8,
-    "INT16": np.int16,
-    "INT32": np.int32,
-    "INT64": np.int64,
-    "FP16": np.float16,
-    "FP32": np.float32,
-    "FP64": np.float64,
 }
 
 
@@ -134,14 +119,35 @@ def parse_config(name: str, content: bytes) -> GraphConfig:
     Raises:
         ConfigError: it is malformed, or asks for something that is not served; the message says what.
     """
+    return config_of(name, parse_message(content))
+
+
+def parse_message(content: bytes) -> model_config_pb2.ModelConfig:
+    """A `config.pbtxt` as it is.
+
+    Raises:
+        ConfigError: it is malformed.
+    """
     try:
-        message = versions.parse_config(content)
+        return versions.parse_config(content)
     except versions.VersionError as error:
         raise ConfigError(str(error)) from error
+
+
+def config_of(name: str, message: model_config_pb2.ModelConfig) -> GraphConfig:
+    """What a complete config says, of the directory `name`.
+
+    Raises:
+        ConfigError: it asks for something that is not served; the message says what.
+    """
     if message.name not in ("", name):
         raise ConfigError(f"config.pbtxt names the model {message.name!r}, its directory is {name!r}")
-    if message.backend != "onnxruntime":
-        raise ConfigError(f'config.pbtxt asks for backend {message.backend!r}; only "onnxruntime" is served')
+    # Triton's older name for the same.
+    if message.backend != "onnxruntime" and (message.backend or message.platform != "onnxruntime_onnx"):
+        key = "platform" if message.platform and not message.backend else "backend"
+        raise ConfigError(
+            f'config.pbtxt asks for {key} {getattr(message, key)!r}; only the backend "onnxruntime" is served'
+        )
     if not message.input or not message.output:
         raise ConfigError("config.pbtxt must list the graph's inputs and outputs")
     batching = message.dynamic_batching

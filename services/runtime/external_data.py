@@ -13,7 +13,7 @@ from google.protobuf.descriptor_pool import DescriptorPool
 from google.protobuf.message import DecodeError, Message
 from google.protobuf.message_factory import GetMessageClass
 
-# The part of onnx.proto (https://onnx.ai/onnx/repo-docs/IR.html) that leads to tensors, and to the names of the axes of
+# The part of onnx.proto (https://onnx.ai/onnx/repo-docs/IR.html) that leads to tensors, and to the types and axes of
 # inputs and outputs: number -> (field, type).
 _MESSAGES = {
     "Model": {7: ("graph", "Graph"), 20: ("training_info", "Training"), 25: ("functions", "Function")},
@@ -39,12 +39,12 @@ _MESSAGES = {
     "Tensor": {8: ("name", "bytes"), 13: ("external_data", "Entry"), 14: ("data_location", "int32")},
     "Value": {1: ("name", "bytes"), 2: ("type", "Type")},
     "Type": {1: ("tensor_type", "TensorType")},
-    "TensorType": {2: ("shape", "Shape")},
+    "TensorType": {1: ("elem_type", "int32"), 2: ("shape", "Shape")},
     "Shape": {1: ("dim", "Dimension")},
-    "Dimension": {2: ("dim_param", "bytes")},
+    "Dimension": {1: ("dim_value", "int64"), 2: ("dim_param", "bytes")},
     "Entry": {1: ("key", "bytes"), 2: ("value", "bytes")},
 }
-_SCALARS = {"bytes": Field.TYPE_BYTES, "int32": Field.TYPE_INT32}
+_SCALARS = {"bytes": Field.TYPE_BYTES, "int32": Field.TYPE_INT32, "int64": Field.TYPE_INT64}
 
 
 def refuse_external_data(content: bytes) -> None:

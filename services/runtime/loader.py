@@ -17,11 +17,14 @@ from weakref import WeakValueDictionary
 from pydantic import ValidationError
 
 from artifacts.card import Card
+from artifacts.versions import versions_to_serve
 from services import metrics
 from services.runtime.axes import with_longest
-from services.runtime.config import ConfigError, parse_config
+from services.runtime.completion import completed
+from services.runtime.config import ConfigError, config_of, parse_config, parse_message
 from services.runtime.external_data import refuse_external_data
 from services.runtime.files import Folder, RepositoryFiles
+from services.runtime.fit import check_fit
 from services.runtime.graph import Engine, EngineError, EngineUnavailableError, Graph
 
 log = logging.getLogger(__name__)
@@ -44,9 +47,10 @@ class State(Enum):
 @dataclass
 class Version:
     """One version of a model: READY with its card, graphs (by role) and assets (by file name), or UNAVAILABLE for a
-    reason.
+    reason. A bare model has no card: its graph answers the Open Inference Protocol alone.
 
     Args:
+        sha256: of a bare model's graph.
         configs: content of each graph's config at the time of loading, by the graph's name.
         temporary: whether the reason may disappear without a change of files.
     """
@@ -59,6 +63,7 @@ class Version:
     assets: dict[str, bytes] = field(default_factory=dict)
     configs: dict[str, bytes] = field(default_factory=dict)
     temporary: bool = False
+    sha256: str = ""
 
 
 class _GraphTable:
@@ -87,6 +92,8 @@ class Loader:
     Args:
         capabilities: names as in cards. Only the card is read of models of other capabilities.
         lazy: roles of the graphs that are loaded by their first call, where the engine can.
+        steady_seconds: a graph without a card is complete if nobody has written to it for so long; None = no model
+            without a card is served.
     """
 
     def __init__(
@@ -95,22 +102,30 @@ class Loader:
         engine: Engine,
         capabilities: Collection[str],
         lazy: Collection[str] = (),
+        steady_seconds: float | None = None,
     ) -> None:
         self.files = files
         self.engine = engine
         self._capabilities = frozenset(capabilities)
         self._lazy = frozenset(lazy)
+        self._steady_seconds = steady_seconds
         self._graphs = _GraphTable()
 
-    def load(self, name: str, folder: Folder, serving: Mapping[int, Version]) -> dict[int, Version]:
+    def load(
+        self, name: str, folder: Folder, serving: Mapping[int, Version], had_card: bool = False
+    ) -> dict[int, Version]:
         """Load the versions that a model's policy asks for; an older version stands in for a newer one that fails.
 
         Args:
+            had_card: whether a version of it had a card, so that one without is damaged.
             serving: READY versions. A version is immutable, so it is kept unless one of its configs has changed.
 
         Returns:
             The versions by number, each failure as a version's reason; empty if the model is of another capability.
         """
+        if is_bare(folder) and not had_card:
+            return {} if self._steady_seconds is None else self._load_bare(name, folder, serving, self._steady_seconds)
+        serving = {number: version for number, version in serving.items() if version.card is not None}
         try:
             config = parse_config(name, self.files.read(f"{name}/{CONFIG}", TEXT_BYTES))
         except Exception as error:  # an unforeseen file must not affect more than this model
@@ -152,6 +167,8 @@ class Loader:
             version.card = card = self._card(name, number)
             if card.capability not in self._capabilities:
                 return version
+            forward = card.graphs["forward"]
+            check_fit(card, parse_config(forward, self.files.read(f"{forward}/{CONFIG}", TEXT_BYTES)))
             graphs = {role: self._load_graph(version, card, role) for role in card.graphs}
             version.assets = {
                 path.rpartition("/")[2]: self._verified(card, path)
@@ -164,6 +181,46 @@ class Loader:
         version.graphs, version.state = graphs, State.READY
         log.info("loaded %s version %d in %.2f s", name, number, time.monotonic() - started)
         return version
+
+    def _load_bare(
+        self, name: str, folder: Folder, serving: Mapping[int, Version], steady: float
+    ) -> dict[int, Version]:
+        """Load the versions of a model without a card, as `load` does."""
+        try:
+            config = parse_message(self._config_or_nothing(name))
+            candidates, wanted = versions_to_serve(config, folder.versions)
+        except Exception as error:
+            return {max(folder.versions): Version(max(folder.versions), State.UNAVAILABLE, _reason(error))}
+        loaded = {
+            n: self._load_bare_version(name, n, serving.get(n), _age(folder, f"{n}/{GRAPH_FILE}") >= steady)
+            for n in candidates[:wanted]
+        }
+        return loaded or {1: Version(1, State.UNAVAILABLE, "there is no version to serve")}
+
+    def _load_bare_version(self, name: str, number: int, kept: Version | None, is_steady: bool) -> Version:
+        version = Version(number, State.UNAVAILABLE)
+        try:
+            if not is_steady:
+                raise EngineUnavailableError(f"{number}/{GRAPH_FILE} is new: it may still be being copied")
+            content, settings = self.files.read(f"{name}/{number}/{GRAPH_FILE}"), self._config_or_nothing(name)
+            version.sha256, version.configs = hashlib.sha256(content).hexdigest(), {name: settings}
+            if kept and (kept.sha256, kept.configs) == (version.sha256, version.configs):
+                return kept
+            refuse_external_data(content)
+            config = config_of(name, completed(parse_message(settings), name, content))
+            version.graphs = {"forward": self.engine.load(config, number, content, None)}
+        except Exception as error:
+            version.reason, version.temporary = _reason(error), isinstance(error, EngineUnavailableError)
+            return replace(kept, reason=f"served as before, for {version.reason}") if kept else version
+        version.state = State.READY
+        log.info("loaded %s version %d, which has no card", name, number)
+        return version
+
+    def _config_or_nothing(self, name: str) -> bytes:
+        try:
+            return self.files.read(f"{name}/{CONFIG}", TEXT_BYTES)
+        except FileNotFoundError:
+            return b""
 
     def _card(self, name: str, number: int) -> Card:
         try:
@@ -214,6 +271,19 @@ class Loader:
             # The message leaves out the actual checksum, so that a file being copied has one reason and not many.
             raise ValueError(f"{relative} does not have the SHA-256 that its card says: altered, or still being copied")
         return content
+
+
+def is_bare(folder: Folder) -> bool:
+    """Whether a directory has graphs and no card."""
+    files = {path.rpartition("/")[2] for path, *_ in folder.entries}
+    return GRAPH_FILE in files and CARD not in files and bool(folder.versions)
+
+
+def _age(folder: Folder, path: str) -> float:
+    """Seconds since a file was written; one that was written in the future, by another clock, is old."""
+    written = [mtime for of, _, mtime, _ in folder.entries if of == path]
+    age = time.time() - max(written, default=0) / 1e9
+    return age if age >= 0 else float("inf")
 
 
 def _version_of(card: Card, graph_name: str) -> int:

@@ -22,6 +22,7 @@ from functools import partial
 from typing import Protocol, TypeVar
 
 from artifacts.card import Card
+from lectern.names import meant, unknown
 from services import metrics
 from services.errors import InvalidArgument, NotFound, Unavailable
 from services.runtime.files import Folder, Listing
@@ -79,6 +80,7 @@ class _Entry:
         next_load: the load that follows `load`.
         retry_at: when to load it again after a failure, in the clock's seconds.
         retry_seconds: the next pause before a retry.
+        had_card: a version of it had a card.
     """
 
     seen: Fingerprint = field(default_factory=dict)
@@ -87,6 +89,7 @@ class _Entry:
     next_load: _Load | None = None
     retry_at: float = float("inf")
     retry_seconds: float = FIRST_RETRY_SECONDS
+    had_card: bool = False
 
 
 class Spawn(Protocol):
@@ -217,12 +220,14 @@ class Repository:
         """
         versions = self.models.get(name)
         if versions is None:
-            ready = ", ".join(n for n, vs in self.models.items() if _capability(vs) in capabilities) or "none"
-            wanted = " or ".join(capabilities)
-            raise NotFound.field("model", f"there is no model {name!r}; models for {wanted}: {ready}")
+            able = [n for n, vs in self.models.items() if _capability(vs) in capabilities]
+            raise NotFound.field("model", unknown("model", name, able, f"models for {' or '.join(capabilities)}"))
         chosen = _pick(name, versions, version)
-        if chosen.state is not State.READY or chosen.card is None:
+        if chosen.state is not State.READY:
             raise Unavailable(f"model {name} version {chosen.number} does not answer: {chosen.reason}")
+        if chosen.card is None:
+            how = "it answers inference.GRPCInferenceService alone; `lectern add` gives a model a card"
+            raise InvalidArgument.field("model", f"{name} has no card: {how}")
         if chosen.card.capability not in capabilities:
             raise InvalidArgument.field(
                 "model", f"{name} serves the capability {chosen.card.capability}, not {' or '.join(capabilities)}"
@@ -245,7 +250,7 @@ class Repository:
             raise Unavailable(f"model {name} version {chosen.number} does not answer: {chosen.reason}")
         if graphs:
             raise NotFound.field("model_version", f"model {name!r} has no version {version}; it has: {sorted(graphs)}")
-        raise NotFound.field("model_name", f"there is no model {name!r}; there are: {', '.join(sorted(self._graphs))}")
+        raise NotFound.field("model_name", unknown("model", name, sorted(self._graphs)))
 
     def graphs(self) -> Iterator[tuple[str, int]]:
         """Name and version of every READY graph."""
@@ -254,12 +259,23 @@ class Repository:
     async def any_healthy(self, *capabilities: str) -> bool:
         """Whether any model answers now; if capabilities are given, any model of one of them."""
         for version in [v for versions in self.models.values() for v in versions.values()]:
-            if version.state is not State.READY or version.card is None:
+            if version.state is not State.READY:
                 continue
-            serves = not capabilities or version.card.capability in capabilities
+            serves = not capabilities or (version.card is not None and version.card.capability in capabilities)
             if serves and all(await asyncio.gather(*(graph.healthy() for graph in version.graphs.values()))):
                 return True
         return False
+
+    @property
+    def capabilities(self) -> set[str]:
+        """What the models are for, as far as their cards say."""
+        return {v.card.capability for versions in self.models.values() for v in versions.values() if v.card is not None}
+
+    @property
+    def has_unknown(self) -> bool:
+        """Whether a model is damaged so that it does not say what it is for."""
+        versions = [v for versions in self.models.values() for v in versions.values()]
+        return any(v.card is None and v.state is State.UNAVAILABLE for v in versions)
 
     async def load_model(self, name: str) -> None:
         """Load a model that was unloaded, or its new versions. Its current versions serve until the new ones answer.
@@ -270,8 +286,8 @@ class Repository:
         """
         listing = await self._list()
         # Only listed names are joined to the path, so no name leads out of the repository.
-        if name not in _models(listing):
-            raise NotFound.field("model_name", f"the repository has no model {name!r}")
+        if name not in (present := _models(listing)):
+            raise NotFound.field("model_name", f"the repository has no model {name!r}{meant(name, present)}")
         entry = self._entries.setdefault(name, _Entry())
         entry.unloaded = False
         load = self._request(name, entry, listing)
@@ -285,7 +301,7 @@ class Repository:
             NotFound: there is no such model.
         """
         if name not in self.models:
-            raise NotFound.field("model_name", f"there is no model {name!r}")
+            raise NotFound.field("model_name", f"there is no model {name!r}{meant(name, self.models)}")
         entry = self._entries[name]
         entry.unloaded = True
         for load in (entry.load, entry.next_load):
@@ -371,7 +387,8 @@ class Repository:
             load.started = self._clock()
             self._running.add(load)
             folder, ready = load.listing.folders[load.name], self._ready(load.name)
-            self._spawn(partial(self._loader.load, load.name, folder, ready), partial(self._loaded, load))
+            work = partial(self._loader.load, load.name, folder, ready, entry.had_card)
+            self._spawn(work, partial(self._loaded, load))
         if not self._loading:
             self._idle.set()
 
@@ -401,6 +418,7 @@ class Repository:
                 outcome = "is out of service" if version.state is State.UNAVAILABLE else "is"
                 log.error("model %s version %d %s: %s", name, number, outcome, version.reason)
         self._publish(name, versions)
+        entry.had_card |= any(version.card for version in versions.values())
         entry.seen = self._fingerprint(name, load.listing)
         entry.retry_at = float("inf")
         failed = [v for v in versions.values() if v.reason]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import replace
@@ -176,6 +177,20 @@ class TritonGraph:
         return request
 
     def _outputs(self, response: pb.ModelInferResponse) -> dict[str, Array]:
+        """Outputs by name.
+
+        Raises:
+            Internal: their bytes are not those of their shapes, as where Triton's Python backend runs with a numpy that
+                it was not built for.
+        """
+        sizes = [len(content) for content in response.raw_output_contents]
+        wanted = [self._specs[o.name].dtype.itemsize * math.prod(o.shape) for o in response.outputs]
+        if sizes != wanted:
+            names = [output.name for output in response.outputs]
+            log.error("Triton's outputs %s of %s have %s bytes, not %s", names, self.config.name, sizes, wanted)
+            raise Internal(
+                f"model {self.config.name}: Triton answered with {sum(sizes)} bytes where its shapes need {sum(wanted)}"
+            )
         raw = zip(response.outputs, response.raw_output_contents, strict=True)
         return {o.name: np.frombuffer(r, self._specs[o.name].dtype).reshape(o.shape) for o, r in raw}
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import socket
 from contextlib import closing
 
+LOOPBACK = ("127.0.0.1", "::1", "localhost")
+
 Address = tuple[socket.AddressFamily, tuple[str, int]]
 
 
@@ -59,6 +61,27 @@ def bind(family: socket.AddressFamily, address: tuple[str, int]) -> socket.socke
         bound.close()
         raise
     return bound
+
+
+def listening(family: socket.AddressFamily, address: tuple[str, int], backlog: int, *, shared: bool) -> socket.socket:
+    """A socket that listens there; `shared`: beside the other workers of one supervisor.
+
+    Raises:
+        OSError: the address is taken, or is not an address of this machine.
+    """
+    listener = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
+    try:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if shared:
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        if family == socket.AF_INET6:
+            listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, address[0] != "::")
+        listener.bind(address)
+        listener.listen(backlog)
+    except OSError:
+        listener.close()
+        raise
+    return listener
 
 
 def _is_local(family: socket.AddressFamily, host: str) -> bool:

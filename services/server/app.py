@@ -31,13 +31,14 @@ from services.runtime.scheduler import Scheduler
 from services.runtime.triton_engine import TritonEngine
 from services.server import health, otel, reflection, registry, tls, transport
 from services.server.access import Access
-from services.server.addresses import authority, check_free
+from services.server.addresses import check_free
 from services.server.auth import INFERENCE, MODELS
 from services.server.capabilities import CAPABILITIES
 from services.server.model_service import ModelServicer
 from services.server.pipeline import Endpoint, Gate
 from services.server.report import ModelRow, Ready
-from services.server.settings import Settings, StartError
+from services.server.settings import Settings, StartError, cannot_listen
+from services.server.transport import Listener
 from services.server.watched import Watched, follow
 
 log = logging.getLogger(__name__)
@@ -45,6 +46,7 @@ log = logging.getLogger(__name__)
 MODEL_SERVICE = model_pb2.DESCRIPTOR.services_by_name["ModelService"]
 INFERENCE_SERVICE = grpc_service_pb2.DESCRIPTOR.services_by_name["GRPCInferenceService"]
 CLOSE_SECONDS = 5.0
+FOUND_SECONDS = 0.3  # in which callers who are sent elsewhere look the name up and connect
 IsReady = Callable[[], Awaitable[bool]]
 OnReady = Callable[[bool], None]
 
@@ -68,10 +70,13 @@ class App:
         self._gate = Gate(self._access, settings.limits.calls)
         self._health = health.HealthServicer()
         self._transport = transport.create(settings, self._certificates, self._gate)
-        served = [CAPABILITIES[name] for name in settings.capabilities]
-        needed = {name for capability in served for name in (*capability.models_of, *capability.borrows_from)}
+        self._doors: dict[str, Listener] = {"port": self._transport}  # by the names of their ports' settings
+        self._served = [CAPABILITIES[name] for name in settings.capabilities]
+        needed = {name for capability in self._served for name in (*capability.models_of, *capability.borrows_from)}
         files = RepositoryFiles(settings.repository, settings.model_file_bytes)
-        loader = Loader(files, _engine(settings), needed, () if settings.preload else GRADIENTS)
+        # A pod of some capabilities does not take what belongs to none.
+        steady = settings.steady_seconds if set(settings.capabilities) == CAPABILITIES.keys() else None
+        loader = Loader(files, _engine(settings), needed, () if settings.preload else GRADIENTS, steady)
         self._repository = Repository(loader, settings.load_seconds, on_change=self._transport.route)
         self._all_answer = False
         self._ended_calls = 0
@@ -79,7 +84,7 @@ class App:
 
     @property
     def ready(self) -> bool:
-        """Whether every service answers."""
+        """Whether every service answers of which the repository has a model."""
         return self.serving and self._all_answer
 
     async def run(self, on_serving: Callable[[Ready], None], on_ready: OnReady = lambda _: None) -> None:
@@ -87,12 +92,12 @@ class App:
 
         Args:
             on_serving: called once the server listens.
-            on_ready: called with whether every service answers, whenever that changes.
+            on_ready: called with whether every service answers of which there is a model, whenever that changes.
 
         Raises:
             StartError: the port is taken, or there is no repository.
         """
-        self._check_port()  # before the models are loaded, which takes long
+        self._check_ports()  # before the models are loaded, which takes long
         stop = self._on_signal()
         services = self._add_services()
         for watched in (self._access, self._certificates):
@@ -114,9 +119,9 @@ class App:
         budget.set_total(settings.memory_bytes or budget.default_total(settings.workers))
         self._transport.set_budget(budget.messages.total)
         # Listen only now: workers share the port, and a worker that is still loading must not get calls.
-        port = await self._listen()
+        ports = await self._listen()
         self.serving = True
-        on_serving(Ready(port, transport.chosen(settings), tuple(self._rows())))
+        on_serving(Ready(ports["port"], ports.get("http_port"), transport.chosen(settings), tuple(self._rows())))
         loops = [
             asyncio.ensure_future(loop)
             for loop in (
@@ -166,9 +171,21 @@ class App:
         answers = await asyncio.gather(*(ready() for ready in services.values()))
         for name, answer in zip(services, answers, strict=True):
             self._health.set(name, answer)
-        if all(answers) != self._all_answer:
-            self._all_answer = all(answers)
+        unused = self._unused_services()
+        all_answer = all(answer or name in unused for name, answer in zip(services, answers, strict=True))
+        if all_answer != self._all_answer:
+            self._all_answer = all_answer
             on_ready(self._all_answer)
+
+    def _unused_services(self) -> set[str]:
+        """Services without a model: who serves some of their own, or a canary one, has none for every capability.
+
+        Until the server is ready, a model that does not say what it is for may be what a service lacks.
+        """
+        if self._repository.has_unknown and not self._all_answer:
+            return set()
+        present = self._repository.capabilities
+        return {c.service.full_name for c in self._served if present.isdisjoint(c.models_of)}
 
     def _on_signal(self) -> asyncio.Event:
         stop = asyncio.Event()
@@ -202,59 +219,64 @@ class App:
             INFERENCE_SERVICE.full_name: repository.any_healthy,
         }
         numeric: dict[str, NumericLoop] = {}
-        for name in settings.capabilities:
-            capability = CAPABILITIES[name]
+        for capability in self._served:
             service = capability.service.full_name
-            served.append((capability.service, registry.servicer(capability, repository, settings), name))
+            served.append((capability.service, registry.servicer(capability, repository, settings), capability.name))
             if capability.numeric:
                 numeric[service] = NumericLoop()
             ready[service] = partial(repository.any_healthy, *capability.models_of)
         methods = [method for of_service in served for method in registry.methods(*of_service)]
+        endpoints = [Endpoint(method, self._gate, numeric.get(method.service), settings.limits) for method in methods]
+        endpoints += [Endpoint(method, Gate()) for method in self._health.methods()]
+        self._transport.add_endpoints(endpoints)
         if settings.reflection:
-            methods += reflection.methods((*ready, health.SERVICE.full_name))
-        self._transport.add_endpoints(
-            Endpoint(method, self._gate, numeric.get(method.service), settings.limits) for method in methods
-        )
-        self._transport.add_endpoints(Endpoint(method, Gate()) for method in self._health.methods())
+            listing = reflection.methods((*ready, health.SERVICE.full_name))
+            self._transport.add_endpoints(Endpoint(method, self._gate, limits=settings.limits) for method in listing)
+        if settings.http_port != "off":
+            from services.server.door.door import Door  # which takes long to import
+
+            self._doors["http_port"] = Door(settings, self._certificates, endpoints)
         return ready
 
-    async def _listen(self) -> int:
-        self._check_port()  # again: the transport would share the port with a process that took it meanwhile
-        try:
-            return await self._transport.start(self._settings.host, self._settings.port)
-        except OSError as error:
-            raise self._cannot_listen(error) from error
+    async def _listen(self) -> dict[str, int]:
+        """Listen on each port; returns them by the names of their settings."""
+        self._check_ports()  # again: the transport would share a port with a process that took it meanwhile
+        listening = {}
+        for name, port in self._settings.ports.items():
+            try:
+                listening[name] = await self._doors[name].start(self._settings.host, port)
+            except OSError as error:
+                raise cannot_listen(self._settings.host, port, name, error) from error
+        return listening
 
-    def _check_port(self) -> None:
-        """Check that the port is free; for workers, their supervisor does that.
+    def _check_ports(self) -> None:
+        """Check that the ports are free; for workers, their supervisor does that.
 
         Raises:
-            StartError: it is taken.
+            StartError: one is taken.
         """
-        if self._settings.workers == 1:
+        for name, port in self._settings.ports.items() if self._settings.workers == 1 else ():
             try:
-                check_free(self._settings.host, self._settings.port)
+                check_free(self._settings.host, port)
             except OSError as error:
-                raise self._cannot_listen(error) from error
-
-    def _cannot_listen(self, error: OSError) -> StartError:
-        where = authority(self._settings.host, self._settings.port)
-        return StartError(
-            f"cannot listen on {where} ({error.strerror or error}): is another server running there? "
-            "Choose another with --port"
-        )
+                raise cannot_listen(self._settings.host, port, name, error) from error
 
     async def _drain(self) -> None:
-        """Report NOT_SERVING, wait until balancers notice, send callers elsewhere, and finish accepted calls.
+        """Send callers elsewhere, report NOT_SERVING, wait until they are gone, and finish accepted calls.
 
-        Until callers know, no call is refused.
+        Until callers know, no call is refused. gRPC's callers look the name up again when they are told to go, not when
+        they see NOT_SERVING, from which on their calls fail if they know of no other server.
         """
         log.info("draining: %d requests under way", self._transport.active())
         self.serving = False
+        pause = self._settings.drain_pause_seconds
+        for door in self._doors.values():
+            door.send_elsewhere()
+        await asyncio.sleep(min(FOUND_SECONDS, pause))
         self._health.drain()
-        await asyncio.sleep(self._settings.drain_pause_seconds)
+        await asyncio.sleep(pause)  # whole: balancers ask for health at intervals
         self._health.close()
-        await self._transport.stop()
+        await asyncio.gather(*(door.stop() for door in self._doors.values()))
         metrics.collect_sources()
         await asyncio.to_thread(self._send_spans)
         await self._close_repository()

@@ -22,7 +22,8 @@ def announce(settings: Settings, ready: Ready, metrics_port: int) -> None:
     """Print or log where the server listens and what it serves."""
     target = authority(settings.host, ready.port)
     if not is_console(settings):
-        ports = {"target": target, "metrics_port": metrics_port, "workers": settings.workers}
+        ports = {"target": target, "http_port": ready.http_port, "metrics_port": metrics_port}
+        ports["workers"] = settings.workers
         ports["transport"] = ready.transport
         log.info("serving", extra=ports | {"models": [f"{m.name}/{m.version} {m.state}" for m in ready.models]})
         return
@@ -42,6 +43,11 @@ def announce(settings: Settings, ready: Ready, metrics_port: int) -> None:
     console.print("Try, in another terminal:")
     for command in ("lectern models", *_commands(settings, ready)):
         console.print(f"  {command}{suffix}", highlight=False)
+    if ready.http_port is not None and settings.serves_page:
+        scheme = "https" if settings.tls_certificate else "http"
+        console.print(f"  open {scheme}://{authority(settings.host, ready.http_port)} in a browser", highlight=False)
+    if ready.http_port is not None:
+        console.print(f"  {_curl(settings, ready.http_port)}", highlight=False, soft_wrap=True)
     console.print(f"  curl http://{authority(settings.host, metrics_port)}/metrics", highlight=False)
     console.print("Stop with Ctrl-C: accepted requests are finished first.")
 
@@ -49,6 +55,15 @@ def announce(settings: Settings, ready: Ready, metrics_port: int) -> None:
 def _title(target: str, ready: Ready) -> str:
     faster = "" if ready.transport == "native" else "; `make native` builds a faster one"
     return f"Lectern serves at {target} (transport: {ready.transport}{faster})"
+
+
+def _curl(settings: Settings, port: int) -> str:
+    """The command that lists models over HTTP."""
+    scheme, options = ("https", " --cacert CA.pem") if settings.tls_certificate else ("http", "")
+    options += " --cert CERT.pem --key KEY.pem" if settings.tls_client_ca else ""
+    options += " -H 'authorization: Bearer TOKEN'" if settings.tokens else ""
+    url = f"{scheme}://{authority(settings.host, port)}/lectern.v1.ModelService/ListModels"
+    return f"curl{options} --json '{{}}' {url}"
 
 
 def _commands(settings: Settings, ready: Ready) -> list[str]:

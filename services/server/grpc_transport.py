@@ -79,17 +79,25 @@ class Server:
         self._port = port
         return port
 
+    def send_elsewhere(self) -> None:
+        self._send_goaway()
+
     async def stop(self) -> None:
-        try:
-            connections.stop_listening(self._port)
-            # Over TLS only gRPC itself can send a GOAWAY.
-            if self._certificates is None and connections.send_goaway(self._port):
-                await asyncio.sleep(ROUND_TRIP_SECONDS)
-        except OSError as error:  # no file descriptor is free
-            log.warning("calls that are on their way may be cancelled: %s", error)
+        if self._send_goaway(stop_listening=True):
+            await asyncio.sleep(ROUND_TRIP_SECONDS)
         # gRPC cancels calls that it has not handed over yet.
         await self._arrivals.pause()
         await self._server.stop(self._settings.drain_seconds)
+
+    def _send_goaway(self, *, stop_listening: bool = False) -> int:
+        """How many callers were told; over TLS only gRPC itself can tell them."""
+        try:
+            if stop_listening:
+                connections.stop_listening(self._port)
+            return 0 if self._certificates else connections.send_goaway(self._port)
+        except OSError as error:  # no file descriptor is free
+            log.warning("calls that are on their way may be cancelled: %s", error)
+            return 0
 
     def _bind(self, address: str) -> int:
         certificates = self._certificates

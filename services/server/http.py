@@ -15,6 +15,7 @@ from prometheus_client import REGISTRY, CollectorRegistry, make_wsgi_app
 from services import metrics
 from services.server.addresses import Address, addresses, authority
 from services.server.settings import StartError
+from services.server.triton_names import Source, WithTritonNames
 
 StartResponse = Callable[[str, list[tuple[str, str]]], Any]
 
@@ -54,18 +55,22 @@ def start_http(
     port: int,
     serving: Callable[[], bool],
     ready: Callable[[], bool],
-    registry: CollectorRegistry = REGISTRY,
+    source: Source = REGISTRY,
+    *,
+    triton_names: bool = False,
 ) -> int:
     """Serve in a background thread; returns the port.
 
     Args:
         serving: whether the process answers.
         ready: whether each of its services does too.
+        source: of the metrics.
+        triton_names: give them by Triton's names too.
 
     Raises:
         StartError: the address is taken.
     """
-    metrics_app = make_wsgi_app(registry)
+    metrics_app = make_wsgi_app(_registry(source, triton_names))
 
     def app(environ: dict[str, Any], start_response: StartResponse) -> Iterable[bytes]:
         is_head = environ["REQUEST_METHOD"] == "HEAD"
@@ -101,3 +106,13 @@ def start_http(
     for server in servers:
         threading.Thread(target=server.serve_forever, name="http", daemon=True).start()
     return port
+
+
+def _registry(source: Source, triton_names: bool) -> CollectorRegistry:
+    if triton_names:
+        source = WithTritonNames(source)
+    if isinstance(source, CollectorRegistry):
+        return source
+    registry = CollectorRegistry()
+    registry.register(source)
+    return registry

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import logging
 
+from lectern.names import unknown
 from services.server import logs, supervisor
+from services.server.addresses import LOOPBACK
 from services.server.banner import announce
 from services.server.capabilities import CAPABILITIES
 from services.server.http import start_http
 from services.server.settings import Settings, StartError
-
-LOOPBACK = ("127.0.0.1", "::1", "localhost")
 
 log = logging.getLogger(__name__)
 
@@ -21,8 +21,8 @@ def run(settings: Settings) -> None:
     Raises:
         StartError: a port, the repository or the device is not available; the message says what to do.
     """
-    if unknown := sorted(set(settings.capabilities) - CAPABILITIES.keys()):
-        raise StartError(f"no capability is called {unknown[0]!r}; there are: {', '.join(CAPABILITIES)}")
+    if wrong := sorted(set(settings.capabilities) - CAPABILITIES.keys()):
+        raise StartError(unknown("capability", wrong[0], CAPABILITIES))
     logs.configure(settings)
     if settings.tokens and not settings.tls_certificate and settings.host not in LOOPBACK:
         log.warning(
@@ -41,5 +41,11 @@ def _run_alone(settings: Settings) -> None:
     from services.server.app import App
 
     app = App(settings)
-    metrics_port = start_http(settings.host, settings.metrics_port, lambda: app.serving, lambda: app.ready)
+    metrics_port = start_http(
+        settings.host,
+        settings.metrics_port,
+        lambda: app.serving,
+        lambda: app.ready,
+        triton_names=settings.triton_metrics,
+    )
     uvloop.run(app.run(lambda ready: announce(settings, ready, metrics_port)))

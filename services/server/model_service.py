@@ -6,6 +6,7 @@ from collections.abc import Iterable
 
 from google.protobuf import json_format
 
+from lectern.names import unknown
 from lectern.v1 import model_pb2 as pb
 from services.errors import NotFound
 from services.rpc import Call
@@ -28,8 +29,7 @@ class ModelServicer:
     async def GetModel(self, request: pb.GetModelRequest, call: Call) -> pb.GetModelResponse:
         versions = self._repository.models.get(request.model)
         if versions is None:
-            known = ", ".join(sorted(self._repository.models)) or "none"
-            raise NotFound.field("model", f"there is no model {request.model!r}; there are: {known}")
+            raise NotFound.field("model", unknown("model", request.model, sorted(self._repository.models)))
         chosen = [v for v in versions.values() if request.version in (0, v.number)]
         if not chosen:
             raise NotFound.field(

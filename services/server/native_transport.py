@@ -8,17 +8,14 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import socket
-import time
-import zlib
 from collections.abc import AsyncIterator, Iterable, Mapping
-from contextlib import AbstractAsyncContextManager, aclosing, nullcontext, suppress
+from contextlib import aclosing, suppress
 from dataclasses import dataclass, field
 from typing import Any
 
 from google.rpc import code_pb2, status_pb2
 
-from services import _native, metrics, pools, tracing
+from services import _native, metrics, tracing
 from services.errors import (
     DeadlineExceeded,
     Internal,
@@ -30,9 +27,10 @@ from services.errors import (
 from services.rpc import Call, merged
 from services.runtime.graph import Graph
 from services.server.access import Access
-from services.server.addresses import addresses
+from services.server.addresses import addresses, listening
 from services.server.auth import EVERYTHING, INFERENCE
-from services.server.pipeline import INLINE_BYTES, Endpoint, Gate, StatusError
+from services.server.compression import inflated
+from services.server.pipeline import Endpoint, Gate, StatusError, until_deadline
 from services.server.quota import Allowance
 from services.server.settings import Settings
 from services.server.tls import Pem
@@ -41,8 +39,6 @@ from services.server.watched import Watched
 INFER = "/inference.GRPCInferenceService/ModelInfer"
 BACKLOG = 1024
 GOAWAY_SECONDS = 0.4  # until every connection has been told which of its calls are answered
-COMPRESSIONS = {"gzip": 16 + zlib.MAX_WBITS, "deflate": zlib.MAX_WBITS}
-NO_DEADLINE = nullcontext()
 ERRORS: Mapping[int, type[ServiceError]] = {
     error.code: error for error in (InvalidArgument, ResourceExhausted, DeadlineExceeded, Unimplemented)
 }
@@ -171,23 +167,16 @@ class Server:
 
     async def start(self, host: str, port: int) -> int:
         for family, address in addresses(host, port):
-            listener = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
-            try:
-                listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-                if self._settings.workers > 1:
-                    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
-                if family == socket.AF_INET6:
-                    listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, address[0] != "::")
-                listener.bind((address[0], port))
-                listener.listen(BACKLOG)
-                port = listener.getsockname()[1]
-                self._front.listen(listener.detach())
-            finally:
-                listener.close()
+            listener = listening(family, (address[0], port), BACKLOG, shared=self._settings.workers > 1)
+            port = listener.getsockname()[1]
+            self._front.listen(listener.detach())
         asyncio.get_running_loop().add_reader(self._front.event_fd, self._take_events)
         metrics.sources.append(self._count)
         self._front.start()
         return port
+
+    def send_elsewhere(self) -> None:
+        self._front.send_elsewhere()
 
     async def stop(self) -> None:
         self._front.shut_down()
@@ -278,7 +267,7 @@ class Server:
     ) -> None:
         front, method = self._front, endpoint.method
         try:
-            async with _deadline(call):
+            async with until_deadline(call):
                 if not method.server_streaming:
                     response = await endpoint.unary(await self._plain(message, encoding), call)
                     front.answer(number, self._checked(response))
@@ -324,19 +313,9 @@ class Server:
             yield await self._plain(message, encoding)
 
     async def _plain(self, message: Message, encoding: str) -> bytes:
-        """The message without compression.
-
-        Raises:
-            Unimplemented: its compression is unknown. InvalidArgument: it is damaged. ResourceExhausted: it is too
-                large.
-        """
+        """The message without compression; raises as `inflated`."""
         compressed, content = message
-        if not compressed:
-            return content
-        bits = COMPRESSIONS.get(encoding)
-        if bits is None:
-            raise Unimplemented(f"the compression {encoding or 'identity'!r} is not served; use gzip or none")
-        return await pools.inline_or_codecs(len(content) < INLINE_BYTES // 16, _inflated, content, bits, self._limit)
+        return await inflated(content, encoding, self._limit) if compressed else content
 
     def _checked(self, response: bytes) -> bytes:
         if len(response) > self._limit:
@@ -375,23 +354,3 @@ def _limits(allowance: Allowance) -> tuple[float, float, int]:
 
 def _refused(code: int, message: str, retry_after: float) -> ServiceError:
     return ServiceError.of_code(code, message, retry_after=retry_after)
-
-
-def _deadline(call: Call) -> AbstractAsyncContextManager[object]:
-    if call.deadline == float("inf"):
-        return NO_DEADLINE
-    # The loop's timers fire up to a millisecond early.
-    return asyncio.timeout(max(0.0, call.deadline - time.monotonic()) + 1e-3)
-
-
-def _inflated(content: bytes, bits: int, most: int) -> bytes:
-    stream = zlib.decompressobj(bits)
-    try:
-        plain = stream.decompress(content, most + 1)
-    except zlib.error as error:
-        raise InvalidArgument(f"the message cannot be decompressed: {error}") from None
-    if len(plain) > most:
-        raise ResourceExhausted(f"the message has more than {most} bytes when decompressed, the most")
-    if not stream.eof:
-        raise InvalidArgument("the message cannot be decompressed: it is incomplete")
-    return plain

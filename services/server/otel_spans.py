@@ -88,7 +88,7 @@ class SpanTrace(Trace):
         epoch: nanoseconds from the Unix epoch to zero of `time.monotonic`, one value for all spans of an RPC.
     """
 
-    __slots__ = ("_context", "_epoch", "_span", "_tracer")
+    __slots__ = ("_context", "_epoch", "_span", "_tracer", "trace_id")
     exports = True
 
     def __init__(
@@ -105,6 +105,8 @@ class SpanTrace(Trace):
         now = self._nanoseconds(time.monotonic())
         self._span = tracer.start_span(name, parent, kind, attributes, start_time=now)
         self._context = set_span_in_context(self._span, parent)
+        own = self._span.get_span_context()
+        self.trace_id = format_trace_id(own.trace_id) if own.trace_flags.sampled else ""
 
     def record(
         self, name: str, start: float, end: float, attributes: Attributes | None = None, *, stage: str = ""

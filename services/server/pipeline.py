@@ -8,10 +8,11 @@ import sys
 import time
 from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
-from contextlib import aclosing
-from typing import Any
+from contextlib import AbstractAsyncContextManager, aclosing, nullcontext
+from dataclasses import dataclass
+from typing import Any, Protocol
 
-from google.protobuf.message import DecodeError
+from google.protobuf.message import DecodeError, Message
 from google.rpc import code_pb2, status_pb2
 
 from services import budget, metrics, pools, tracing
@@ -35,7 +36,68 @@ from services.wire import TooManyFieldsError, check_fields
 INLINE_BYTES = 64 * 1024
 MESSAGE_COPIES = 3
 
+NO_DEADLINE = nullcontext()
+
 log = logging.getLogger("lectern.rpc")
+
+
+class Wire(Protocol):
+    """How a transport writes messages as bytes.
+
+    Attributes:
+        inline_bytes: larger messages are parsed and written off the event loop.
+    """
+
+    inline_bytes: int
+
+    def parse(self, request: bytes, message: type[Message], fields: int) -> Message:
+        """The request's message.
+
+        Args:
+            fields: the most it may have.
+
+        Raises:
+            InvalidArgument: it is none.
+        """
+
+    def serialize(self, response: Message) -> bytes:
+        """The bytes of a response."""
+
+
+class _Protobuf:
+    """gRPC's own wire."""
+
+    inline_bytes = INLINE_BYTES
+
+    def parse(self, request: bytes, message: type[Message], fields: int) -> Message:
+        if len(request) > INLINE_BYTES:
+            try:
+                check_fields(request, message.DESCRIPTOR, fields)  # type: ignore[arg-type]  # either kind
+            except TooManyFieldsError as error:
+                raise InvalidArgument(f"the request {error}; send less in one message") from None
+        try:
+            return message.FromString(request)
+        except DecodeError as error:
+            raise InvalidArgument(f"the request is not a valid {message.DESCRIPTOR.full_name}") from error
+
+    def serialize(self, response: Message) -> bytes:
+        return response.SerializeToString()
+
+
+PROTOBUF: Wire = _Protobuf()
+
+
+@dataclass(frozen=True, slots=True)
+class Arriving:
+    """A request that its caller still sends, which is read once the call is admitted and has the memory for it.
+
+    Args:
+        length: the most bytes that it may have.
+        read: receives it.
+    """
+
+    length: int
+    read: Callable[[], Awaitable[bytes]]
 
 
 class StatusError(Exception):
@@ -77,61 +139,67 @@ class Endpoint:
     ) -> None:
         self.method = method
         self._gate, self._loop, self._limits = gate, loop, limits
+        self._fields = limits.message_fields if limits else sys.maxsize
         self.path = f"{method.service}/{method.name}"
         self.labels = (method.kind, method.service, method.name)
         self.counts = metrics.CallCounts(*self.labels)
+        self._observation = _RecordedObservation if tracing.records_calls() else _Observation
 
-    async def unary(self, request: bytes, call: Call) -> bytes:
+    async def unary(self, request: bytes | Arriving, call: Call, wire: Wire = PROTOBUF) -> bytes:
         """Answer one request with one response."""
         with self._observed(call):
-            if len(request) <= INLINE_BYTES:
-                response = await self._answer(self._parse_now(request), call)
+            if isinstance(request, bytes) and len(request) <= wire.inline_bytes:
+                response = await self._answer(self._parse_now(request, wire), call)
             else:
-                response = await self._answer_large(request, call)
-            return response.SerializeToString()  # type: ignore[no-any-return]
+                response = await self._answer_large(request, call, wire)
+            return await self._serialize(response, wire)
 
     def _answer(self, request: Any, call: Call) -> Awaitable[Any]:
         answer = self.method.function(request, call)
         return self._loop.run(answer) if self._loop else answer
 
-    async def _answer_large(self, request: bytes, call: Call) -> Any:
+    async def _answer_large(self, request: bytes | Arriving, call: Call, wire: Wire) -> Any:
         held = await self._hold(request)
         try:
-            return await self._answer(await self._parse(request), call)
+            return await self._answer(await self._parse(request, wire), call)
         finally:
             budget.messages.give_back(held)
 
-    async def server_stream(self, request: bytes, call: Call) -> AsyncGenerator[bytes, None]:
+    async def server_stream(
+        self, request: bytes | Arriving, call: Call, wire: Wire = PROTOBUF
+    ) -> AsyncGenerator[bytes, None]:
         """Answer one request with many responses. The consumer must close the generator, however the call ends."""
         with self._observed(call) as observed:
             held = await self._hold(request)
             try:
-                answers = self.method.function(await self._parse(request), call)
+                answers = self.method.function(await self._parse(request, wire), call)
                 async with (
                     aclosing(self._loop.iterate(answers) if self._loop else answers) as made,
                     aclosing(observed.trace.messages(made)) as responses,
                 ):
                     async for response in responses:
-                        yield response.SerializeToString()
+                        yield await self._serialize(response, wire)
             finally:
                 budget.messages.give_back(held)
 
-    async def bidi_stream(self, requests: AsyncIterator[bytes], call: Call) -> AsyncGenerator[bytes, None]:
+    async def bidi_stream(
+        self, requests: AsyncIterator[bytes], call: Call, wire: Wire = PROTOBUF
+    ) -> AsyncGenerator[bytes, None]:
         """Answer many requests with many responses; must be closed like `server_stream`."""
         with self._observed(call) as observed:
             held: deque[int] = deque()
             try:
                 async with (
-                    aclosing(self._messages(requests, observed.lease, held)) as messages,
+                    aclosing(self._messages(requests, observed.lease, held, wire)) as messages,
                     aclosing(self.method.function(messages, call)) as responses,
                 ):
                     async for response in responses:
-                        yield response.SerializeToString()
+                        yield await self._serialize(response, wire)
             finally:
                 budget.messages.give_back(sum(held))
 
     async def _messages(
-        self, requests: AsyncIterator[bytes], lease: Lease | None, held: deque[int]
+        self, requests: AsyncIterator[bytes], lease: Lease | None, held: deque[int], wire: Wire
     ) -> AsyncGenerator[Any, None]:
         window = self._limits.stream_window if self._limits else 1
         async for request in requests:
@@ -140,39 +208,34 @@ class Endpoint:
             if len(held) > window:  # a stream never works on more at once
                 budget.messages.give_back(held.popleft())
             held.append(await self._hold(request))
-            yield await self._parse(request)
+            yield await self._parse(request, wire)
 
-    async def _hold(self, request: bytes) -> int:
+    async def _hold(self, request: bytes | Arriving) -> int:
         """Wait for the memory of a large message, which exists as bytes, parsed and as arrays; returns the amount."""
-        if len(request) <= INLINE_BYTES:  # bounded by the number of RPCs, and must never wait behind a large message
+        length = len(request) if isinstance(request, bytes) else request.length
+        if length <= INLINE_BYTES:  # bounded by the number of RPCs, and must never wait behind a large message
             return 0
-        amount = MESSAGE_COPIES * len(request)
+        amount = MESSAGE_COPIES * length
         if not budget.messages.try_take(amount):
             await budget.messages.take(amount, "request")
         return amount
 
-    async def _parse(self, request: bytes) -> Any:
-        if len(request) > INLINE_BYTES and self._limits is not None:
-            return await pools.codecs.run(self._parse_large, request, self._limits.message_fields)
-        return self._parse_now(request)
+    async def _parse(self, request: bytes | Arriving, wire: Wire) -> Any:
+        content = request if isinstance(request, bytes) else await request.read()
+        if len(content) > wire.inline_bytes and self._limits is not None:
+            return await pools.codecs.run(self._parse_now, content, wire)
+        return self._parse_now(content, wire)
 
-    def _parse_large(self, request: bytes, most: int) -> Any:
-        try:
-            check_fields(request, self.method.request_class.DESCRIPTOR, most)  # type: ignore[arg-type]  # either kind
-        except TooManyFieldsError as error:
-            raise InvalidArgument(f"the request {error}; send less in one message") from None
-        return self._parse_now(request)
+    def _parse_now(self, request: bytes, wire: Wire) -> Any:
+        return wire.parse(request, self.method.request_class, self._fields)
 
-    def _parse_now(self, request: bytes) -> Any:
-        try:
-            return self.method.request_class.FromString(request)
-        except DecodeError as error:
-            raise InvalidArgument(
-                f"the request is not a valid {self.method.request_class.DESCRIPTOR.full_name}"
-            ) from error
+    async def _serialize(self, response: Message, wire: Wire) -> bytes:
+        if wire is PROTOBUF or response.ByteSize() <= wire.inline_bytes:
+            return wire.serialize(response)
+        return await pools.codecs.run(wire.serialize, response)
 
     def _observed(self, call: Call) -> _Observation:
-        return _Observation(self, call, self._gate)
+        return self._observation(self, call, self._gate)
 
 
 class _Observation:
@@ -237,6 +300,18 @@ class _Observation:
         self.trace.end(call, code, message)
 
 
+class _RecordedObservation(_Observation):
+    """That of an RPC whose trace may be exported, which is then an exemplar of its time."""
+
+    __slots__ = ()
+
+    def _end(self, code: int, message: str, cause: BaseException | None) -> None:
+        seconds = time.monotonic() - self._started
+        super()._end(code, message, cause)
+        if self.trace.trace_id:
+            self._endpoint.counts.exemplify(seconds, self.trace.trace_id)
+
+
 def _drop_tracebacks(error: BaseException) -> None:
     """Let go of the frames that an error and its causes passed through.
 
@@ -256,3 +331,11 @@ def _to_service_error(error: BaseException, call: Call) -> ServiceError:
             late = time.monotonic() >= call.deadline
             return DeadlineExceeded("the deadline passed") if late else Cancelled("the caller went away")
     return Internal(f"internal error; the server's log has the cause under request id {call.request_id}")
+
+
+def until_deadline(call: Call) -> AbstractAsyncContextManager[object]:
+    """Cancels the block at the call's deadline, with `TimeoutError`."""
+    if call.deadline == float("inf"):
+        return NO_DEADLINE
+    # The loop's timers fire up to a millisecond early.
+    return asyncio.timeout(max(0.0, call.deadline - time.monotonic()) + 1e-3)

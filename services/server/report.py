@@ -19,8 +19,13 @@ class ModelRow:
 
 @dataclass(frozen=True)
 class Ready:
-    """Sent once by a process that serves: its port, transport and models."""
+    """Sent once by a process that serves: its ports, transport and models.
+
+    Args:
+        http_port: None = HTTP is off.
+    """
 
     port: int
+    http_port: int | None
     transport: str
     models: tuple[ModelRow, ...]

@@ -9,6 +9,7 @@ from pydantic import BeforeValidator, Field, NonNegativeFloat, NonNegativeInt, P
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from services.limits import ClientLimits, Limits
+from services.server.addresses import LOOPBACK, authority
 from services.server.capabilities import CAPABILITIES
 
 Port = Annotated[int, Field(ge=0, le=65535)]
@@ -20,6 +21,16 @@ def _split(names: object) -> object:
 
 class StartError(RuntimeError):
     """The server cannot start with these settings; the message says why and what to do."""
+
+
+def cannot_listen(host: str, port: int, setting: str, error: OSError) -> StartError:
+    """The error of a port that is taken; `setting` names it."""
+    option = f"--{setting.replace('_', '-')}"
+    off = f", or {option} off" if setting == "http_port" else ""
+    return StartError(
+        f"cannot listen on {authority(host, port)} ({error.strerror or error}): is another server running there? "
+        f"Choose another with {option}{off}"
+    )
 
 
 class Settings(BaseSettings):
@@ -36,6 +47,36 @@ class Settings(BaseSettings):
     host: str = Field("127.0.0.1", description="Address to listen on; 0.0.0.0 = every interface.")
     port: Port = Field(8001, description="Port of gRPC; 0 = any free one.")
     metrics_port: Port = Field(8002, description="Port of HTTP /metrics, /healthz and /readyz; 0 = any free one.")
+    http_port: Literal["off"] | Port = Field(
+        8000, description="Port of HTTP and JSON (docs/http.md); 0 = any free one, off = none."
+    )
+    ui: bool | None = Field(
+        None,
+        description="Whether HTTP has the page for people at `/` (docs/page.md); unset: on loopback without tokens, "
+        "or with a ui_token_file.",
+    )
+    ui_token_file: Path | None = Field(
+        None,
+        description="File with the token that calls of the page get, where `tokens` are on. Whoever can open the page "
+        "can call what its scopes allow.",
+    )
+    http_hosts: Annotated[tuple[str, ...], NoDecode, BeforeValidator(_split)] = Field(
+        (),
+        description="Names by which HTTP may call this server, beside those of loopback where it listens there, "
+        "separated by commas; none: any, unless it listens on loopback.",
+    )
+    http_origins: Annotated[tuple[str, ...], NoDecode, BeforeValidator(_split)] = Field(
+        (), description="Origins whose web pages may call this server beside its own, e.g. https://page.example.com."
+    )
+    http_connections: PositiveInt = Field(1024, description="HTTP connections of one process; a further one is closed.")
+    http_header_bytes: PositiveInt = Field(16 * 1024, description="Bytes of an HTTP request's line and headers.")
+    http_header_seconds: PositiveFloat = Field(10.0, description="Time for an HTTP request's headers to arrive.")
+    http_body_seconds: PositiveFloat = Field(
+        60.0, description="Time for an HTTP request's body to arrive, or for the next part of a stream of requests."
+    )
+    http_idle_seconds: PositiveFloat = Field(
+        75.0, description="Time after which an HTTP connection without a request is closed."
+    )
     transport: Literal["auto", "grpc", "native"] = Field(
         "auto", description="Transport of calls; auto: native if `make native` has built it (docs/transport.md)."
     )
@@ -46,6 +87,9 @@ class Settings(BaseSettings):
     )
     triton_tls_ca: Path | None = Field(
         None, description="PEM file of the authority for Triton's certificate; if set, TLS to Triton."
+    )
+    steady_seconds: NonNegativeFloat = Field(
+        5.0, description="A graph without a card is served once nobody has written to it for so long."
     )
     load_seconds: PositiveFloat = Field(
         60.0, description="Time limit of loading and warming up one model; after it the other models go on without it."
@@ -118,6 +162,11 @@ class Settings(BaseSettings):
     log_format: Literal["auto", "console", "json"] = Field(
         "auto", description="auto: console on a terminal, else json."
     )
+    triton_metrics: bool = Field(
+        False,
+        description="Whether /metrics also has those of graphs by NVIDIA Triton's names (`nv_inference_...`), for its "
+        "dashboards and alerts.",
+    )
     tracing: bool | None = Field(
         None, description="Export OpenTelemetry spans; unset: if OTEL_EXPORTER_OTLP_ENDPOINT is set."
     )
@@ -136,3 +185,15 @@ class Settings(BaseSettings):
     )
     limits: Limits = Field(Limits(), description="Bounds on requests, e.g. LECTERN_LIMITS__IMAGES.")
     client_limits: ClientLimits = Field(ClientLimits(), description="Bounds on each client.")
+
+    @property
+    def ports(self) -> dict[str, int]:
+        """The ports that workers share, by the names of their settings."""
+        return {"port": self.port} | ({} if self.http_port == "off" else {"http_port": self.http_port})
+
+    @property
+    def serves_page(self) -> bool:
+        """Whether HTTP has the page: as `ui` says, else on loopback without tokens, or with a token of its own."""
+        if self.ui is not None:
+            return self.ui
+        return self.ui_token_file is not None if self.tokens else self.host in LOOPBACK

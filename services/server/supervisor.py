@@ -14,21 +14,20 @@ import tempfile
 import threading
 import time
 from collections.abc import Coroutine
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnProcess
 from typing import Any
 
-from prometheus_client import CollectorRegistry
 from prometheus_client.multiprocess import mark_process_dead
 
 from services import metrics
 from services.server import logs
-from services.server.addresses import addresses, authority, check_free
+from services.server.addresses import addresses, check_free
 from services.server.banner import announce
 from services.server.http import start_http
 from services.server.report import Ready
-from services.server.settings import Settings, StartError
+from services.server.settings import Settings, StartError, cannot_listen
 
 log = logging.getLogger(__name__)
 
@@ -111,12 +110,10 @@ def run(settings: Settings) -> None:
     directory = tempfile.mkdtemp(prefix="lectern-metrics-")
     # The workers' prometheus_client writes its values there, and the supervisor adds them up.
     os.environ["PROMETHEUS_MULTIPROC_DIR"] = directory
-    reserved = _reserve(settings)
-    try:
-        _Supervisor(settings.model_copy(update={"port": reserved.getsockname()[1]})).run()
-    finally:
-        reserved.close()
-        shutil.rmtree(directory, ignore_errors=True)
+    with ExitStack() as reserved:
+        reserved.callback(shutil.rmtree, directory, ignore_errors=True)
+        ports = {name: reserved.enter_context(_reserve(settings, name, port)) for name, port in settings.ports.items()}
+        _Supervisor(settings.model_copy(update={name: s.getsockname()[1] for name, s in ports.items()})).run()
 
 
 class _Supervisor:
@@ -129,9 +126,15 @@ class _Supervisor:
 
     def run(self) -> None:
         """Keep `settings.workers` processes serving until a signal stops them and all have ended."""
-        settings, registry = self._settings, CollectorRegistry()
-        registry.register(metrics.WorkersCollector())
-        self._metrics_port = start_http(settings.host, settings.metrics_port, self._serving, self._ready, registry)
+        settings = self._settings
+        self._metrics_port = start_http(
+            settings.host,
+            settings.metrics_port,
+            self._serving,
+            self._ready,
+            metrics.WorkersCollector(),
+            triton_names=settings.triton_metrics,
+        )
         self._missing = [0.0] * settings.workers
         signal.signal(signal.SIGTERM, self._stop)
         signal.signal(signal.SIGINT, self._stop)
@@ -196,18 +199,16 @@ class _Supervisor:
         return self._stopping_since is None and any(w.serving and w.all_answer for w in self._workers)
 
 
-def _reserve(settings: Settings) -> socket.socket:
+def _reserve(settings: Settings, name: str, port: int) -> socket.socket:
     """Bind the port without listening, so that all workers get the same one even if port 0 was asked for."""
     try:
-        check_free(settings.host, settings.port)
-        family, address = addresses(settings.host, settings.port)[0]
+        check_free(settings.host, port)
+        family, address = addresses(settings.host, port)[0]
         reserved = socket.socket(family)
         reserved.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
         reserved.bind(address)
     except OSError as error:
-        raise StartError(
-            f"cannot listen on {authority(settings.host, settings.port)} ({error.strerror}): choose another with --port"
-        ) from error
+        raise cannot_listen(settings.host, port, name, error) from error
     return reserved
 
 

@@ -19,7 +19,24 @@ except ImportError as error:
     NOT_BUILT = str(error)
 
 
-class Transport(Protocol):
+class Listener(Protocol):
+    """A server on a port of its own."""
+
+    async def start(self, host: str, port: int) -> int:
+        """Listen, alone or beside the other workers of one supervisor; returns the port.
+
+        Raises:
+            OSError: the address is taken.
+        """
+
+    def send_elsewhere(self) -> None:
+        """Ask callers to make their next calls over a new connection, which may lead elsewhere; go on answering."""
+
+    async def stop(self) -> None:
+        """Stop listening, send callers elsewhere, and finish accepted calls within the drain time."""
+
+
+class Transport(Listener, Protocol):
     """A gRPC server of endpoints."""
 
     def add_endpoints(self, endpoints: Iterable[Endpoint]) -> None:
@@ -36,16 +53,6 @@ class Transport(Protocol):
 
     def set_budget(self, total: int) -> None:
         """Set how many bytes of messages that are arriving or waiting to be handed over it may hold."""
-
-    async def start(self, host: str, port: int) -> int:
-        """Listen, alone or beside the other workers of one supervisor; returns the port.
-
-        Raises:
-            OSError: the address is taken.
-        """
-
-    async def stop(self) -> None:
-        """Stop listening, send callers elsewhere, and finish accepted calls within the drain time."""
 
 
 def chosen(settings: Settings) -> str:

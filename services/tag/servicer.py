@@ -20,7 +20,7 @@ from services.limits import Limits
 from services.probabilities import best_first
 from services.rpc import Call
 from services.runtime.repository import Repository
-from services.runtime.token_windows import read
+from services.runtime.token_windows import read, stages
 from services.tag import CAPABILITY
 
 INLINE_TOKENS = 128  # more of them would delay other callers, so their tags are put together off the event loop
@@ -38,7 +38,7 @@ class TagServicer:
         tokenizer = model.assets[preprocessing.tokenizer]
         tokens, windows = await read_windows(request.texts, tokenizer, preprocessing.max_tokens, self._limits)
         wanted = ["tags", *(["logits"] if model.card.labels else [])]
-        outputs = await read(windows, model.graphs["forward"], wanted, call.deadline, call.priority)
+        outputs = await read(windows, stages(model), wanted, call.deadline, call.priority)
         inline = sum(len(one.ids) for one in tokens) <= INLINE_TOKENS
         results = await pools.inline_or_codecs(
             inline, _results, list(request.texts), tokens, windows, outputs, model.card, request.top_k

@@ -9,10 +9,10 @@ from dataclasses import dataclass
 
 from tokenizers import Encoding, Tokenizer
 
-from services.translate.carried import EDGE, Reading, reading
+from artifacts.carrying import EDGE, Names, Reading, reading
 
 # A stop, with the quotes and brackets that close after it, before a space; or the end of a line.
-_END = re.compile(r"[.!?…]+[\"'”’)\]]*(?=\s)|\n")
+SENTENCE_END = re.compile(r"[.!?…]+[\"'”’)\]]*(?=\s)|\n")
 _ABBREVIATION = re.compile(
     r"(?:\b(?:[A-Za-z]|Mr|Mrs|Ms|Dr|Prof|St|Jr|Sr|Rev|Gen|Col|Capt|Lt|vs|etc|cf|No|Fig|Vol|approx|Inc|Ltd|Co|e\.g|i\.e"
     r"|[ap]\.m|U\.S|U\.K))\.$"
@@ -21,7 +21,7 @@ _ABBREVIATION = re.compile(
 _BLOCK = re.compile(
     r"</?(?:p|div|h[1-6]|li|ul|ol|dl|dt|dd|table|tr|td|th|br|hr|section|article|body|html)\b[^<>]*>", re.I
 )
-_PAUSE = re.compile(r"[,;:—](?=\s)|\s")
+PAUSE = re.compile(r"[,;:—](?=\s)|\s")
 
 _CLAUSE = re.compile(
     r",\s+(?=(?:and|but|so|because|which|who|when|while|if|although|though|or|then|for|that|as|after|before|until|since"
@@ -30,9 +30,18 @@ _CLAUSE = re.compile(
 _WORD = re.compile(r"\S+")
 # In words. Of validation sentences this long or longer, BLEU is higher if clauses are translated one by one.
 LONG, SHORTEST_CLAUSE = 25, 4
-_TOKEN_CHARACTERS = 20  # more than any token has
+TOKEN_CHARACTERS = 20  # more than any token has
 
 Span = tuple[int, int]
+
+
+@dataclass(frozen=True, slots=True)
+class Reader:
+    """How a model reads: the names that it knows, its tokenizer, and how many tokens it takes."""
+
+    names: Names
+    tokenizer: Tokenizer
+    most: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,11 +59,11 @@ class Sentence:
     goes_on: bool
 
     @classmethod
-    def of(cls, text: str, start: int, end: int, tokenizer: Tokenizer) -> Sentence:
+    def of(cls, text: str, start: int, end: int, reader: Reader) -> Sentence:
         """The sentence, or clause of one, that is there."""
-        read = reading(text[start:end])
+        read = reading(text[start:end], reader.names)
         goes_on = text[end - 1] in ",;:" and text[end : end + 2].strip() != ""
-        return cls(start, end, read, tokenizer.encode(read.text), goes_on)
+        return cls(start, end, read, reader.tokenizer.encode(read.text), goes_on)
 
     def place(self, token: int) -> Span:
         """Where in the text a token comes from."""
@@ -62,14 +71,14 @@ class Sentence:
         return self.start + self.reading.origins[first], self.start + self.reading.origins[last]
 
 
-def split(text: str, tokenizer: Tokenizer, most: int) -> list[Sentence]:
-    """The sentences of `text` that have words; a long one clause by clause, one of more than `most` tokens cut."""
+def split(text: str, reader: Reader) -> list[Sentence]:
+    """The sentences of `text` that have words; a long one clause by clause, one of too many tokens cut."""
     return [
         part
         for block in _blocks(text)
         for sentence in _sentences(text, *block)
         for clause in _clauses(text, *sentence)
-        for part in _cut(text, clause, tokenizer, most)
+        for part in _cut(text, clause, reader)
         if part.reading.is_words and not all(part.encoding.special_tokens_mask)
     ]
 
@@ -89,7 +98,7 @@ def _blocks(text: str) -> Iterator[Span]:
 
 
 def _sentences(text: str, start: int, end: int) -> Iterator[Span]:
-    for match in _END.finditer(text, start, end):
+    for match in SENTENCE_END.finditer(text, start, end):
         stop, following = match[0], text[match.end() : end].lstrip()[:1]
         quoted = stop[-1] not in ".!?…\n"  # “Why?” she asked.
         goes_on = following.islower() and (quoted or stop == ".")
@@ -112,22 +121,22 @@ def _clauses(text: str, start: int, end: int) -> Iterator[Span]:
     yield from _trimmed(text, start, end)
 
 
-def _cut(text: str, span: Span, tokenizer: Tokenizer, most: int) -> Iterator[Sentence]:
+def _cut(text: str, span: Span, reader: Reader) -> Iterator[Sentence]:
     start, end = span
     while start < end:
-        stop = min(end, start + most * _TOKEN_CHARACTERS)  # or a text without pauses would be read once for each piece
-        sentence = Sentence.of(text, start, stop, tokenizer)
-        fits = len(sentence.encoding.ids) <= most
+        stop = min(end, start + reader.most * TOKEN_CHARACTERS)  # or a text without pauses would be read for each piece
+        sentence = Sentence.of(text, start, stop, reader)
+        fits = len(sentence.encoding.ids) <= reader.most
         if fits and stop == end:
             yield sentence
             return
         # The last pause before what is too much; without one, there.
-        limit = stop if fits else sentence.place(most - 2)[1]
-        pauses = [match.end() for match in _PAUSE.finditer(text, start + 1, limit)]
+        limit = stop if fits else sentence.place(reader.most - 2)[1]
+        pauses = [match.end() for match in PAUSE.finditer(text, start + 1, limit)]
         strong = [pause for pause in pauses if not text[pause - 1].isspace()]
         middle = (strong or pauses or [limit])[-1]
         for first in _trimmed(text, start, middle):
-            yield Sentence.of(text, *first, tokenizer)
+            yield Sentence.of(text, *first, reader)
         start = next(_trimmed(text, middle, end), (end, end))[0]
 
 

@@ -7,6 +7,7 @@ makes it serve the same `config.pbtxt` that NVIDIA's container serves with its o
 from __future__ import annotations
 
 import ctypes
+import hashlib
 import os
 import shutil
 import sys
@@ -15,6 +16,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from google.protobuf import text_format
+
+from artifacts import versions
+from inference.model_config_pb2 import ModelConfig
+from services.runtime.completion import completed
+from services.runtime.config import ConfigError, parse_message
+from services.runtime.loader import GRAPH_FILE
 from services.triton_server.virtualenv import EnvironmentSetupError, make_environment
 
 PYTHONS = ((3, 11), (3, 12))
@@ -74,6 +82,45 @@ def command(
         *arguments,
     ]
     return line, environment
+
+
+def completed_repository(home: Path, repository: Path) -> Path:
+    """A repository of the same models in which every config is complete, as the embedded server completes it.
+
+    It is `repository` itself if nothing is missing there; else a folder of links, made anew beside `home`, with the
+    configs that differ. A config that cannot be completed stays as it is, for Triton to refuse.
+    """
+    configs = {folder.name: config for folder in _models(repository) if (config := _completed(folder))}
+    if not configs:
+        return repository
+    digest = hashlib.sha256(os.fsencode(repository.resolve())).hexdigest()[:16]
+    staged = home.with_name(f"{home.name}-repository-{digest}")
+    shutil.rmtree(staged, ignore_errors=True)
+    for folder in _models(repository):
+        (target := staged / folder.name).mkdir(parents=True)
+        for entry in folder.iterdir():
+            if entry.name != versions.CONFIG or folder.name not in configs:
+                (target / entry.name).symlink_to(entry.resolve())
+        if folder.name in configs:
+            (target / versions.CONFIG).write_text(text_format.MessageToString(configs[folder.name], as_utf8=True))
+    return staged
+
+
+def _models(repository: Path) -> list[Path]:
+    return sorted(path for path in repository.iterdir() if path.is_dir() and not path.name.startswith("."))
+
+
+def _completed(folder: Path) -> ModelConfig | None:
+    """The complete config of a model, if its own is not."""
+    present = versions.present_versions(folder)
+    path = folder / versions.CONFIG
+    try:
+        message = parse_message(path.read_bytes() if path.exists() else b"")
+        graph = folder / str(present[0] if present else 1) / GRAPH_FILE
+        config = completed(message, folder.name, graph.read_bytes())
+    except (ConfigError, OSError):
+        return None
+    return None if config == message else config
 
 
 def _require_libpython() -> None:

@@ -19,20 +19,3 @@ async def occlusion(pixels: tuple[int, ...], windows: Sequence[tuple[slice, ...]
     (whole,) = await remaining(np.ones((1, *pixels), np.float32))
     taken = 1 - kept
     return np.asarray(np.tensordot(whole - answers, taken, 1) / np.maximum(taken.sum(0), 1))
-
-
-async def occlusion_of_text(sentences: Sequence[slice], share: float, remaining: Remaining) -> Floats:
-    """As `occlusion` word by word, `[words]`, but only in sentences without which the output changes at least `share`
-    as much as without the one that matters most. Words of the others have equal parts of what their sentence changes.
-
-    Args:
-        sentences: of all words, in order.
-    """
-    words = sentences[-1].stop
-    changes = await occlusion((words,), [(sentence,) for sentence in sentences], remaining)
-    sizes = np.concatenate([np.full(s.stop - s.start, s.stop - s.start) for s in sentences])
-    values = changes / sizes
-    closer = np.flatnonzero((sizes > 1) & (np.abs(changes) >= share * np.abs(changes).max()))
-    if len(closer):
-        values[closer] = (await occlusion((words,), [(slice(i, i + 1),) for i in closer], remaining))[closer]
-    return np.asarray(values)

@@ -1,0 +1,47 @@
+// HW7: is a review glad or not, is a message spam; and which words say so.
+
+import { call } from "../lib/api.js";
+import { bars, bench, foot, notices } from "../lib/bench.js";
+import { h } from "../lib/dom.js";
+import { colouredWords } from "../lib/heat.js";
+import { button, choice, textExamples, textField } from "../lib/inputs.js";
+import { exampleText, floatsOf } from "../lib/media.js";
+import { t } from "../lib/words.js";
+
+const REVIEWS = ["What a lovely film!", "The chairs were hard, but what a wonderful film!", "The plot makes no sense at all."];
+
+export default function opinion(context) {
+  const [sentiment, spam] = context.part.models;
+  const model = choice(t("opinion.what"), [[sentiment, t("opinion.sentiment")], [spam, t("opinion.spam")]], sentiment, () => run());
+  const text = textField(t("opinion.text"), REVIEWS[1], { rows: 5, lang: "en" });
+  const use = (one) => {
+    text.control.value = one;
+    run();
+  };
+  const examples = textExamples([...REVIEWS, t("opinion.mail")], async (one) => {
+    if (one !== t("opinion.mail")) return use(one);
+    model.control.value = spam;
+    return use((await exampleText("mail.txt")).trim());
+  });
+  const { ask } = bench(context, [h("div", { class: "stack" }, model.node, text.node, examples, button(t("opinion.judge"), () => run()))]);
+
+  const run = () =>
+    ask(async (signal) => {
+      const name = model.control.value;
+      const written = text.control.value;
+      const reply = await call("ClassifyService.ClassifyText", { model: name, texts: [written] }, signal);
+      const [result] = reply.answer.results;
+      const best = result.classes[0];
+      const why = await call("ExplainService.Explain", { model: name, input: { text: { text: written } }, method: { kernelShap: {} }, targetIndex: best.index ?? 0 }, signal);
+      const words = (why.answer.words ?? []).filter((one) => !one.inQuestion);
+      return [
+        notices(result.notices),
+        h("p", { class: "verdict" }, best.label),
+        bars(result.classes),
+        h("h2", { class: "sub" }, t("opinion.why", { label: best.label })),
+        colouredWords(written, words, [...floatsOf(why.answer.attribution.values)]),
+        foot(reply),
+      ];
+    });
+  run();
+}
