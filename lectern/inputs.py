@@ -32,6 +32,7 @@ Piece: TypeAlias = ArrayLike | bytes
 """Mono int16 samples `[T]`, or their little-endian bytes, that follow those of the piece before."""
 
 Texts: TypeAlias = str | Sequence[str]
+Pair: TypeAlias = tuple[str, str]
 
 
 def as_list(texts: Texts) -> Sequence[str]:
@@ -104,6 +105,18 @@ def feature_rows(values: ArrayLike, name: str = "rows") -> list[dict[str, list[f
     if table.ndim == 1:
         table = table.reshape(-1, len(table)) if len(table) else table.reshape(0, 0)  # `[]` is no rows
     return [{"features": row} for row in table.tolist()]
+
+
+def labelled_rows(values: ArrayLike, labels: Sequence[str]) -> list[dict[str, Any]]:
+    """Rows `[S, F]` and the class of each; each becomes the fields `features` and `label` of a message.
+
+    Raises:
+        ValueError: there is another number of labels, or the array has another number of dimensions.
+    """
+    rows = feature_rows(values, "examples")
+    if len(rows) != len(labels):
+        raise ValueError(f"there are {len(rows)} examples and {len(labels)} labels: each example needs its own")
+    return [{**row, "label": label} for row, label in zip(rows, labels, strict=True)]
 
 
 def explained_input(

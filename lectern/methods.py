@@ -11,8 +11,11 @@ from typing import Any, Literal, TypeAlias, TypeVar
 from google.protobuf.descriptor import EnumDescriptor
 from google.protobuf.message import Message
 
-from lectern.v1 import classify_pb2, defend_pb2, explain_pb2
+from lectern.names import meant, unknown
+from lectern.v1 import classify_pb2, defend_pb2, explain_pb2, translate_pb2
 
+Script: TypeAlias = Literal["", "hant", "hans"]
+Style: TypeAlias = Literal["archaic", "modern"]
 FewShotMethod: TypeAlias = Literal["", "prototypes", "maml", "first_order_maml"]
 ExplanationMethod: TypeAlias = Literal[
     "saliency",
@@ -37,6 +40,24 @@ Defence: TypeAlias = DefenceMethod | defend_pb2.Defence
 def few_shot_method(name: str) -> classify_pb2.FewShotMethod:
     """The value of the enum for `prototypes`, `maml`, `first_order_maml` or an empty name."""
     return classify_pb2.FewShotMethod.Value(f"FEW_SHOT_METHOD_{name.upper() or 'UNSPECIFIED'}")  # type: ignore[return-value]
+
+
+def script_of(name: str) -> translate_pb2.Script:
+    """The value of the enum for `hant`, `hans` or an empty name.
+
+    Raises:
+        ValueError: there is no such script.
+    """
+    return _enum_number("script", translate_pb2.Script.DESCRIPTOR, name)  # type: ignore[return-value]
+
+
+def style_of(name: str) -> translate_pb2.Style:
+    """The value of the enum for `archaic` or `modern`.
+
+    Raises:
+        ValueError: there is no such style.
+    """
+    return _enum_number("style", translate_pb2.Style.DESCRIPTOR, name)  # type: ignore[return-value]
 
 
 def explanation_method(name: ExplanationMethod, **parameters: Any) -> explain_pb2.ExplanationMethod:
@@ -107,13 +128,14 @@ def _one_of(message_type: type[M], kind: str, name: str, parameters: Mapping[str
     """
     names = message_type.DESCRIPTOR.fields_by_name
     if name not in names:
-        raise ValueError(f"there is no {kind} {name!r}; there are: {', '.join(names)}")
+        raise ValueError(unknown(kind, name, names))
     values = {key: value for key, value in parameters.items() if value is not None}
     message = message_type()
     method = getattr(message, name)
     fields = method.DESCRIPTOR.fields_by_name
-    if unknown := sorted(values.keys() - fields.keys()):
-        raise ValueError(f"{name} has no {unknown[0]!r}; it has: {', '.join(fields) or 'no parameters'}")
+    if wrong := sorted(values.keys() - fields.keys()):
+        has = ", ".join(fields) or "no parameters"
+        raise ValueError(f"{name} has no {wrong[0]!r}{meant(wrong[0], fields)}; it has: {has}")
     method.SetInParent()
     for key, value in values.items():
         enum = fields[key].enum_type

@@ -11,6 +11,7 @@ from lectern.inputs import (
     Clip,
     Clips,
     Files,
+    Pair,
     Piece,
     Texts,
     as_list,
@@ -62,6 +63,24 @@ class ClassifyMethods(AsyncCalls):
         """Classify one text or several; `results` has one per text."""
         request = pb.ClassifyTextRequest(model=model, version=version, texts=as_list(texts), top_k=top_k)
         return await self._call(request, pb.ClassifyTextResponse, timeout)
+
+    async def classify_pair(
+        self,
+        pairs: Iterable[Pair],
+        model: str = "",
+        version: int = 0,
+        top_k: int = 0,
+        *,
+        timeout: float | None = None,
+    ) -> pb.ClassifyPairResponse:
+        """Say whether a sentence follows from another; `results` has one per pair.
+
+        Args:
+            pairs: each `(premise, hypothesis)`.
+        """
+        sent = [pb.SentencePair(premise=premise, hypothesis=hypothesis) for premise, hypothesis in pairs]
+        request = pb.ClassifyPairRequest(model=model, version=version, pairs=sent, top_k=top_k)
+        return await self._call(request, pb.ClassifyPairResponse, timeout)
 
     async def classify_audio(
         self,

@@ -50,13 +50,13 @@ def card(version: ModelVersion) -> dict[str, Any]:
     return document
 
 
-def main_metric(card: dict[str, Any]) -> str:
+def main_metric(card: dict[str, Any], has_interval: bool = True) -> str:
     """The first figure on the card's test split, e.g. `accuracy 0.9312 (0.926 to 0.936)`, perhaps with `, missed`."""
     metrics = [metric for metric in card.get("metrics", []) if metric["split"] == "test"]
     if not metrics:
         return ""
     first, target = metrics[0], metrics[0].get("target")
-    interval = " ({:.3g} to {:.3g})".format(*first["interval"]) if first.get("interval") else ""
+    interval = " ({:.3g} to {:.3g})".format(*first["interval"]) if has_interval and first.get("interval") else ""
     missed = target is not None and (first["value"] > target if first.get("at_most") else first["value"] < target)
     return f"{first['name']} {first['value']:.4g}{interval}{', missed' if missed else ''}"
 

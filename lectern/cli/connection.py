@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, TypeAlias, TypeVar
 
 import typer
 
@@ -68,20 +68,26 @@ class Connection:
         str | None,
         typer.Option(envvar="LECTERN_TOKEN", metavar="TOKEN", help="Bearer token to send.", rich_help_panel=_PANEL),
     ] = field(default=None, repr=False)
+    shows_waiting: ClassVar[bool] = True
 
     @contextmanager
-    def client(self) -> Iterator[Client]:
+    def client(self, *, quiet: bool = False) -> Iterator[Client]:
         """A connected client; a failed call inside ends the command with a message.
+
+        Args:
+            quiet: do not show on a terminal how long answers take; for what shows its own progress.
 
         Raises:
             typer.Exit: a call failed, or the TLS options do not fit together.
         """
         os.environ.setdefault("GRPC_VERBOSITY", "NONE")  # gRPC's own log lines repeat our message
+        from lectern.cli.waiting import WaitingClient
         from lectern.client import Client
         from lectern.errors import LecternError
 
+        kind = WaitingClient if self.shows_waiting and not quiet else Client
         try:
-            client = Client(self.target, timeout=self.timeout, tls=self._tls(), token=self.token)
+            client = kind(self.target, timeout=self.timeout, tls=self._tls(), token=self.token)
         except ValueError as error:
             fail(f"--target: {error}", WRONG_USAGE)
         with client:
@@ -117,6 +123,12 @@ class Connection:
         return "\n".join(parts)
 
 
+class _Quiet(Connection):
+    """That of a command that prints JSON."""
+
+    shows_waiting = False
+
+
 def _models_of_homework(client: Client, error: LecternError) -> str:
     """The names of a homework's models, if the user named the homework instead of a model."""
     if error.code().name != "NOT_FOUND" or not (homework := _HOMEWORK.search(error.details())):
@@ -138,15 +150,21 @@ def _as_texts(value: Any) -> Any:
     return as_text(value) if isinstance(value, str) else value
 
 
-def takes_connection(command: Callable[..., None]) -> Callable[..., None]:
-    """Replace the first parameter of `command(connection, ...)` by the options of `Connection`."""
-    shared = inspect.signature(Connection, eval_str=True).parameters
+def takes_connection(command: Callable[..., None], timeout: float) -> Callable[..., None]:
+    """Replace the first parameter of `command(connection, ...)` by the options of `Connection`.
+
+    Args:
+        timeout: in seconds, where none is given.
+    """
+    shared = dict(inspect.signature(Connection, eval_str=True).parameters)
+    shared["timeout"] = shared["timeout"].replace(default=timeout)
     own = list(inspect.signature(command, eval_str=True).parameters.values())[1:]
     parameters = [p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in (*own, *shared.values())]
 
     @functools.wraps(command)
     def run(**arguments: Any) -> None:
-        connection = Connection(**{name: arguments.pop(name) for name in shared})
+        kind = _Quiet if arguments.get("as_json") else Connection
+        connection = kind(**{name: arguments.pop(name) for name in shared})
         command(connection, **{name: _as_texts(value) for name, value in arguments.items()})
 
     run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]  # what typer reads options from

@@ -16,7 +16,7 @@ INTERRUPTED = 130
 CANNOT_WRITE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EBADF)
 TRACEBACK = "LECTERN_TRACEBACK"
 # The messages of our own exceptions are for users.
-OURS = ("artifacts", "lectern", "services", "training")
+OURS = ("artifacts", "lectern", "loadtests", "services", "training")
 
 
 def run(command: Callable[[], Any]) -> NoReturn:
@@ -35,10 +35,15 @@ def run(command: Callable[[], Any]) -> NoReturn:
         sys.stdout.flush()  # here, where a full disk can still be reported
     except KeyboardInterrupt:
         code = INTERRUPTED
+        # One that came within another exec() of text, as of a dataclass, is still noted as unhandled: CPython would end
+        # by SIGINT.
+        exec("")  # noqa: S102
     except BrokenPipeError:  # the reader of the output stopped, as `head` does
         _silence()
         code = FAILED
     except Exception as error:
+        if _interrupted(error):
+            sys.exit(INTERRUPTED)
         if os.environ.get(TRACEBACK):
             traceback.print_exc()
         _silence()
@@ -73,6 +78,15 @@ def message(error: Exception) -> str:
             return "there is not enough memory for this"
     text = str(error).partition("\n")[0]
     return f"{type(error).__name__}{': ' if text else ''}{text}\n  this is a bug in lectern: {TRACEBACK}=1 shows where"
+
+
+def _interrupted(error: BaseException | None) -> bool:
+    """Whether Ctrl-C is behind an error: extensions that it stops while they are imported make an ImportError of it."""
+    while error is not None:
+        if isinstance(error, KeyboardInterrupt):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
 
 
 def _prepare() -> None:

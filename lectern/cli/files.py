@@ -58,6 +58,23 @@ def read(path: Path, max_bytes: int = MAX_CONTENT_BYTES) -> bytes:
     return content
 
 
+def read_all(paths: Sequence[Path], max_bytes: int = MAX_CONTENT_BYTES) -> list[bytes]:
+    """The contents of files that one request sends; none is read if they are too large together.
+
+    Args:
+        max_bytes: of all; the default is the limit of one request.
+    """
+    total = 0
+    for path in (path for path in paths if path != STDIN):
+        try:
+            total += path.stat().st_size
+        except OSError as error:
+            fail(f"{path}: {error.strerror}", WRONG_USAGE)
+    if total > max_bytes:
+        fail(f"the {len(paths)} files have {total:,} bytes together; the most is {max_bytes:,}", WRONG_USAGE)
+    return [read(path, max_bytes) for path in paths]
+
+
 def read_text(path: Path) -> str:
     """The text of a file, or of standard input for `-`; see `decode_text`."""
     return text_of(path, read(path), WRONG_USAGE)

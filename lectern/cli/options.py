@@ -9,7 +9,9 @@ from typing import Annotated, Any
 
 import typer
 
+from lectern.cli import completion
 from lectern.cli.output import WRONG_USAGE, fail
+from lectern.names import meant
 
 MODEL_HELP = "One of `lectern models`."
 MAX_UINT32 = 2**32 - 1
@@ -18,7 +20,7 @@ MAX_UINT64 = 2**64 - 1
 
 def default_model(name: str) -> Any:
     """The option --model where an empty name is the capability's default, which is called `name`."""
-    return typer.Option(help=MODEL_HELP, show_default=name)
+    return typer.Option(help=MODEL_HELP, show_default=name, autocompletion=completion.model)
 
 
 def path_option(metavar: str, text: str, name: str | None = None) -> Any:
@@ -30,16 +32,25 @@ Images = Annotated[
     list[Path],
     typer.Argument(metavar="FILE", help="PNG, JPEG or WebP files; - is standard input.", show_default=False),
 ]
-Model = Annotated[str, typer.Option(help=MODEL_HELP)]
+Model = Annotated[str, typer.Option(help=MODEL_HELP, autocompletion=completion.model)]
 Version = Annotated[int, typer.Option(min=0, help="0 is the latest.")]
 TopK = Annotated[int, typer.Option(min=0, help="Classes to print for each file, best first; 0 = all.")]
 Seed = Annotated[int, typer.Option(min=0, max=MAX_UINT64, help="Of all random numbers.")]
 Sample = Annotated[bool, typer.Option("--sample", help="Draw actions by their probability.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
 ServedVersion = Annotated[int, typer.Option(min=0, help="0 is the one that is served.")]
-ModelName = Annotated[str, typer.Argument(help="Model, e.g. image_classifier.", show_default=False)]
+ModelName = Annotated[
+    str, typer.Argument(help="Model, e.g. image_classifier.", show_default=False, autocompletion=completion.recipe)
+]
 Repository = Annotated[Path, typer.Option(exists=True, file_okay=False, help="Directory of models.")]
 EXPORTED = Path("exported")
+
+
+def check_model(repository: Path, name: str) -> None:
+    """End with WRONG_USAGE if a repository has no directory of a model."""
+    if not (repository / name).is_dir():
+        names = sorted(path.name for path in repository.iterdir() if path.is_dir())
+        fail(f"{repository} has no model {name!r}{meant(name, names)}", WRONG_USAGE)
 
 
 def class_or_index(argument: str | None) -> int | str | None:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 import typer
 from rich.console import Console, RenderableType
+from rich.status import Status
 from rich.table import Table
 
 from lectern.distribution import how_to_install
@@ -42,17 +43,22 @@ def fail_for_missing(what: str, error: ImportError, *extras: str) -> NoReturn:
         typer.Exit: always.
     """
     package = (error.name or "").partition(".")[0]
-    if package in ("artifacts", "services", "training"):
+    if package in ("artifacts", "inference", "loadtests", "services", "training"):
         image = "" if "train" in extras else " or its image (deploy/Dockerfile)"
         fail(f"{what} needs a checkout of Lectern{image}: the package `{package}` is not installed here")
     fail(f"{what} needs more packages ({error}): {how_to_install(*extras)}")
 
 
+def console() -> Console:
+    """Standard output, at least `LEAST_COLUMNS` wide; brackets in texts are printed, not read as markup."""
+    made = Console(markup=False, highlight=False)
+    made.width = max(made.width, LEAST_COLUMNS)
+    return made
+
+
 def show(table: RenderableType) -> None:
-    """Print a table or text to stdout; brackets in it are printed, not read as markup."""
-    console = Console(markup=False, highlight=False)
-    console.width = max(console.width, LEAST_COLUMNS)
-    console.print(table)
+    """Print a table or text to stdout."""
+    console().print(table)
 
 
 def show_table(columns: Sequence[str], rows: Iterable[Sequence[RenderableType]]) -> None:
@@ -70,6 +76,11 @@ def print_rows(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None
         show_table(["row", *columns], lines)
     else:
         csv.writer(sys.stdout, lineterminator="\n").writerows([columns, *rows])
+
+
+def working(on: str) -> Status:
+    """A `with` block during which a terminal shows what takes so long."""
+    return Console(stderr=True).status(on)
 
 
 def yes(value: bool) -> str:

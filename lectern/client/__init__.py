@@ -7,7 +7,7 @@ A service with several methods has a file beside this one.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from grpc_health.v1 import health_pb2
 from numpy.typing import ArrayLike
@@ -15,15 +15,17 @@ from numpy.typing import ArrayLike
 from lectern.client.classify import ClassifyMethods
 from lectern.client.defend import DefendMethods
 from lectern.client.detect_anomaly import DetectAnomalyMethods
+from lectern.client.embed import EmbedMethods
 from lectern.client.explain import ExplainMethods
 from lectern.client.generate import GenerateMethods
-from lectern.inputs import Texts, as_list, feature_rows
+from lectern.inputs import Texts, as_list, feature_rows, labelled_rows
+from lectern.methods import Script, Style, script_of, style_of
 from lectern.v1 import act_pb2, answer_pb2, model_pb2, predict_pb2, tag_pb2, translate_pb2
 
 __all__ = ["Client"]
 
 
-class Client(ClassifyMethods, DefendMethods, DetectAnomalyMethods, ExplainMethods, GenerateMethods):
+class Client(ClassifyMethods, DefendMethods, DetectAnomalyMethods, EmbedMethods, ExplainMethods, GenerateMethods):
     """A connection to a Lectern server.
 
         with lectern.Client("127.0.0.1:8001") as client:
@@ -137,12 +139,63 @@ class Client(ClassifyMethods, DefendMethods, DetectAnomalyMethods, ExplainMethod
         )
         return self._call(request, answer_pb2.AnswerResponse, timeout)
 
+    def answer_story(
+        self,
+        sentences: Texts,
+        question: str,
+        model: str = "",
+        version: int = 0,
+        top_k: int = 0,
+        *,
+        timeout: float | None = None,
+    ) -> answer_pb2.AnswerStoryResponse:
+        """Answer a question about a story, and say at which of its sentences each hop of the model looked.
+
+        Args:
+            sentences: of the story, the oldest first; each hop's `attention` has a weight for each.
+            top_k: answers, best first; 0 = one.
+        """
+        request = answer_pb2.AnswerStoryRequest(
+            model=model, version=version, sentences=as_list(sentences), question=question, top_k=top_k
+        )
+        return self._call(request, answer_pb2.AnswerStoryResponse, timeout)
+
     def predict(
         self, rows: ArrayLike, model: str = "", version: int = 0, *, timeout: float | None = None
     ) -> predict_pb2.PredictResponse:
         """Predict numbers from one row `[F]` or rows `[N, F]`, features as in the card; `results` has one per row."""
         request = predict_pb2.PredictRequest(model=model, version=version, rows=feature_rows(rows))
         return self._call(request, predict_pb2.PredictResponse, timeout)
+
+    def predict_from_examples(
+        self,
+        examples: ArrayLike,
+        labels: Sequence[str],
+        queries: ArrayLike,
+        model: str = "",
+        version: int = 0,
+        columns: Sequence[str] = (),
+        top_k: int = 0,
+        *,
+        timeout: float | None = None,
+    ) -> predict_pb2.PredictFromExamplesResponse:
+        """Classify rows of a table by rows of it whose classes are known; `results` has one per query.
+
+        Args:
+            examples: rows `[S, F]`; NaN = the cell is empty.
+            labels: the class of each of them.
+            queries: one row `[F]` or rows `[Q, F]` of the same columns.
+            columns: their names, for errors and notices.
+        """
+        request = predict_pb2.PredictFromExamplesRequest(
+            model=model,
+            version=version,
+            examples=labelled_rows(examples, labels),
+            queries=feature_rows(queries, "queries"),
+            columns=columns,
+            top_k=top_k,
+        )
+        return self._call(request, predict_pb2.PredictFromExamplesResponse, timeout)
 
     def tag_text(
         self, texts: Texts, model: str = "", version: int = 0, top_k: int = 0, *, timeout: float | None = None
@@ -164,6 +217,7 @@ class Client(ClassifyMethods, DefendMethods, DetectAnomalyMethods, ExplainMethod
         length_penalty: float | None = None,
         count: int = 0,
         alignment: bool = False,
+        script: Script = "",
         timeout: float | None = None,
     ) -> translate_pb2.TranslateResponse:
         """Translate one text or several; `results` has one per text, each with `translations`, best first.
@@ -173,6 +227,7 @@ class Client(ClassifyMethods, DefendMethods, DetectAnomalyMethods, ExplainMethod
             length_penalty: scores are divided by the length to this power; None = the model's own.
             count: translations of each text, up to `beam_size`; 0 = one. Beams that end in the same text count once.
             alignment: whether each token says how much attention each source token had.
+            script: of Chinese, `hant` (Traditional) or `hans` (Simplified); empty = as the model writes.
         """
         request = translate_pb2.TranslateRequest(
             model=model,
@@ -182,6 +237,7 @@ class Client(ClassifyMethods, DefendMethods, DetectAnomalyMethods, ExplainMethod
             length_penalty=length_penalty,
             count=count,
             alignment=alignment,
+            script=script_of(script),
         )
         return self._call(request, translate_pb2.TranslateResponse, timeout)
 
@@ -193,18 +249,36 @@ class Client(ClassifyMethods, DefendMethods, DetectAnomalyMethods, ExplainMethod
         *,
         beam_size: int = 0,
         length_penalty: float | None = None,
+        script: Script = "",
         timeout: float | None = None,
     ) -> Iterator[translate_pb2.StreamTranslateResponse]:
         """Translate one text sentence by sentence; yields the sentence so far after each step.
 
         Args:
             beam_size: 1 to 8; 0 = 1, the greedy choice, whose text only grows.
-            length_penalty: as of `translate`.
+            length_penalty, script: as of `translate`; the last characters in `hans` may still change.
         """
         request = translate_pb2.StreamTranslateRequest(
-            model=model, version=version, text=text, beam_size=beam_size, length_penalty=length_penalty
+            model=model,
+            version=version,
+            text=text,
+            beam_size=beam_size,
+            length_penalty=length_penalty,
+            script=script_of(script),
         )
         return self._stream(request, translate_pb2.StreamTranslateResponse, timeout)
+
+    def rewrite(
+        self, texts: Texts, style: Style, model: str = "", version: int = 0, *, timeout: float | None = None
+    ) -> translate_pb2.RewriteResponse:
+        """Rewrite one English text or several in a style, `archaic` or `modern`; `results` has one per text.
+
+        Each token of a result says how much of it is copied, and from where in the text.
+        """
+        request = translate_pb2.RewriteRequest(
+            model=model, version=version, texts=as_list(texts), style=style_of(style)
+        )
+        return self._call(request, translate_pb2.RewriteResponse, timeout)
 
     def list_models(self, include_cards: bool = False, *, timeout: float | None = None) -> model_pb2.ListModelsResponse:
         """List the server's models and the state of each version, with their cards if `include_cards`."""

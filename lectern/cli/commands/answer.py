@@ -9,7 +9,7 @@ import typer
 from rich.table import Table
 from rich.text import Text
 
-from lectern.cli.app import ASK, command
+from lectern.cli.app import ASK, LONG, command
 from lectern.cli.connection import Connection, chunks, in_requests
 from lectern.cli.files import STDIN, check_files, read_text
 from lectern.cli.options import AsJson, Version, default_model
@@ -22,7 +22,7 @@ QUESTIONS_PER_REQUEST = 256
 CONTEXT_CHARACTERS = 40  # that are shown on either side of an answer
 
 
-@command(ASK)
+@command(ASK, timeout=LONG)
 def answer(
     connection: Connection,
     questions: Annotated[

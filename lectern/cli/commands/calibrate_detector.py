@@ -9,7 +9,7 @@ import typer
 
 from lectern.cli.app import TRAIN, command
 from lectern.cli.options import EXPORTED, ModelName, ServedVersion
-from lectern.cli.output import fail, fail_for_missing
+from lectern.cli.output import fail, fail_for_missing, working
 
 
 @command(TRAIN)
@@ -31,7 +31,8 @@ def calibrate_detector(
     except ImportError as error:
         fail_for_missing("calibrating a detector", error, "cpu", "train")
     try:
-        card = run(name, version, repository)
+        with working("attacking and measuring photos"):
+            card = run(name, version, repository)
     except TrainingError as error:
         fail(str(error))
     for key, value in card.decision.items():

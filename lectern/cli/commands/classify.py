@@ -11,7 +11,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from lectern.cli.app import ASK, command
+from lectern.cli.app import ASK, LONG, command
 from lectern.cli.connection import Connection, in_requests
 from lectern.cli.files import Medium, batches, check_files, medium_of, named_in_errors, text_of
 from lectern.cli.options import AsJson, TopK, Version, default_model
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 BAR_WIDTH = 30
 
 
-@command(ASK)
+@command(ASK, timeout=LONG)
 def classify(
     connection: Connection,
     files: Annotated[

@@ -8,10 +8,10 @@ from typing import Annotated
 
 import typer
 
-from lectern.cli.app import ASK, command
+from lectern.cli.app import ASK, LONG, command
 from lectern.cli.commands.classify import show_classes
 from lectern.cli.connection import Connection
-from lectern.cli.files import check_files, example_files, named_in_errors, read
+from lectern.cli.files import check_files, example_files, named_in_errors, read_all
 from lectern.cli.options import AsJson, Images, TopK, Version, default_model
 from lectern.cli.output import print_response
 
@@ -24,7 +24,7 @@ class Method(StrEnum):
     first_order_maml = "first-order-maml"
 
 
-@command(ASK)
+@command(ASK, timeout=LONG)
 def classify_few_shot(
     connection: Connection,
     files: Images,
@@ -53,12 +53,11 @@ def classify_few_shot(
     """
     check_files(files)
     examples = example_files(support)
-    with (
-        connection.client() as client,
-        named_in_errors(queries=files, support=[path for paths in examples.values() for path in paths]),
-    ):
-        images = {label: [read(path) for path in paths] for label, paths in examples.items()}
-        queries = [read(path) for path in files]
+    support_files = [path for paths in examples.values() for path in paths]
+    contents = iter(read_all([*support_files, *files]))
+    images = {label: [next(contents) for _ in paths] for label, paths in examples.items()}
+    queries = list(contents)
+    with connection.client() as client, named_in_errors(queries=files, support=support_files):
         response = client.classify_few_shot(images, queries, model, version, top_k, method.name, steps)  # type: ignore[arg-type]
     if as_json:
         print_response(response, "file", files)

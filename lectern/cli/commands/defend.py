@@ -8,9 +8,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from lectern.cli.app import ASK, command
+from lectern.cli.app import ASK, LONG, LONGEST, command
+from lectern.cli.completion import model as complete_model
+from lectern.cli.completion import one_of
 from lectern.cli.connection import Connection
-from lectern.cli.files import check_files, example_files, named_in_errors, picture_paths, read, write
+from lectern.cli.files import check_files, example_files, named_in_errors, picture_paths, read_all
 from lectern.cli.options import (
     AsJson,
     Images,
@@ -22,30 +24,40 @@ from lectern.cli.options import (
     wrong_arguments,
 )
 from lectern.cli.output import WRONG_USAGE, as_document, fail, print_json, print_response, show_table, yes
+from lectern.cli.pictures import Scale, write_picture
 
 if TYPE_CHECKING:
     from lectern.v1 import defend_pb2 as pb
 
 ATTACKS = "fgsm, i-fgsm, mi-fgsm, di-mi-fgsm, pgd, square"
 DEFENCES = "gaussian, median, jpeg, bit-depth, resize-and-pad, autoencoder, robust-model"
-TABLE_SECONDS = 60 * 60
+COMPLETE_ATTACK = one_of(ATTACKS.split(", "))
 CELL_FIELDS = ("model", "version", "attack", "defence", "accuracy")
 
 Model = Annotated[str, default_model("image_classifier")]
 Defences = Annotated[
     list[str] | None,
     typer.Option(
-        "--defence", metavar="NAME[:key=value,...]", help=f"One of: {DEFENCES}; may be repeated.", show_default="none"
+        "--defence",
+        metavar="NAME[:key=value,...]",
+        help=f"One of: {DEFENCES}; may be repeated.",
+        show_default="none",
+        autocompletion=one_of(DEFENCES.split(", ")),
     ),
 ]
 
 
-@command(ASK)
+@command(ASK, timeout=LONG)
 def attack(
     connection: Connection,
     files: Images,
     method: Annotated[
-        str, typer.Option(metavar="NAME[:key=value,...]", help=f"One of: {ATTACKS}; parameters as in defend.proto.")
+        str,
+        typer.Option(
+            metavar="NAME[:key=value,...]",
+            help=f"One of: {ATTACKS}; parameters as in defend.proto.",
+            autocompletion=COMPLETE_ATTACK,
+        ),
     ] = "pgd",
     epsilon: Annotated[
         float | None, typer.Option(help="Largest change: of 255 for L-inf, a share for L2.", show_default="8")
@@ -67,6 +79,7 @@ def attack(
     picture: Annotated[
         Path | None, path_option("FILE", "Write each image, its change and the attacked image, as one PNG.")
     ] = None,
+    scale: Scale = 0,
     model: Model = "",
     version: Version = 0,
     seed: Seed = 0,
@@ -88,7 +101,7 @@ def attack(
         if epsilon is not None:
             parameters["epsilon"] = epsilon if parameters.get("norm") == "l2" else epsilon / 255
         response = client.attack(
-            [read(file) for file in files],
+            read_all(files),
             name,
             labels=label or (),
             target=class_or_index(target_class),
@@ -101,9 +114,9 @@ def attack(
             **parameters,
         )
     for path, result in zip(paths, response.results, strict=False):
-        write(path, result.image)
+        write_picture(path, result.image, scale)
     if picture is not None:
-        write(picture, response.picture)
+        write_picture(picture, response.picture, scale)
     if as_json:
         print_response(response, "file", files)
         return
@@ -114,7 +127,7 @@ def attack(
     show_table(("file", "before", "after", "fooled", "largest change"), rows)
 
 
-@command(ASK)
+@command(ASK, timeout=LONG)
 def defend(
     connection: Connection,
     files: Images,
@@ -130,6 +143,7 @@ def defend(
     out: Annotated[
         Path | None, path_option("PATH", "Write the cleaned pictures: a .png for one file, else a directory.")
     ] = None,
+    scale: Scale = 0,
     model: Model = "",
     version: Version = 0,
     seed: Seed = 0,
@@ -149,7 +163,7 @@ def defend(
         fail("--noise and --samples go with --certify", WRONG_USAGE)
     with connection.client() as client, named_in_errors(images=files), wrong_arguments():
         response = client.defend(
-            [read(file) for file in files],
+            read_all(files),
             _defences(defence),
             smoothing=smoothing if certify else None,
             false_positive_rate=false_positive_rate,
@@ -158,7 +172,7 @@ def defend(
             version=version,
         )
     for path, result in zip(paths, response.results, strict=False):
-        write(path, result.image)
+        write_picture(path, result.image, scale)
     if as_json:
         document = as_document(response)
         pairs = zip(files, document["results"], strict=True)
@@ -174,7 +188,7 @@ def defend(
     show_table(["file", "before", "after", "attacked", "score", *(["certified", "radius"] if certify else [])], rows)
 
 
-@command(ASK)
+@command(ASK, timeout=LONGEST)
 def robustness(
     connection: Connection,
     photos: Annotated[
@@ -186,6 +200,7 @@ def robustness(
             metavar="NAME[:key=value,...][@MODEL]",
             help=f"One of: {ATTACKS}; by the gradients of MODEL if one is named; may be repeated.",
             show_default="fgsm and pgd",
+            autocompletion=COMPLETE_ATTACK,
         ),
     ] = None,
     defence: Annotated[
@@ -199,9 +214,14 @@ def robustness(
     aware: Annotated[bool, typer.Option("--aware", help="Add each attack in a form that knows the defences.")] = False,
     model: Annotated[
         list[str] | None,
-        typer.Option(help="One of `lectern models`; may be repeated.", show_default="image_classifier"),
+        typer.Option(
+            help="One of `lectern models`; may be repeated.",
+            show_default="image_classifier",
+            autocompletion=complete_model,
+        ),
     ] = None,
     out: Annotated[Path | None, path_option("FILE", "Write the table as a picture to this PNG file.")] = None,
+    scale: Scale = 0,
     seed: Seed = 0,
     as_json: AsJson = False,
 ) -> None:
@@ -214,18 +234,19 @@ def robustness(
     """
     files = example_files(photos)
     images = [path for paths in files.values() for path in paths]
-    with connection.client() as client, named_in_errors(images=images), wrong_arguments():
+    contents = iter(read_all(images))
+    photos_by_class = {label: [next(contents) for _ in paths] for label, paths in files.items()}
+    with connection.client(quiet=True) as client, named_in_errors(images=images), wrong_arguments():
         responses = client.evaluate_robustness(
-            {label: [read(path) for path in paths] for label, paths in files.items()},
+            photos_by_class,
             _evaluated_attacks(attack or ["fgsm", "pgd"], aware),
             [_defences(chain.split("+")) for chain in defence or ()],
             model or (),
             seed=seed,
-            timeout=TABLE_SECONDS,
         )
         cells = list(_with_progress(responses))
     if out is not None:
-        write(out, cells[-1].picture)
+        write_picture(out, cells[-1].picture, scale)
     if as_json:
         documents = [as_document(cell) for cell in cells]
         print_json({"n": cells[0].n, "cells": [{name: cell[name] for name in CELL_FIELDS} for cell in documents]})

@@ -9,9 +9,10 @@ import typer
 
 from lectern.cli.app import ASK, command
 from lectern.cli.connection import Connection, in_requests
-from lectern.cli.files import batches, check_files, named_in_errors, picture_paths, write
+from lectern.cli.files import batches, check_files, named_in_errors, picture_paths
 from lectern.cli.options import AsJson, Images, Version, default_model, path_option
 from lectern.cli.output import print_response, show_table, yes
+from lectern.cli.pictures import Scale, write_picture
 
 if TYPE_CHECKING:
     from lectern.v1.detect_anomaly_pb2 import DetectAnomalyResponse
@@ -34,6 +35,7 @@ def detect_anomaly(
         Path | None,
         path_option("PATH", "Write the pictures as the model rebuilds them: a .png for one file, else a directory."),
     ] = None,
+    scale: Scale = 0,
     as_json: AsJson = False,
 ) -> None:
     """Say which pictures look unlike the model's training data.
@@ -63,7 +65,7 @@ def detect_anomaly(
         response = in_requests(ask, batches(files), version)
     for name, paths in pictures.items():
         for path, result in zip(paths, response.results, strict=True):
-            write(path, getattr(result, name))
+            write_picture(path, getattr(result, name), scale)
     if as_json:
         print_response(response, "file", files)
         return

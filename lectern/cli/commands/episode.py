@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from lectern.cli.app import ASK, command
+from lectern.cli.app import ASK, LONG, command
 from lectern.cli.connection import Connection
 from lectern.cli.options import MAX_UINT32, MAX_UINT64, Model, Sample, Version
 from lectern.cli.output import WRONG_USAGE, as_document, fail, print_json
@@ -25,7 +25,7 @@ LAST_FRAME_MS = 2000
 COLOURS = 64
 
 
-@command(ASK)
+@command(ASK, timeout=LONG)
 def episode(
     connection: Connection,
     seed: Annotated[int, typer.Option(min=0, max=MAX_UINT64, help="Of the environment, and of the draws.")] = 0,
@@ -63,7 +63,7 @@ def episode(
         _check_out(out, animated)
         frame_every = frame_every or (GIF_FRAME_EVERY if animated else 1)
         width = width or (GIF_WIDTH if animated else None)
-    with connection.client() as client:
+    with connection.client(quiet=True) as client:
         responses = client.run_episode(
             seed,
             model,

@@ -10,7 +10,8 @@ from typing import Annotated, Any
 import typer
 from rich.table import Column, Table
 
-from lectern.cli.app import TRAIN, command
+from lectern.cli.app import LONG, TRAIN, command
+from lectern.cli.completion import recipe
 from lectern.cli.connection import Connection
 from lectern.cli.options import AsJson
 from lectern.cli.output import WRONG_USAGE, fail, fail_for_missing, print_json, show
@@ -18,11 +19,14 @@ from lectern.cli.output import WRONG_USAGE, fail, fail_for_missing, print_json, 
 COLUMNS = ("value", "95 % interval", "target", "n", "best baseline")
 
 
-@command(TRAIN)
+@command(TRAIN, timeout=LONG)
 def evaluate(
     connection: Connection,
     name: Annotated[
-        str | None, typer.Argument(help="Model, e.g. image_classifier.", show_default="with --all, every one")
+        str | None,
+        typer.Argument(
+            help="Model, e.g. image_classifier.", show_default="with --all, every one", autocompletion=recipe
+        ),
     ] = None,
     every: Annotated[bool, typer.Option("--all", help="Evaluate every model that is served.")] = False,
     fresh: Annotated[
@@ -63,7 +67,7 @@ def evaluate(
     except ImportError as error:
         fail_for_missing("evaluating", error, "cpu", "train")
     figures = []
-    with connection.client() as client:
+    with connection.client(quiet=True) as client:
         served = {model.name for model in client.list_models().models}
         measurable = recipes.able("evaluate_fresh") if fresh else recipes.names()
         for model in [recipe for recipe in measurable if recipe in served] if name is None else [name]:

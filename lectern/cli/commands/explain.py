@@ -9,12 +9,15 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from lectern.cli.app import ASK, command
+from lectern.cli.app import ASK, LONG, LONGEST, command
 from lectern.cli.cards import tabular_card
+from lectern.cli.completion import model as complete_model
+from lectern.cli.completion import one_of
 from lectern.cli.connection import Connection
-from lectern.cli.files import check_files, medium_of, read, text_of, write
+from lectern.cli.files import check_files, medium_of, read, text_of
 from lectern.cli.options import AsJson, Seed, Version, class_or_index, default_model, path_option, wrong_arguments
 from lectern.cli.output import WRONG_USAGE, as_document, fail, print_json, print_response, show, show_table
+from lectern.cli.pictures import Scale, write_picture
 from lectern.cli.rows import table_of
 from lectern.kinds import kind_of
 
@@ -28,6 +31,7 @@ METHODS = (
     "saliency, gradient-times-input, smooth-grad, integrated-gradients, grad-cam, occlusion, lime, rise, kernel-shap, "
     "attention"
 )
+COMPLETE = one_of(METHODS.split(", "))
 TOP = 10
 FIGURES = {"deletion": ".3f", "insertion": ".3f", "correlation_with_random_weights": ".2f", "completeness_gap": ".2%"}
 
@@ -49,21 +53,29 @@ Picture = Annotated[
 ]
 
 
-@command(ASK)
+@command(ASK, timeout=LONG)
 def explain(
     connection: Connection,
     file: File = None,
     method: Annotated[
-        str, typer.Option(help=f"One of: {METHODS}.", show_default="integrated-gradients, of a text kernel-shap")
+        str,
+        typer.Option(
+            help=f"One of: {METHODS}.",
+            show_default="integrated-gradients, of a text kernel-shap",
+            autocompletion=COMPLETE,
+        ),
     ] = "",
     target_class: Target = None,
     out: Picture = None,
+    scale: Scale = 0,
     text: Text = None,
     question: Question = "",
     start: Start = 0,
     end: End = 0,
     row: RowNumber = 1,
-    samples: Annotated[int | None, typer.Option(help="Of smooth-grad, lime, rise, kernel-shap.")] = None,
+    samples: Annotated[
+        int | None, typer.Option(help="Of smooth-grad, lime, rise, kernel-shap.", show_default="the method's")
+    ] = None,
     steps: Annotated[int | None, typer.Option(help="Of integrated-gradients.")] = None,
     noise: Annotated[float | None, typer.Option(help="Of smooth-grad, as a share of the input's range.")] = None,
     layer: Annotated[str | None, typer.Option(help="Of grad-cam.")] = None,
@@ -112,13 +124,13 @@ def explain(
         if "row" in explained:
             names = tabular_card(client, response.model, response.version)["preprocessing"]["features"]
     if out is not None:
-        write(out, response.picture)
+        write_picture(out, response.picture, scale)
         if not as_json:
             return
     _print_explanation(response, method, names, as_json)
 
 
-@command(ASK)
+@command(ASK, timeout=LONGEST)
 def compare_explanations(
     connection: Connection,
     files: Annotated[
@@ -126,10 +138,14 @@ def compare_explanations(
         typer.Argument(metavar="FILE...", help="Pictures, recordings, texts, or a table.", show_default=False),
     ],
     method: Annotated[
-        list[str] | None, typer.Option(help="As of `lectern explain`; may be repeated.", show_default="all that fit")
+        list[str] | None,
+        typer.Option(
+            help="As of `lectern explain`; may be repeated.", show_default="all that fit", autocompletion=COMPLETE
+        ),
     ] = None,
     target_class: Target = None,
     out: Annotated[Path | None, path_option("FILE", "Write the picture of one file to this PNG file.")] = None,
+    scale: Scale = 0,
     question: Question = "",
     start: Start = 0,
     end: End = 0,
@@ -162,7 +178,7 @@ def compare_explanations(
                 client.compare(methods=methods, target=class_or_index(target_class), seed=seed, **explained)
             )
     if out is not None:
-        write(out, responses[0].picture)
+        write_picture(out, responses[0].picture, scale)
         if not as_json:
             return
     figures = _mean_figures(responses)
@@ -177,10 +193,12 @@ def compare_explanations(
     show_table(("method", "deletion", "insertion", "random weights", "completeness gap"), rows)
 
 
-@command(ASK)
+@command(ASK, timeout=LONG)
 def explain_model(
     connection: Connection,
-    model: Annotated[str, typer.Argument(help="One of `lectern models`.")] = "image_classifier",
+    model: Annotated[
+        str, typer.Argument(help="One of `lectern models`.", autocompletion=complete_model)
+    ] = "image_classifier",
     classes: Annotated[
         list[str] | None, typer.Option("--class", help="Show images that this class answers to; may be repeated.")
     ] = None,
@@ -192,6 +210,7 @@ def explain_model(
     ] = None,
     steps: Annotated[int | None, typer.Option(help="Steps of the search.")] = None,
     out: Picture = None,
+    scale: Scale = 0,
     version: Version = 0,
     seed: Seed = 0,
     as_json: AsJson = False,
@@ -218,7 +237,7 @@ def explain_model(
             seed=seed,
         )
     if out is not None:
-        write(out, response.picture)
+        write_picture(out, response.picture, scale)
         if not as_json:
             return
     if as_json:

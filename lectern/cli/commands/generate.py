@@ -8,11 +8,12 @@ from typing import Annotated
 
 import typer
 
-from lectern.cli.app import ASK, app, command
+from lectern.cli.app import ASK, LONG, app, command
 from lectern.cli.connection import Connection
-from lectern.cli.files import STDIN, STDOUT, read_text, write
+from lectern.cli.files import STDIN, STDOUT, read_text
 from lectern.cli.options import MAX_UINT64, Model, Version
 from lectern.cli.output import show_notices
+from lectern.cli.pictures import Scale, write_picture
 
 DEFAULT_COUNT = 16
 _MODELS = "the model's"
@@ -21,7 +22,7 @@ generate = typer.Typer(no_args_is_help=True, rich_markup_mode="rich", help="Gene
 app.add_typer(generate, name="generate", rich_help_panel=ASK)
 
 
-@command(ASK, generate)
+@command(ASK, generate, timeout=LONG)
 def images(
     connection: Connection,
     seed: Annotated[
@@ -48,6 +49,7 @@ def images(
             show_default="MODEL-SEED.png, in a pipe -",
         ),
     ] = None,
+    scale: Scale = 0,
     model: Model = "face_generator",
     version: Version = 0,
 ) -> None:
@@ -80,12 +82,12 @@ def images(
         for response in responses:
             if directory:
                 name = f"{response.seed}-{to_seed}-{response.index:02}" if path else str(response.seed)
-                write(directory / f"{response.model}-{name}.png", response.image)
+                write_picture(directory / f"{response.model}-{name}.png", response.image, scale)
             else:
-                write(out or Path(f"{response.model}-{response.seed}.png"), response.image)
+                write_picture(out or Path(f"{response.model}-{response.seed}.png"), response.image, scale)
 
 
-@command(ASK, generate)
+@command(ASK, generate, timeout=LONG)
 def poem(
     connection: Connection,
     prompt: Annotated[
@@ -122,7 +124,7 @@ def poem(
     """
     beginning = read_text(STDIN).rstrip("\n") if prompt == "-" else prompt
     text = beginning.rpartition("\n")[2]
-    with connection.client() as client:
+    with connection.client(quiet=stream) as client:
         for response in client.generate_text(
             beginning,
             title=title,

@@ -9,7 +9,7 @@ import typer
 
 from lectern.cli.app import TRAIN, command
 from lectern.cli.options import EXPORTED, ModelName, ServedVersion
-from lectern.cli.output import fail, fail_for_missing
+from lectern.cli.output import fail, fail_for_missing, working
 
 
 @command(TRAIN)
@@ -32,7 +32,9 @@ def make_explainable(
     except ImportError as error:
         fail_for_missing("making a model explainable", error, "cpu", "train")
     try:
-        card = run(name, version, repository)
+        with working("making and comparing graphs of gradients"):
+            card = run(name, version, repository)
     except TrainingError as error:
         fail(str(error))
-    typer.echo(f"{repository / card.name / str(card.version)} can be explained (parity {card.parity.max_abs_diff:.1e})")
+    parity = f" (parity {card.parity.max_abs_diff:.1e})" if card.parity else ""
+    typer.echo(f"{repository / card.name / str(card.version)} can be explained{parity}")

@@ -6,18 +6,27 @@ from typing import Annotated
 
 import typer
 from rich.table import Column, Table
+from rich.text import Text
 
 from lectern.cli.app import SERVE, command
-from lectern.cli.cards import card, main_metric, state
+from lectern.cli.cards import main_metric
+from lectern.cli.completion import model_or_homework
 from lectern.cli.connection import Connection
+from lectern.cli.listing import of_name, served_models
 from lectern.cli.options import AsJson
-from lectern.cli.output import as_document, fail, print_json, show
+from lectern.cli.output import console, print_json, show
+
+WIDE = 110  # columns of a terminal that have room for intervals
+STYLES = {"ready": "green", "unavailable": "red"}
 
 
 @command(SERVE)
 def models(
     connection: Connection,
-    model: Annotated[str, typer.Option(help="Only this model, or those of this homework, e.g. HW3.")] = "",
+    model: Annotated[
+        str,
+        typer.Option(help="Only this model, or those of this homework, e.g. HW3.", autocompletion=model_or_homework),
+    ] = "",
     as_json: AsJson = False,
 ) -> None:
     """List the models of a server: lecture, capability, state, and the main figure on the test set.
@@ -27,26 +36,25 @@ def models(
     lectern models --model HW3
     lectern models --target gpu-box:8001
     lectern models --json | jq '.models[].name'
+    lectern show image_classifier              the card of one
     """
     with connection.client() as client:
-        served = client.list_models(include_cards=True).models
-    chosen = [one for one in served if not model or model == one.name or model.upper() == one.lecture]
-    if not chosen and model:
-        fail(f"there is no model or homework {model!r}; there are: {', '.join(one.name for one in served)}")
-    documents = []
-    for one in chosen:
-        document = as_document(one)
-        for entry, version in zip(document["versions"], one.versions, strict=True):
-            entry |= {"state": state(version), "card": card(version)}
-        documents.append(document)
+        documents = served_models(client)
+    if model:
+        documents = of_name(documents, model)
     if as_json:
         print_json({"models": documents})
         return
-    model_column, metric_column = Column("model", no_wrap=True), Column("test metric", no_wrap=True)
-    table = Table(model_column, "lecture", "capability", "version", "state", metric_column, box=None, pad_edge=False)
+    is_wide = console().width >= WIDE
+    table = Table(Column("model", no_wrap=True), box=None, pad_edge=False)
+    for title in ("lecture", "capability", "ver.", "state", "test metric"):
+        # The lecture's title and the reason of a failure are what may be broken into lines.
+        table.add_column(title, no_wrap=title in ("capability", "ver."), overflow="fold")
     for document in documents:
         for entry in document["versions"]:
-            described = f"{entry['state']}: {entry['reason']}" if entry["reason"] else entry["state"]
+            described = Text(entry["state"], STYLES.get(entry["state"], ""))
+            if entry["reason"]:
+                described.append(f": {entry['reason']}", "default")
             names = (document["name"], document["lecture"], document["capability"])
-            table.add_row(*names, str(entry["version"]), described, main_metric(entry["card"]))
+            table.add_row(*names, str(entry["version"]), described, main_metric(entry["card"], is_wide))
     show(table)

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from lectern.cli.app import TRAIN, command
-from lectern.cli.options import EXPORTED, ModelName, Repository
+from lectern.cli.options import EXPORTED, ModelName, Repository, check_model
 from lectern.cli.output import fail, fail_for_missing
 
 
@@ -33,6 +33,7 @@ def promote(
         from artifacts.versions import promote as run
     except ImportError as error:
         fail_for_missing("promoting", error, "cpu")
+    check_model(repository, name)
     try:
         served = run(repository, name, versions or ())
     except VersionError as error:

@@ -10,7 +10,7 @@ import typer
 from lectern import distribution
 from lectern.cli.app import TRAIN, command
 from lectern.cli.options import path_option
-from lectern.cli.output import fail, fail_for_missing
+from lectern.cli.output import fail, fail_for_missing, working
 
 
 @command(TRAIN)
@@ -46,7 +46,8 @@ def publish(
     except ImportError as error:
         fail_for_missing("publishing", error, "cpu")
     try:
-        manifest = run(directory, output, f"lectern {distribution.version()}", signer(sign) if sign else None)
+        with working("writing the release"):
+            manifest = run(directory, output, f"lectern {distribution.version()}", signer(sign) if sign else None)
     except (ReleaseError, VersionError) as error:
         fail(str(error))
     for model in manifest.models:

@@ -9,7 +9,7 @@ import typer
 
 from lectern.cli.app import SERVE, command
 from lectern.cli.options import EXPORTED
-from lectern.cli.output import fail, fail_for_missing
+from lectern.cli.output import fail, fail_for_missing, working
 
 MOST_BYTES = 4 * 2**30
 
@@ -62,7 +62,8 @@ def pull(
         fail_for_missing("pulling", error, "cpu")
     try:
         is_signed = checker(public_key) if public_key else None
-        pulled = run(source, repository, most_bytes, models or (), is_signed, tls_ca)
+        with working(f"fetching and checking {source}"):
+            pulled = run(source, repository, most_bytes, models or (), is_signed, tls_ca)
         for model in pulled.models:
             is_served = model.version in served_versions(repository / model.name)
             said = "is new" if model.folder in pulled.new else "was there"

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from lectern.cli.app import SERVE, command
+from lectern.cli.completion import capability
 from lectern.cli.output import WRONG_USAGE, fail, fail_for_missing
 
 if TYPE_CHECKING:
@@ -29,10 +30,20 @@ def serve(
             metavar="CAPABILITY",
             help="Capabilities to serve, e.g. classify predict; all if none is named.",
             show_default=False,
+            autocompletion=capability,
         ),
     ] = None,
     port: Annotated[
         int | None, typer.Option(min=0, max=65535, help="gRPC; 0 = a free one.", show_default="8001")
+    ] = None,
+    http_port: Annotated[
+        str | None, typer.Option(metavar="PORT|off", help="HTTP and JSON; 0 = a free one.", show_default="8000")
+    ] = None,
+    ui: Annotated[
+        bool | None, typer.Option("--ui/--no-ui", help="The page at /, for a browser.", show_default="on loopback")
+    ] = None,
+    ui_token_file: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="With --tokens: the token that calls of the page get.")
     ] = None,
     metrics_port: Annotated[
         int | None, typer.Option(min=0, max=65535, help="HTTP: /metrics and probes.", show_default="8002")

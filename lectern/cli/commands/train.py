@@ -10,13 +10,17 @@ from typing import Annotated
 import typer
 
 from lectern.cli.app import TRAIN, command
+from lectern.cli.completion import recipe
 from lectern.cli.output import WRONG_USAGE, fail, fail_for_missing
 
 
 @command(TRAIN)
 def train(
     name: Annotated[
-        str | None, typer.Argument(help="Model, e.g. image_classifier.", show_default="with --all, every one")
+        str | None,
+        typer.Argument(
+            help="Model, e.g. image_classifier.", show_default="with --all, every one", autocompletion=recipe
+        ),
     ] = None,
     every: Annotated[bool, typer.Option("--all", help="Train every model that is shipped, one after another.")] = False,
     round_name: Annotated[

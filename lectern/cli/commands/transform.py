@@ -10,8 +10,9 @@ import typer
 
 from lectern.cli.app import ASK, command
 from lectern.cli.connection import Connection
-from lectern.cli.files import STDIN, STDOUT, check_files, named_in_errors, read, write
+from lectern.cli.files import STDIN, STDOUT, check_files, named_in_errors, read
 from lectern.cli.options import Model, Version
+from lectern.cli.pictures import Scale, write_picture
 
 
 @command(ASK)
@@ -26,6 +27,7 @@ def transform(
         Path | None,
         typer.Option(help="File to write; - is standard output.", show_default="FILE-STYLE.png, in a pipe -"),
     ] = None,
+    scale: Scale = 0,
     model: Model = "style_translator",
     version: Version = 0,
 ) -> None:
@@ -41,4 +43,4 @@ def transform(
         out = STDOUT if file == STDIN or not sys.stdout.isatty() else file.with_name(f"{file.stem}-{style}.png")
     with connection.client() as client, named_in_errors(image=[file]):
         image = client.transform_image(read(file), style, model, version).image
-    write(out, image)
+    write_picture(out, image, scale)

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import sys
+from enum import StrEnum
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.table import Table
 
-from lectern.cli.app import ASK, command
+from lectern.cli.app import ASK, LONG, command
 from lectern.cli.connection import Connection
 from lectern.cli.files import STDIN, read_text
 from lectern.cli.options import AsJson, Model, Version
@@ -21,7 +22,14 @@ if TYPE_CHECKING:
 SHADES = " ░▒▓█"
 
 
-@command(ASK)
+class Script(StrEnum):
+    """Traditional or Simplified characters."""
+
+    HANT = "hant"
+    HANS = "hans"
+
+
+@command(ASK, timeout=LONG)
 def translate(
     connection: Connection,
     texts: Annotated[
@@ -33,12 +41,16 @@ def translate(
     ] = 0,
     count: Annotated[int, typer.Option(min=1, max=8, help="Translations of each text.")] = 1,
     alignment: Annotated[bool, typer.Option(help="Show the attention of each token to the source.")] = False,
+    script: Annotated[
+        Script | None,
+        typer.Option(help="Of Chinese: Traditional or Simplified.", show_default="as the model writes"),
+    ] = None,
     stream: Annotated[bool, typer.Option("--stream", help="Print the text as it is generated.")] = False,
     model: Model = "translator_en_zh",
     version: Version = 0,
     as_json: AsJson = False,
 ) -> None:
-    """Translate English into Traditional Chinese.
+    """Translate English into Chinese.
 
     A text of any length is translated sentence by sentence and keeps its line breaks.
 
@@ -46,16 +58,25 @@ def translate(
     lectern translate "Where is the library?"
     lectern translate "I can cook." --count 4 --beam-size 8
     lectern translate "He wants to get a new dictionary." --alignment
+    lectern translate "Where is the library?" --script hans
     lectern translate < letter.txt > letter.zh.txt
     """
     if stream and (count > 1 or alignment or as_json):
         fail("--stream prints the text alone: leave out --count, --alignment and --json", WRONG_USAGE)
     sources = [read_text(STDIN)] if not texts or texts == ["-"] else texts
-    with connection.client() as client:
+    with connection.client(quiet=stream) as client:
         if stream:
-            _stream(client, sources, model, version, beam_size)
+            _stream(client, sources, model, version, beam_size, script)
             return
-        response = client.translate(sources, model, version, beam_size=beam_size, count=count, alignment=alignment)
+        response = client.translate(
+            sources,
+            model,
+            version,
+            beam_size=beam_size,
+            count=count,
+            alignment=alignment,
+            script=script or "",  # type: ignore[arg-type]
+        )
     for result in response.results:
         show_notices(result.notices)
     if as_json:
@@ -69,13 +90,21 @@ def translate(
                 show(_attention(sentence))
 
 
-def _stream(client: Client, texts: list[str], model: str, version: int, beam_size: int) -> None:
-    """Print each sentence as it grows; from a beam search, whose text may change, print it when it is final."""
+def _stream(client: Client, texts: list[str], model: str, version: int, beam_size: int, script: Script | None) -> None:
+    """Print each sentence as it grows, or when it is final if its text may change till then."""
+    changes = beam_size > 1 or script is Script.HANS
     for text in texts:
         printed = ""
-        for response in client.stream_translate(text, model, version, beam_size=beam_size):
+        responses = client.stream_translate(
+            text,
+            model,
+            version,
+            beam_size=beam_size,
+            script=script or "",  # type: ignore[arg-type]
+        )
+        for response in responses:
             show_notices(response.notices)
-            if beam_size > 1 and not response.final:
+            if changes and not response.final:
                 continue
             typer.echo(response.text.removeprefix(printed), nl=False)
             sys.stdout.flush()

@@ -10,7 +10,7 @@ from rich.text import Text
 
 from lectern.cli.app import ASK, command
 from lectern.cli.connection import Connection
-from lectern.cli.files import check_files, named_in_errors, read
+from lectern.cli.files import check_files, named_in_errors, read_all
 from lectern.cli.options import AsJson, Version, default_model
 from lectern.cli.output import print_response, show
 
@@ -41,8 +41,9 @@ def verify_speaker(
     lectern verify-speaker yesterday.wav today.ogg --threshold 0.8 --json
     """
     check_files([first, second])
+    recordings = read_all([first, second])
     with connection.client() as client, named_in_errors(first=[first], second=[second]):
-        response = client.verify_speaker(read(first), read(second), model, version, threshold=threshold)
+        response = client.verify_speaker(recordings[0], recordings[1], model, version, threshold=threshold)
     if as_json:
         print_response(response)
         return
