@@ -1,4 +1,4 @@
-"""Users of AnswerService: a question on a short text, several at once, and one on a text of many windows."""
+"""Users of AnswerService: a question on a short text, several at once, on a text of many windows, and on a story."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ from locust import task
 from lectern.v1 import answer_pb2, answer_pb2_grpc
 from loadtests.user import GrpcUser
 
-TEXT = (Path(__file__).parents[2] / "docs" / "examples" / "beagle.txt").read_text()
+EXAMPLES = Path(__file__).parents[2] / "docs" / "examples"
+TEXT, STORY = ((EXAMPLES / name).read_text() for name in ("beagle.txt", "story.txt"))
 QUESTIONS = (
     "Who commanded the ship?",
     "Where did the ship anchor?",
@@ -39,3 +40,8 @@ class AnswerUser(GrpcUser):
     def a_long_text(self) -> None:
         request = answer_pb2.AnswerRequest(context=TEXT * REPEATS, questions=QUESTIONS[:1])
         self.call(self.stub.Answer, request, "Answer, long text")
+
+    @task(8)
+    def a_story(self) -> None:
+        request = answer_pb2.AnswerStoryRequest(sentences=STORY.splitlines(), question="Where is the football?")
+        self.call(self.stub.AnswerStory, request, "AnswerStory")

@@ -1,16 +1,20 @@
-"""Users of PredictService: rows of as many features as the model's card names."""
+"""Users of PredictService: rows of as many features as the descriptor's example has, and small tables with examples."""
 
 from __future__ import annotations
+
+from pathlib import Path
 
 import numpy as np
 from locust import task
 
-from lectern.v1 import model_pb2, model_pb2_grpc, predict_pb2, predict_pb2_grpc
-from loadtests.user import DEADLINE_SECONDS, GrpcUser
+from lectern.v1 import predict_pb2, predict_pb2_grpc
+from loadtests.user import GrpcUser
+from services.predict import CAPABILITY
 
 MODEL = "covid_regressor"
-BATCH = 64
+BATCH, EXAMPLES = 64, 50
 RANDOM = np.random.default_rng()
+FEATURES = len(CAPABILITY.example(Path(__file__).parents[2] / "docs" / "examples").rows[0].features)
 
 
 class PredictUser(GrpcUser):
@@ -18,13 +22,21 @@ class PredictUser(GrpcUser):
 
     def on_start(self) -> None:
         self.stub = predict_pb2_grpc.PredictServiceStub(self.channel)
-        models = model_pb2_grpc.ModelServiceStub(self.channel)
-        model = models.GetModel(model_pb2.GetModelRequest(model=MODEL), timeout=DEADLINE_SECONDS).model
-        self.features = len(model.versions[0].card["preprocessing"]["features"])
 
     def row(self) -> predict_pb2.FeatureRow:
         """Shares of a population in per cent, as the survey's columns are."""
-        return predict_pb2.FeatureRow(features=RANDOM.uniform(0, 100, self.features))
+        return predict_pb2.FeatureRow(features=RANDOM.uniform(0, 100, FEATURES))
+
+    @task(1)
+    def by_examples(self) -> None:
+        """Two classes that differ in one of four columns."""
+        examples = [
+            predict_pb2.LabelledRow(features=[i % 2 + RANDOM.normal(), *RANDOM.normal(size=3)], label=f"{i % 2}")
+            for i in range(EXAMPLES)
+        ]
+        queries = [predict_pb2.FeatureRow(features=RANDOM.normal(size=4))]
+        request = predict_pb2.PredictFromExamplesRequest(examples=examples, queries=queries)
+        self.call(self.stub.PredictFromExamples, request, f"PredictFromExamples, {EXAMPLES} examples")
 
     @task(9)
     def one_row(self) -> None:

@@ -1,4 +1,4 @@
-"""Users of TranslateService: sentences one by one, many at once, and as they are written."""
+"""Users of TranslateService: sentences one by one, many at once, as they are written, and in another style."""
 
 from __future__ import annotations
 
@@ -13,6 +13,8 @@ from loadtests.user import GrpcUser
 
 PAIRS = Path(__file__).parents[2] / "training" / "data" / "slivers" / "translator_en_zh.tsv"
 BATCH = 16
+with PAIRS.open(newline="") as file:
+    SENTENCES = [row[1] for row in csv.reader(file, delimiter="\t")]
 
 
 class TranslateUser(GrpcUser):
@@ -20,11 +22,9 @@ class TranslateUser(GrpcUser):
 
     def on_start(self) -> None:
         self.stub = translate_pb2_grpc.TranslateServiceStub(self.channel)
-        with PAIRS.open(newline="") as file:
-            self.sentences = [row[1] for row in csv.reader(file, delimiter="\t")]
 
     def some(self, count: int) -> list[str]:
-        return [str(text) for text in RANDOM.choice(self.sentences, count)]
+        return [str(text) for text in RANDOM.choice(SENTENCES, count)]
 
     @task(6)
     def one_sentence(self) -> None:
@@ -39,3 +39,8 @@ class TranslateUser(GrpcUser):
     def as_it_is_written(self) -> None:
         request = translate_pb2.StreamTranslateRequest(text=self.some(1)[0])
         self.watch(self.stub.StreamTranslate, request, "StreamTranslate")
+
+    @task(2)
+    def in_another_style(self) -> None:
+        request = translate_pb2.RewriteRequest(texts=self.some(1), style=translate_pb2.STYLE_ARCHAIC)
+        self.call(self.stub.Rewrite, request, "Rewrite")
