@@ -47,6 +47,7 @@ lint: $(VENV)/.dev ## Check style, types, protos and what is generated
 	$(BIN)/python scripts/unasync.py --check
 	$(BIN)/python scripts/capabilities.py --check
 	$(BIN)/python scripts/jobs.py --check
+	$(BIN)/python scripts/openapi.py --check
 	$(BIN)/python scripts/monitoring.py --check
 	$(BIN)/python scripts/results.py --check
 	$(BIN)/buf lint
@@ -99,6 +100,9 @@ client: $(VENV)/.dev ## Write lectern/client/, the client for threads, from lect
 capabilities: $(VENV)/.dev ## Write what deploy/ and loadtests/ have of each capability, from its descriptor
 	$(BIN)/python scripts/capabilities.py
 
+openapi: $(VENV)/.dev ## Write the OpenAPI document of HTTP, from the protos
+	$(BIN)/python scripts/openapi.py
+
 jobs: $(VENV)/.dev ## Write the Jobs of deploy/ that train, from recipes and cards
 	$(BIN)/python scripts/jobs.py
 
@@ -135,11 +139,12 @@ chaos: $(VENV)/.dev ## Kill, corrupt and starve what serves, and see it recover 
 alerts: $(VENV)/.dev ## Load real servers until Prometheus scales them and every alert arrives at a webhook
 	$(BIN)/python -m pytest -v -m live
 
-docs: $(VENV)/.dev ## Write the generated parts of docs/
-	$(BIN)/python docs/make_settings.py
-	$(BIN)/python docs/make_models.py
+docs: pages ## Write the generated parts of docs/ and build the site, build/site, with every link checked
+	$(BIN)/python docs/make_site.py
+
+pages: $(VENV)/.dev ## Write the generated parts of docs/ alone
+	for page in settings models architecture rpcs metrics errors tutorials; do $(BIN)/python docs/make_$$page.py || exit; done
 	$(BIN)/python scripts/results.py
-	$(BIN)/python docs/make_architecture.py
 
 console: $(VENV)/.console ## Open a Python shell with a connected client
 	$(BIN)/lectern console
@@ -198,4 +203,4 @@ COMPILE := .venv-lock/bin/uv pip compile --quiet $(UPGRADE) --universal --python
 	$(PYTHON) -m venv .venv-lock
 	.venv-lock/bin/pip install --quiet uv
 
-.PHONY: help setup serve test test-grpc check lint lock native native-sanitize native-fuzz proto client capabilities jobs monitoring train-export deploy-check image-check cluster-test loadtest bench soak fuzz chaos alerts docs console clean
+.PHONY: help setup serve test test-grpc check lint lock native native-sanitize native-fuzz proto client capabilities openapi jobs monitoring train-export deploy-check pages image-check cluster-test loadtest bench soak fuzz chaos alerts docs console clean

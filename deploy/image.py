@@ -1,6 +1,8 @@
 """Build the image here, and see it serve as a cluster would run it: `python deploy/image.py`, as root.
 
 Needs Debian's buildah, debootstrap, podman and runc, and no container registry: debootstrap makes the base, once.
+With `--trial` it only makes the base and fetches a package in it, which shows whether this machine lets containers run
+and reach the registries.
 """
 
 from __future__ import annotations
@@ -96,7 +98,7 @@ def faults() -> Iterator[str]:
 @contextmanager
 def serving(transport: str) -> Iterator[tuple[str, dict[str, object]]]:
     """A container that serves; yields its id and what it logged when it was ready."""
-    ports = ["--port=0", "--metrics-port=0", f"--transport={transport}", "--log-format=json"]
+    ports = ["--port=0", "--http-port=0", "--metrics-port=0", f"--transport={transport}", "--log-format=json"]
     container = podman("run", "--detach", *CONFINED, IMAGE, "serve", *ports).strip()
     try:
         end = time.monotonic() + START_SECONDS
@@ -132,6 +134,11 @@ def try_serving(transport: str) -> Iterator[str]:
 def main() -> None:
     """Raises SystemExit with what is wrong."""
     make_base()
+    podman("run", "--rm", *CONFINED, BASE, "true")
+    if "--trial" in sys.argv:
+        fetch = "apt-get update && python3 -m venv /tmp/venv && /tmp/venv/bin/pip download --no-deps --dest /tmp six"
+        podman("run", "--rm", *NETWORK, BASE, "sh", "-c", fetch)
+        return
     build()
     wrong = list(faults())
     for transport in ("native", "grpc"):

@@ -12,6 +12,7 @@ import sys
 import tomllib
 from pathlib import Path
 
+from artifacts.card import known
 from artifacts.versions import read_card
 from training import recipes
 
@@ -76,7 +77,7 @@ def kustomization(operations: str, memory: int, seconds: int) -> str:
 
 def deadline(model: str) -> int:
     """Seconds that its training may take, in whole ten minutes."""
-    seconds = SLOWER * read_card(ROOT / "exported" / model).training.seconds + FETCH_SECONDS
+    seconds = SLOWER * known(read_card(ROOT / "exported" / model).training).seconds + FETCH_SECONDS
     return 600 * math.ceil(seconds / 600)
 
 

@@ -208,6 +208,8 @@ def _scrapes(monitor: Manifest, manifests: list[Manifest]) -> Iterator[str]:
 
 def _selects_pods(manifest: Manifest, manifests: list[Manifest]) -> Iterator[str]:
     pods = [m for m in of_kind(manifests, "Deployment") if matches(selector(manifest), labels(m))]
+    if not pods and of_kind(manifests, "InferenceService"):  # whose pods KServe makes
+        return
     ports = {port["name"] for port in manifest["spec"].get("ports", [])}
     # Metrics of all capabilities share a Service; their RPCs must not.
     if not pods or (len(pods) > 1 and ports != {"metrics"}):

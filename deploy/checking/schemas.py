@@ -87,5 +87,5 @@ def _custom(api: str, kind: str) -> Draft202012Validator | None:
     if not file.exists():
         return None
     schema = json.loads(file.read_text())
-    is_same = any(choice.get("const") == api for choice in schema["properties"]["apiVersion"]["anyOf"])
+    is_same = Draft202012Validator(schema["properties"]["apiVersion"]).is_valid(api)
     return Draft202012Validator(schema) if is_same else None

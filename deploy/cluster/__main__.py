@@ -1,12 +1,17 @@
 """Run deploy/ on a real Kubernetes node: `python deploy/cluster`, as root. Logs and the report are in build/cluster/.
 
+With `--only CHECK...` only these are tried, and what they stand on. With `--shell` nothing is tried: the node is for a
+shell with kubectl, until that ends.
+
 The node is Kubernetes 1.20, built from Debian's source the first time. It has namespaces of its own, and leaves nothing
 behind but its logs.
 """
 
 from __future__ import annotations
 
+import argparse
 import fcntl
+import os
 import shutil
 import signal
 import subprocess
@@ -21,6 +26,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from cluster import checks, coverage, images, kubernetes, programs
 from cluster.deployed import Deployed
 from cluster.node import Node
+from services.triton_server.launcher import install
 
 LOGS = Path(__file__).parents[2] / "build" / "cluster"
 CGROUPS = Path("/sys/fs/cgroup")
@@ -28,26 +34,33 @@ CGROUPS = Path("/sys/fs/cgroup")
 
 def main() -> int:
     """Build what is missing and try deploy/ on a node; 1 if something is not as promised."""
+    parser = argparse.ArgumentParser(prog="python deploy/cluster", description=__doc__)
+    parser.add_argument(
+        "--only", nargs="+", default=[], choices=checks.CHECKS, metavar="CHECK", help="by names in the report"
+    )
+    parser.add_argument("--shell", action="store_true", help="a shell on the node in place of checks")
+    asked = parser.parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # as Ctrl-C: by an exception, which ends the node
     programs.require()
     kubernetes.CACHE.mkdir(parents=True, exist_ok=True)
     with (kubernetes.CACHE / "cluster.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)  # one at a time: they would share control groups and builds
         built = []
-        for what, build in {"Kubernetes": kubernetes.build, "images": images.build}.items():
+        for what, build in {"Kubernetes": kubernetes.build, "images": images.build, "Triton": install}.items():
             begin = time.monotonic()
             built.append(str(build()))
             say(f"{what}: {time.monotonic() - begin:.0f} s")
-        return start_node(*built)
+        return start_node("shell" if asked.shell else "try", *built[:2], asked.only)
 
 
-def start_node(binaries: str, archive: str) -> int:
-    """Try deploy/ in namespaces of their own, and leave nothing; the exit status."""
+def start_node(what: str, binaries: str, archive: str, only: list[str]) -> int:
+    """A node in namespaces of its own, and nothing of it afterwards; the exit status of what it is for."""
     shutil.rmtree(LOGS, ignore_errors=True)
     state = tempfile.mkdtemp(prefix="lectern-cluster-", dir="/tmp")  # paths of sockets are short
     apart = ["unshare", "--net", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc"]
     try:
         # The first process of these namespaces takes with it, when it ends, every other, and every mount.
-        return subprocess.run([*apart, sys.executable, __file__, "node", binaries, archive, state]).returncode
+        return subprocess.run([*apart, sys.executable, __file__, what, binaries, archive, state, *only]).returncode
     finally:
         remove_control_groups()
         shutil.rmtree(state, ignore_errors=True)
@@ -69,21 +82,34 @@ def remove_control_groups() -> None:
         time.sleep(0.1)
 
 
-def try_on_node(binaries: Path, archive: Path, state: Path) -> int:
-    """Start the node, in this process's namespaces, and check; 1 if something is not as promised."""
+def started(binaries: Path, archive: Path, state: Path) -> Node:
+    """A node that is ready, in this process's namespaces."""
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
-    begin = time.monotonic()
     node = Node(binaries, state, LOGS)
     node.start_containers(archive)
     node.start_control_plane()
     node.start_kubelet()
     node.ready()
+    return node
+
+
+def offer_shell(binaries: Path, archive: Path, state: Path) -> int:
+    """A shell whose kubectl is the node's administrator; its exit status."""
+    node = started(binaries, archive, state)
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    return subprocess.run(["bash"], env=os.environ | {"KUBECONFIG": str(node.administrator), "PATH": path}).returncode
+
+
+def try_on_node(binaries: Path, archive: Path, state: Path, *only: str) -> int:
+    """Start the node and check, all or only some; 1 if something is not as promised."""
+    begin = time.monotonic()
+    node = started(binaries, archive, state)
     rows = [checks.Outcome("node", True, f"Kubernetes {kubernetes.RELEASE} is ready", time.monotonic() - begin)]
     volume = state / "models"
     volume.mkdir()
     deployed = Deployed(node, volume)
     say(row(rows[0]))
-    for outcome in checks.outcomes(deployed):
+    for outcome in checks.outcomes(deployed, only):
         rows.append(outcome)
         say(row(outcome))
     unseen = list(coverage.unseen(node))
@@ -111,7 +137,12 @@ def say(*words: str) -> None:
 
 if __name__ == "__main__":
     try:
-        sys.exit(try_on_node(*map(Path, sys.argv[2:])) if sys.argv[1:2] == ["node"] else main())
+        match sys.argv[1:]:
+            case ["shell", *paths]:
+                sys.exit(offer_shell(*map(Path, paths)))
+            case ["try", binaries, archive, state, *only]:
+                sys.exit(try_on_node(Path(binaries), Path(archive), Path(state), *only))
+        sys.exit(main())
     except KeyboardInterrupt:
         sys.exit(130)
     except programs.CommandError as error:

@@ -5,30 +5,28 @@ from __future__ import annotations
 import base64
 import json
 import os
-import shutil
 import signal
 import ssl
 import time
 import urllib.request
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Collection, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 
 import grpc
 
-from cluster import images
-from cluster.calls import EXAMPLES, Load
+from cluster import arrangements, images
+from cluster.calls import EXAMPLES
 from cluster.deployed import HOST, KNOWN_SECONDS, SECONDS, Deployed, first_process, is_ready, state
 from cluster.programs import CommandError
+from cluster.releases import Releases
+from cluster.watched import ACT, PREDICT, WATCHED_SECONDS, CheckError, loaded, write_version
 from services.capability import Capability
 from services.server.capabilities import CAPABILITIES
 
-ACT, PREDICT = CAPABILITIES["act"], CAPABILITIES["predict"]
 KILLED = 2
 """Calls that may be lost with a server that ends without a word: those that it was just answering."""
-WATCHED_SECONDS = 10
-"""For which a release that must take no call is watched."""
 HOGS = """
 import os, time
 for _ in range(16):
@@ -51,36 +49,28 @@ class Outcome:
     seconds: float
 
 
-class CheckError(Exception):
-    """Something is not as promised."""
-
-
-def outcomes(deployed: Deployed) -> Iterator[Outcome]:
-    """Every check, one after the other; none after a rollout that failed."""
-    checks: dict[str, Callable[[Deployed], str]] = {"rollout": roll_out, "autoscalers": scale}
-    checks |= {f"{name} answers": partial(answer, capability=capability) for name, capability in CAPABILITIES.items()}
-    checks |= {
-        "a pod calls another": call_from_pod,
-        "JSON by port-forward": forward,
-        "rolling restart": partial(restart, deployment="lectern-predict", capability=PREDICT),
-        "rolling restart of the edge": partial(restart, deployment="lectern-edge", capability=ACT),
-        "eviction": evict,
-        "new model in the volume": roll_out_model,
-        "bad image": refuse_image,
-        "killed server": kill,
-        "pod out of memory": exhaust_memory,
-    }
-    for name, check in checks.items():
+def outcomes(deployed: Deployed, only: Collection[str] = ()) -> Iterator[Outcome]:
+    """Every check, one after the other, or only some and what they stand on; none after a rollout that failed."""
+    for name in chosen(only):
         begin = time.monotonic()
         try:
-            detail, passed = check(deployed), True
+            detail, passed = CHECKS[name](deployed), True
         except (CheckError, CommandError, LookupError, OSError) as error:
             detail, passed = f"{type(error).__name__}: {error}", False
         except grpc.RpcError as error:
             detail, passed = f"{error.code().name}: {error.details()}", False
         yield Outcome(name, passed, detail, time.monotonic() - begin)
-        if not passed and check is roll_out:
+        if not passed and name == ROLLOUT:
             return
+
+
+def chosen(only: Collection[str]) -> list[str]:
+    """Names of checks in their order: all, or these and what they stand on."""
+    if not only:
+        return list(CHECKS)
+    before = {ROLLOUT, AUTOSCALERS} if set(only) - APART else set()
+    before |= {RELEASE} if set(only) & ON_RELEASE else set()
+    return [name for name in CHECKS if name in before or name in only]
 
 
 def roll_out(deployed: Deployed) -> str:
@@ -129,21 +119,6 @@ def forward(deployed: Deployed) -> str:
     return f"cat.png is a {label}"
 
 
-@contextmanager
-def loaded(deployed: Deployed, capability: Capability, allowed: int = 0) -> Iterator[list[Load]]:
-    """A load through each door.
-
-    Raises:
-        CheckError: when it is over, if more calls were lost than allowed.
-    """
-    with Load(deployed.service(), capability) as direct, Load(deployed.edge(), capability) as edge:
-        loads = [direct, edge]
-        yield loads
-        time.sleep(1)  # after what happened
-    if any(load.lost > allowed or not load.codes for load in loads):
-        raise CheckError("; ".join(map(str, loads)))
-
-
 def restart(deployed: Deployed, deployment: str, capability: Capability) -> str:
     """Every pod of a Deployment is replaced, under load."""
     with loaded(deployed, capability) as loads:
@@ -175,12 +150,7 @@ def roll_out_model(deployed: Deployed) -> str:
         begin = time.monotonic()
         # The model's own directory, which has the card, comes last.
         for model in sorted(deployed.volume.iterdir(), key=lambda path: (path.name == "covid_regressor", path)):
-            staged = model / "staged"
-            shutil.copytree(model / "1", staged)
-            if (card := staged / "card.json").exists():
-                document = json.loads(card.read_text().replace("/1/", "/2/"))
-                card.write_text(json.dumps(document | {"version": 2}))
-            staged.rename(model / "2")
+            write_version(model, 2)
         deployed.node.until("version 2 answers by both doors", lambda: all(load.versions[2] for load in loads))
         seconds = time.monotonic() - begin
     return f"version 2 answers after {seconds:.1f} s; " + "; ".join(map(str, loads))
@@ -232,3 +202,32 @@ def exhaust_memory(deployed: Deployed) -> str:
     if reason != "OOMKilled" or elsewhere or after.keys() != before.keys():
         raise CheckError(f"it ended by {reason}, and these were started anew too: {', '.join(elsewhere) or 'none'}")
     return f"ready again after {seconds:.0f} s, no other was restarted; " + "; ".join(map(str, loads))
+
+
+RELEASES = Releases()
+ROLLOUT, AUTOSCALERS, RELEASE = "rollout", "autoscalers", "models from a release"
+CHECKS: dict[str, Callable[[Deployed], str]] = {
+    ROLLOUT: roll_out,
+    AUTOSCALERS: scale,
+    **{f"{name} answers": partial(answer, capability=capability) for name, capability in CAPABILITIES.items()},
+    "a pod calls another": call_from_pod,
+    "JSON by port-forward": forward,
+    "rolling restart": partial(restart, deployment="lectern-predict", capability=PREDICT),
+    "rolling restart of the edge": partial(restart, deployment="lectern-edge", capability=ACT),
+    "eviction": evict,
+    "new model in the volume": roll_out_model,
+    "bad image": refuse_image,
+    "killed server": kill,
+    "pod out of memory": exhaust_memory,
+    RELEASE: RELEASES.roll_out,
+    "damaged release": RELEASES.refuse,
+    "canary": RELEASES.weigh,
+    "single": arrangements.single,
+    "kserve": arrangements.kserve,
+    "triton": arrangements.triton,
+    "training": arrangements.train,
+}
+"""By their names in the report, in the order in which they are tried."""
+APART = {"single", "kserve", "triton", "training"}
+"""Those that have a namespace of their own, and stand on no other check."""
+ON_RELEASE = {"damaged release", "canary"}

@@ -8,7 +8,7 @@ from typing import Any
 from checking.combinations import DEPLOY, NEEDS, combined
 from checking.manifests import Manifest, render
 
-from cluster.deployed import OVERLAY
+from cluster.deployed import OVERLAYS
 from cluster.node import Node
 
 WITHOUT_EFFECT = {
@@ -26,7 +26,7 @@ NOT_STRUCTURE = {"annotations", "data", "binaryData", "labels", "matchLabels", "
 def unseen(node: Node) -> Iterator[str]:
     """Kinds that the node does not know, fields that it did not get, and what has no effect on it."""
     known = {(words[-3], words[-1]) for words in map(str.split, resources(node))}
-    applied = render(OVERLAY)
+    applied = [manifest for overlay in OVERLAYS for manifest in render(overlay)]
     versions = {m["kind"]: m["apiVersion"] for m in applied}
     seen = {(m["kind"], path) for m in applied for path in paths(m)}
     missing = set()

@@ -23,6 +23,8 @@ from lectern.channel import channel_options
 
 DEPLOY = Path(__file__).parents[1]
 OVERLAY = DEPLOY / "cluster" / "ci"
+OVERLAYS = [OVERLAY, *(DEPLOY / "cluster" / name for name in ("kserve", "releases", "single", "training", "triton"))]
+"""What is applied: the first, and parts or all of the others."""
 EXPORTED = DEPLOY.parent / "exported"
 NAMESPACE = "lectern"
 HOST = "localhost"
@@ -39,10 +41,11 @@ class Deployed:
 
     Args:
         volume: an empty directory, which becomes the volume of models of `predict`.
+        namespace: where it is.
     """
 
-    def __init__(self, node: Node, volume: Path) -> None:
-        self.node, self.volume = node, volume
+    def __init__(self, node: Node, volume: Path, namespace: str = NAMESPACE) -> None:
+        self.node, self.volume, self.namespace = node, volume, namespace
         self.authority = trustme.CA()
 
     def kubectl(self, *arguments: str, stdin: str | None = None) -> str:
@@ -51,7 +54,7 @@ class Deployed:
         Raises:
             CommandError: it failed.
         """
-        return self.node.kubectl(f"--namespace={NAMESPACE}", *arguments, stdin=stdin, timeout=SECONDS)
+        return self.node.kubectl(f"--namespace={self.namespace}", *arguments, stdin=stdin, timeout=SECONDS)
 
     def apply(self) -> None:
         """Everything, in the order of docs/deploy.md."""
@@ -61,18 +64,26 @@ class Deployed:
         own = self.authority.issue_cert(HOST)
         with own.private_key_pem.tempfile() as key, own.cert_chain_pems[0].tempfile() as certificate:
             self.kubectl("create", "secret", "tls", "lectern-edge-tls", f"--cert={certificate}", f"--key={key}")
+        self.provide("lectern-models", self.volume, "ReadOnlyMany")
+        self.kubectl("apply", f"--kustomize={OVERLAY}")
+
+    def provide(self, name: str, directory: Path, mode: str) -> None:
+        """Make a directory of this machine a volume, for the claim that names it."""
         volume = {
             "apiVersion": "v1",
             "kind": "PersistentVolume",
-            "metadata": {"name": "lectern-models"},
-            "spec": {
-                "accessModes": ["ReadOnlyMany"],
-                "capacity": {"storage": "1Gi"},
-                "hostPath": {"path": str(self.volume)},
-            },
+            "metadata": {"name": name},
+            "spec": {"accessModes": [mode], "capacity": {"storage": "20Gi"}, "hostPath": {"path": str(directory)}},
         }
         self.kubectl("apply", "--filename=-", stdin=json.dumps(volume))
-        self.kubectl("apply", f"--kustomize={OVERLAY}")
+
+    def beside(self, overlay: str) -> Deployed:
+        """Another overlay for this node, in a namespace of its own."""
+        return Deployed(self.node, self.volume, f"{NAMESPACE}-{overlay}")
+
+    def clear(self) -> None:
+        """Let the namespace go, and its pods."""
+        self.node.kubectl("delete", "namespace", self.namespace, timeout=SECONDS)
 
     def deployments(self) -> list[str]:
         """Their names."""
@@ -85,8 +96,8 @@ class Deployed:
         self.node.until(f"{deployment} has only new pods", lambda: all(map(is_ready, self.pods(component))), SECONDS)
 
     def pods(self, component: str) -> list[Pod]:
-        """The pods of a capability, or of the edge."""
-        label = "name=lectern-edge" if component == "edge" else f"component={component}"
+        """The pods of a capability, of the edge or of Triton."""
+        label = f"{'name=lectern-' if component in ('edge', 'triton') else 'component='}{component}"
         listed = self.kubectl("get", "pods", f"--selector=app.kubernetes.io/{label}", "-o", "json")
         return list(json.loads(listed)["items"])
 
@@ -101,9 +112,9 @@ class Deployed:
         Raises:
             CommandError: its disruption budget does not allow it now.
         """
-        metadata = {"name": pod["metadata"]["name"], "namespace": NAMESPACE}
+        metadata = {"name": pod["metadata"]["name"], "namespace": self.namespace}
         eviction = {"apiVersion": "policy/v1beta1", "kind": "Eviction", "metadata": metadata}
-        path = f"/api/v1/namespaces/{NAMESPACE}/pods/{metadata['name']}/eviction"
+        path = f"/api/v1/namespaces/{self.namespace}/pods/{metadata['name']}/eviction"
         self.node.kubectl("create", f"--raw={path}", "--filename=-", stdin=json.dumps(eviction))
 
     def restarted(self, pod: Pod) -> float:
@@ -122,7 +133,7 @@ class Deployed:
     @contextmanager
     def forwarded(self, what: str, port: int) -> Iterator[int]:
         """The local port at which `kubectl port-forward` takes connections for a port of the cluster."""
-        command = [*self.node.kubectl_command, f"--namespace={NAMESPACE}", "port-forward", what, f":{port}"]
+        command = [*self.node.kubectl_command, f"--namespace={self.namespace}", "port-forward", what, f":{port}"]
         with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as process:
             assert process.stdout  # noqa: S101 - a pipe, as asked for
             try:
@@ -136,11 +147,11 @@ class Deployed:
     def describe(self, file: Path) -> None:
         """Write what kubectl says of pods and events, for whoever looks for a cause."""
         views = (["get", "pods", "-o", "wide"], ["get", "events", "--sort-by=.lastTimestamp"], ["describe", "pods"])
-        file.write_text("\n".join(self.kubectl(*view) for view in views))
+        file.write_text("\n".join(self.node.kubectl(*view, "--all-namespaces", timeout=SECONDS) for view in views))
 
     def service(self) -> Door:
         """Through a capability's own Service, whose name gives every ready pod; as Lectern's clients call."""
-        return Door("Service", lambda name: f"dns:///lectern-{name}.{NAMESPACE}:8001", channel_options(None))
+        return Door("Service", lambda name: f"dns:///lectern-{name}.{self.namespace}:8001", channel_options(None))
 
     def edge(self) -> Door:
         """Through Envoy, by a client that sends nothing again of itself."""

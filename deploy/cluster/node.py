@@ -208,6 +208,8 @@ class Node:
             failSwapOn=False,
             # A machine of its own would lower it, which a container may not.
             oomScoreAdj=0,
+            # How often pods get what has changed in a ConfigMap.
+            syncFrequency="10s",
             # The disk is not this node's alone.
             evictionHard={"memory.available": "50Mi", "nodefs.available": "1%", "imagefs.available": "1%"},
             imageGCHighThresholdPercent=100,
@@ -251,9 +253,14 @@ class Node:
             raise CommandError(f"containerd does not take the images: see {self._logs / 'images.log'}")
 
     @property
+    def administrator(self) -> Path:
+        """The kubeconfig of this cluster's administrator."""
+        return self._state / "admin.kubeconfig"
+
+    @property
     def kubectl_command(self) -> list[str]:
         """kubectl as this cluster's administrator."""
-        return [KUBECTL, f"--kubeconfig={self._state / 'admin.kubeconfig'}", f"--cache-dir={self._state / 'discovery'}"]
+        return [KUBECTL, f"--kubeconfig={self.administrator}", f"--cache-dir={self._state / 'discovery'}"]
 
     def kubectl(self, *arguments: str, stdin: str | None = None, timeout: float | None = None) -> str:
         """What kubectl prints.

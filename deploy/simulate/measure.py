@@ -125,7 +125,19 @@ class Pod:
     def __init__(self, directory: Path) -> None:
         self.cgroup = Cgroup(directory.name)
         started = time.monotonic()
-        command = [sys.executable, "-m", "lectern", "serve", "classify", "--port", "0", "--metrics-port", "0"]
+        command = [
+            sys.executable,
+            "-m",
+            "lectern",
+            "serve",
+            "classify",
+            "--port",
+            "0",
+            "--http-port",
+            "off",
+            "--metrics-port",
+            "0",
+        ]
         environment = os.environ | {"LECTERN_LOG_FORMAT": "json", "LECTERN_DRAIN_PAUSE_SECONDS": "0"}
         with (directory / "log").open("wb") as log:
             self.process = subprocess.Popen(
