@@ -45,7 +45,7 @@ def make_repository(exported: Path, target: Path, instances: int) -> None:
     )
     unmeasured = Metric(name="none", value=0, split="test", n=1)
     nothing = DataSource(source="none", version="0", sha256="0" * 64, licence="none", train=0, validation=0, test=0)
-    features = TabularPreprocessing(features=tuple(f"x{i}" for i in range(FEATURES)), targets=("y",))
+    features, targets = (tuple(f"{axis}{i}" for i in range(count)) for axis, count in (("x", FEATURES), ("y", CLASSES)))
     trained = Trained(
         title="untrained MLP",
         lecture="HW2",
@@ -53,7 +53,7 @@ def make_repository(exported: Path, target: Path, instances: int) -> None:
         task="speed",
         description="Random weights; only its size matters.",
         graphs={"forward": Graph(net, {"features": torch.randn(2, FEATURES)}, ("prediction",), max_batch_size=64)},
-        preprocessing=features,
+        preprocessing=TabularPreprocessing(features=features, targets=targets),
         metrics=(unmeasured,),
         data=(nothing,),
         device="none",

@@ -144,15 +144,28 @@ def largest(capability: str) -> dict[str, Call]:
             return {
                 "6 questions on 120 KB": lambda c: c.answer(["Who sailed?"] * 6, text, **options()),
                 "one on 120 KB": lambda c: c.answer("Who sailed?", text, top_k=20, **options()),
+                "a story of 512 sentences": lambda c: c.answer_story(["Mary left."] * 512, "Who left?", **options()),
             }
         case "predict":
             rows = np.random.default_rng(0).normal(0, 1, (4096, 116))
-            return {"4096 rows": lambda c: c.predict(rows, **options())}
+            labels = [f"{i % 10}" for i in range(4096)]
+            return {
+                "4096 rows": lambda c: c.predict(rows, **options()),
+                "4096 rows by 4096 examples": lambda c: c.predict_from_examples(
+                    rows[:, :64], labels, rows[:, :64], **options()
+                ),
+            }
         case "act":
             states = np.random.default_rng(0).normal(0, 1, (4096, 8))
             return {
                 "4096 observations": lambda c: c.act(states, **options()),
                 "an episode with its frames": lambda c: list(c.run_episode(frame_every=1, max_steps=50, **options())),
+            }
+        case "embed":
+            return {
+                "256 texts": lambda c: c.embed_text([text[:2000]] * 256, **options()),
+                "a text of 120 KB": lambda c: c.embed_text(text, **options()),
+                "the words nearest to 256 texts": lambda c: c.nearest([text[:2000]] * 256, **options()),
             }
         case "tag":
             return {
@@ -163,6 +176,7 @@ def largest(capability: str) -> dict[str, Call]:
             return {
                 "256 sentences": lambda c: c.translate(["Where is the library?"] * 256, **options()),
                 "8 beams": lambda c: c.translate(text[:2000], beam_size=8, **options()),
+                "256 sentences in another style": lambda c: c.rewrite(["Come to us."] * 256, "archaic", **options()),
             }
     raise LookupError(f"largest() has no inputs for {capability}: add them")
 
@@ -179,7 +193,19 @@ def small_call(capability: str, channel: grpc.Channel) -> Callable[[], object]:
 @contextmanager
 def serving(capability: str, group: Cgroup) -> Iterator[tuple[str, subprocess.Popen[str]]]:
     """A server of one capability in the group; ended in the end, if it still runs."""
-    command = [sys.executable, "-m", "lectern", "serve", capability, "--port", "0", "--metrics-port", "0"]
+    command = [
+        sys.executable,
+        "-m",
+        "lectern",
+        "serve",
+        capability,
+        "--port",
+        "0",
+        "--http-port",
+        "0",
+        "--metrics-port",
+        "0",
+    ]
     settings = {"LECTERN_LOG_FORMAT": "json", "LECTERN_LOG_LEVEL": "info", "LECTERN_DRAIN_PAUSE_SECONDS": "0"}
     process = subprocess.Popen(
         command, stderr=subprocess.PIPE, text=True, env=os.environ | settings, preexec_fn=group.enter

@@ -27,6 +27,7 @@ from lectern.v1 import (
     classify_pb2,
     defend_pb2,
     detect_anomaly_pb2,
+    embed_pb2,
     explain_pb2,
     generate_pb2,
     predict_pb2,
@@ -74,6 +75,8 @@ def requests() -> list[Row]:
     observation = act_pb2.Observation(features=[0, 1.4, 0.3, -0.5, -0.1, 0.05, 0, 0])
     features = read_card(EXPORTED / "covid_regressor").preprocessing.features
     survey = read_table(EXAMPLES / "survey.csv", features)[0]
+    known = [predict_pb2.LabelledRow(features=[i, i % 7, i % 11], label=f"{i % 3}") for i in range(100)]
+    asked = predict_pb2.FeatureRow(features=[50, 3, 5])
     clips = [
         classify_pb2.AudioClip(encoded=EXAMPLES.joinpath(f"{name}.wav").read_bytes())
         for name in ("sentence", "armelle_1", "armelle_2")
@@ -92,12 +95,17 @@ def requests() -> list[Row]:
         Row(classify_pb2.ClassifyFewShotRequest(support=support, queries=[character])),
         Row(classify_pb2.ClassifyFewShotRequest(support=support, queries=[character], method=maml), "MAML"),
         Row(classify_pb2.ClassifyTextRequest(texts=["What a lovely film!"])),
+        Row(embed_pb2.EmbedTextRequest(texts=["The ship came home after five years."])),
+        Row(embed_pb2.NearestRequest(positive=["king", "woman"], negative=["man"])),
         Row(tag_pb2.TagTextRequest(texts=["book a table for four tomorrow"])),
+        Row(translate_pb2.RewriteRequest(texts=["I will go unto thee."], style=translate_pb2.STYLE_MODERN)),
         Row(answer_pb2.AnswerRequest(context=story, questions=["Who commanded the ship?"])),
+        Row(answer_pb2.AnswerStoryRequest(sentences=["Mary went to the garden."] * 8, question="Where is Mary?")),
         Row(audio(clips=clips[:1]), "5.5 s of speech"),
         Row(audio(clips=clips[1:2], model="speaker_classifier"), "speaker_classifier, 1.5 s"),
         Row(classify_pb2.VerifySpeakerRequest(first=clips[1], second=clips[2])),
         Row(predict_pb2.PredictRequest(rows=[predict_pb2.FeatureRow(features=survey)])),
+        Row(predict_pb2.PredictFromExamplesRequest(examples=known, queries=[asked]), "from 100 examples"),
         Row(defend_pb2.DefendRequest(images=[photo]), "detector alone"),
         Row(defend_pb2.DefendRequest(images=[photo], defences=[defence("jpeg"), defence("median")]), "JPEG, median"),
         Row(defend_pb2.DefendRequest(images=[photo], smoothing={"samples": 100}), "certified by 100 copies"),

@@ -116,7 +116,7 @@ def _command(
             command = [str(home / "bin" / "python"), MINIMAL, str(repository), str(port)]
             return Command(command, "grpcio {grpcio}".format(**versions_in(home)))
         case "lectern":
-            ports = ["--port", str(port), "--metrics-port", str(metrics)]
+            ports = ["--port", str(port), "--http-port", "off", "--metrics-port", str(metrics)]
             return Command([*lectern, "serve", *ports, "--repository", str(repository)])
         case peer:
             return PEERS[peer](repository, models, port, http, metrics)

@@ -110,7 +110,7 @@ def serving(kind: Kind, cache: Path) -> Iterator[Server]:
     Raises:
         RuntimeError: it ended before it served.
     """
-    command = [sys.executable, "-m", "lectern", "serve", "--port", "0", "--metrics-port", "0"]
+    command = [sys.executable, "-m", "lectern", "serve", "--port", "0", "--http-port", "0", "--metrics-port", "0"]
     command += ["--repository", str(EXPORTED)]
     settings = {**SETTINGS, **kind.settings, "LECTERN_CACHE_DIR": str(cache)}
     begun = time.monotonic()
