@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from artifacts.card import Calibration, Card, ClassScores, Limits, Metric, Table
+from artifacts.card import Calibration, Card, ClassScores, Limits, Metric, Table, known
 from artifacts.versions import served_cards
 
 TARGET = Path(__file__).with_name("models.md")
@@ -32,7 +32,7 @@ def gallery() -> str:
 
 def section(card: Card) -> list[str]:
     """What one card says."""
-    made = card.training
+    made = known(card.training)
     lines = [
         f"**{card.title}** ({card.lecture}), version {card.version}. {card.description}",
         "",
@@ -56,7 +56,7 @@ def section(card: Card) -> list[str]:
     lines += [
         "",
         f"{made.parameters:,} parameters, by `{made.command}` on {made.device}; ONNX differs from torch by at most "
-        f"{card.parity.max_abs_diff:.1g}. Data:",
+        f"{known(card.parity).max_abs_diff:.1g}. Data:",
         "",
         *(
             f"- {source.source} {source.version} ({source.licence}): {source.train:,} to train, "
