@@ -31,6 +31,7 @@ SLIVERS = ROOT / "training" / "data" / "slivers"
 # torch here and in what tests train: tests run side by side, and threads that spin while they wait are slow then.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ["LECTERN_CACHE_DIR"] = "off"  # a test leaves nothing in its user's home
+os.environ["LECTERN_HTTP_PORT"] = "0"  # servers run side by side
 os.environ["LECTERN_TIMEOUT"] = str(WAIT)  # of the command line
 os.environ.pop("PYTHONUNBUFFERED", None)  # which a shell does not set, and under which no output is left to the end
 # Tests send SIGINT to what they start, which must not ignore it where pytest itself was told to.
@@ -55,6 +56,7 @@ class Server:
     metrics_url: str
     process: subprocess.Popen[bytes]
     log: Path
+    http_url: str = ""
 
     @property
     def pid(self) -> int:
@@ -92,7 +94,8 @@ def serving(
         process = subprocess.Popen([*command, *arguments], stderr=file, env=os.environ | settings, preexec_fn=before)
     try:
         ready = _wait_until_serving(process, log)
-        yield Server(str(ready["target"]), f"http://127.0.0.1:{ready['metrics_port']}", process, log)
+        http_url = f"http://127.0.0.1:{ready['http_port']}"
+        yield Server(str(ready["target"]), f"http://127.0.0.1:{ready['metrics_port']}", process, log, http_url)
         if process.poll() is None:
             process.send_signal(signal.SIGTERM)
             assert process.wait(WAIT) == 0, log.read_text()
@@ -147,9 +150,10 @@ def trained(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Callabl
     directory = (directory if worker_id == "master" else directory.parent) / "trained"
     directory.mkdir(exist_ok=True)
 
-    def train(name: str) -> Path:
-        repository, log = directory / name, directory / f"{name}.log"
-        with FileLock(directory / f"{name}.lock"):
+    def train(name: str, beside: str = "") -> Path:
+        """Into a repository of its own, or into that of the model `beside`, which has been trained."""
+        repository, log = directory / (beside or name), directory / f"{beside}{name}.log"
+        with FileLock(directory / f"{beside}{name}.lock"):
             if not log.is_file():
                 command = [sys.executable, "-m", "lectern", "train", name, "--fast", "--output", str(repository)]
                 environment = os.environ | {"LECTERN_CACHE": str(directory / f"{name}.cache")}
@@ -164,11 +168,27 @@ def trained(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Callabl
 
 
 @pytest.fixture(scope="session")
-def reader(trained: Callable[[str], Path], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    """One server of question_answerer and sentiment_classifier, trained on their slivers."""
+def reader(trained: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """One server of models that stand on text_encoder, trained on their slivers."""
     repository = trained("sentiment_classifier")  # with what it stands on
-    capabilities = ("answer", "classify", "explain")
+    for name in ("question_answerer", "entailment_classifier", "pos_tagger"):
+        trained(name, beside="sentiment_classifier")
+    capabilities = ("answer", "classify", "embed", "explain", "tag")
     with serving(tmp_path_factory.mktemp("reader"), *capabilities, repository=repository) as running:
+        yield running
+
+
+@pytest.fixture(scope="session")
+def story_reader(trained: Callable[[str], Path], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """A server of memory_reader, trained on its sliver."""
+    with serving(tmp_path_factory.mktemp("stories"), "answer", repository=trained("memory_reader")) as running:
+        yield running
+
+
+@pytest.fixture(scope="session")
+def table_learner(trained: Callable[[str], Path], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """A server of table_learner, trained on a few tables."""
+    with serving(tmp_path_factory.mktemp("tables"), "predict", repository=trained("table_learner")) as running:
         yield running
 
 
@@ -176,6 +196,20 @@ def reader(trained: Callable[[str], Path], tmp_path_factory: pytest.TempPathFact
 def tagger(trained: Callable[[str], Path], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """A server of slot_tagger, trained on its sliver."""
     with serving(tmp_path_factory.mktemp("tagger"), "tag", repository=trained("slot_tagger")) as running:
+        yield running
+
+
+@pytest.fixture(scope="session")
+def rewriter(trained: Callable[[str], Path], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """A server of style_rewriter, trained on its sliver."""
+    with serving(tmp_path_factory.mktemp("rewriter"), "translate", repository=trained("style_rewriter")) as running:
+        yield running
+
+
+@pytest.fixture(scope="session")
+def embedder(trained: Callable[[str], Path], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """A server of word_vectors, trained on its sliver."""
+    with serving(tmp_path_factory.mktemp("embedder"), "embed", repository=trained("word_vectors")) as running:
         yield running
 
 

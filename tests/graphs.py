@@ -9,7 +9,16 @@ import numpy as np
 import onnx
 from onnx import numpy_helper, parser
 
-from artifacts.card import Baseline, Card, DataSource, Metric, Parity, TabularPreprocessing, Training
+from artifacts.card import (
+    Baseline,
+    Card,
+    DataSource,
+    Metric,
+    Parity,
+    StoryPreprocessing,
+    TabularPreprocessing,
+    Training,
+)
 
 # `features` float [N, 1], whole numbers -> the same, after as many 512 x 512 matrix products as the largest says,
 # some milliseconds each. Values outside -100,000..99,999 fail the run: the table has no such row.
@@ -44,6 +53,10 @@ def burn() -> onnx.ModelProto:
     return model
 
 
+TABLE = TabularPreprocessing(features=("x",), targets=("y",))
+ANY = StoryPreprocessing(tokenizer="none.json", max_sentences=1, max_words=1)  # says nothing of a graph's inputs
+
+
 def add_graph(repository: Path, name: str, model: onnx.ModelProto, config: str) -> None:
     """Write `name` version 1 of the capability predict with its card, and `config` as its config.pbtxt."""
     directory = repository / name / "1"
@@ -60,7 +73,7 @@ def add_graph(repository: Path, name: str, model: onnx.ModelProto, config: str) 
         task="test",
         description="A graph of the tests.",
         graphs={"forward": name},
-        preprocessing=TabularPreprocessing(features=("x",), targets=("y",)),
+        preprocessing=TABLE if _is_table(model) else ANY,
         metrics=(Metric(name="none", value=0, split="test", n=1),),
         baselines=(Baseline(name="none", metric="none", value=0),),
         data=(DataSource(source="none", version="0", sha256="0" * 64, licence="none", train=0, validation=0, test=0),),
@@ -69,6 +82,15 @@ def add_graph(repository: Path, name: str, model: onnx.ModelProto, config: str) 
         files={f"{name}/1/model.onnx": hashlib.sha256(content).hexdigest()},
     )
     (directory / "card.json").write_text(card.model_dump_json())
+
+
+def _is_table(model: onnx.ModelProto) -> bool:
+    """Whether a graph makes one `prediction` of one of the `features`."""
+    tensors = {
+        v.name: [d.dim_value for d in v.type.tensor_type.shape.dim][1:]
+        for v in (*model.graph.input, *model.graph.output)
+    }
+    return tensors == {"features": [1], "prediction": [1]}
 
 
 def burn_config(max_batch_size: int, extra: str = "") -> str:

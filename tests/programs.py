@@ -20,6 +20,7 @@ PACKAGES = {  # of Debian
     "openssl": "openssl",
     "prometheus": "prometheus",
     "prometheus-alertmanager": "prometheus-alertmanager",
+    "prometheus-blackbox-exporter": "prometheus-blackbox-exporter",
     "promtool": "prometheus",
 }
 REASON = re.compile(r"(?:Skipped: )?needs (?P<program>\S+): (?P<remedy>.*)")

@@ -83,8 +83,8 @@ def test_what_is_there_already_stays(small: Path, there: Path) -> None:
 
 
 def test_a_release_has_what_its_models_stand_on(everything: Path, there: Path, tmp_path: Path) -> None:
-    """sentiment_classifier reads with the graph of question_answerer."""
-    both = {"question_answerer", "sentiment_classifier"}
+    """sentiment_classifier reads with the graph of text_encoder."""
+    both = {"text_encoder", "sentiment_classifier"}
     one = publish(EXPORTED / "sentiment_classifier", tmp_path / "one.tar")
     taken(one, there)
     assert {path.name for path in there.iterdir() if path.is_dir()} == both

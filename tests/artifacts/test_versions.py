@@ -104,5 +104,5 @@ def test_the_command_says_what_is_served(three: Path) -> None:
     assert (result.returncode, result.stdout) == (0, b"image_classifier serves version 1\n")
     result = invoke("promote", MODEL, "2", "3", "--repository", str(three))
     assert result.stdout == b"image_classifier serves version 3 and 2\n"
-    refused(invoke("promote", "nobody", "--repository", str(three)), 1, "has no nobody", "lectern train nobody")
+    refused(invoke("promote", "nobody", "--repository", str(three)), 2, "has no model 'nobody'")
     refused(invoke("promote", MODEL, "7", "--repository", str(three)), 1, "has no version 7")

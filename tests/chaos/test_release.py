@@ -94,4 +94,4 @@ def test_a_release_fails_no_call(tmp_path: Path, kind: str) -> None:
             for thread in threads:
                 thread.join()
         assert failures == []
-        assert set(answered) == {1}
+        assert len(set(answered)) == 1  # as many models each time

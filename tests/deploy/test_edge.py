@@ -57,12 +57,32 @@ def https(front: Edge, pki: Pki) -> Iterator[http.client.HTTPSConnection]:
     connection.close()
 
 
+@pytest.fixture(params=["edge", "server"])
+def speaks_json(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[http.client.HTTPConnection]:
+    """What speaks the same JSON: Envoy before the servers, and a server's own HTTP port."""
+    if request.param == "edge":
+        yield request.getfixturevalue("https")
+        return
+    netloc = request.getfixturevalue("server").http_url.removeprefix("http://")
+    connection = http.client.HTTPConnection(netloc, timeout=WAIT)
+    yield connection
+    connection.close()
+
+
 def post(
-    connection: http.client.HTTPSConnection, path: str, body: bytes, kind: str = "application/json"
+    connection: http.client.HTTPConnection, path: str, body: bytes, kind: str = "application/json"
 ) -> tuple[int, http.client.HTTPMessage, bytes]:
-    connection.request("POST", path, body, {"content-type": kind, "origin": "https://page.example.com"})
+    connection.request("POST", path, body, {"content-type": kind, "origin": page_of(connection)})
     response = connection.getresponse()
     return response.status, response.headers, response.read()
+
+
+def page_of(connection: http.client.HTTPConnection) -> str:
+    """The origin of a page that may call: the edge lets every page, the server its own."""
+    edge = isinstance(connection, http.client.HTTPSConnection)
+    return "https://page.example.com" if edge else f"http://{connection.host}:{connection.port}"
 
 
 def test_every_kind_of_call_passes(front: Edge, pki: Pki, photos: np.ndarray) -> None:
@@ -72,20 +92,22 @@ def test_every_kind_of_call_passes(front: Edge, pki: Pki, photos: np.ndarray) ->
         assert len(list(client.stream_classify_image(encode(photo) for photo in photos[:20]))) == 20
 
 
-def test_json_is_answered_and_an_error_names_its_field(https: http.client.HTTPSConnection, photos: np.ndarray) -> None:
+def test_json_is_answered_and_an_error_names_its_field(
+    speaks_json: http.client.HTTPConnection, photos: np.ndarray
+) -> None:
     photo = base64.b64encode(encode(photos[0])).decode()
-    status, headers, body = post(https, CLASSIFY, json.dumps({"images": [photo], "topK": 1}).encode())
+    status, headers, body = post(speaks_json, CLASSIFY, json.dumps({"images": [photo], "topK": 1}).encode())
     assert (status, headers["content-type"]) == (200, "application/json")
     assert json.loads(body)["results"][0]["classes"][0]["label"]
-    status, _, body = post(https, CLASSIFY, json.dumps({"images": [photo, "AAAA"]}).encode())
+    status, _, body = post(speaks_json, CLASSIFY, json.dumps({"images": [photo, "AAAA"]}).encode())
     error = json.loads(body)
     assert (status, error["code"]) == (400, grpc.StatusCode.INVALID_ARGUMENT.value[0])
     violations = [v for d in error["details"] for v in d.get("fieldViolations", [])]
     assert [violation["field"] for violation in violations] == ["images[1]"]
 
 
-def test_a_stream_in_json_is_a_message_a_line(https: http.client.HTTPSConnection) -> None:
-    status, _, body = post(https, "/lectern.v1.ActService/RunEpisode", b'{"seed": 5, "maxSteps": 3}')
+def test_a_stream_in_json_is_a_message_a_line(speaks_json: http.client.HTTPConnection) -> None:
+    status, _, body = post(speaks_json, "/lectern.v1.ActService/RunEpisode", b'{"seed": 5, "maxSteps": 3}')
     assert status == 200
     assert [json.loads(line)["step"] for line in body.splitlines()] == [1, 2, 3]
 
@@ -97,19 +119,46 @@ def test_a_stream_in_json_is_a_message_a_line(https: http.client.HTTPSConnection
         "/metrics",
         "/stats/prometheus",
         "/lectern.v1.ClassifyService/Nothing",
-        "/lectern.v1.ModelService/ListModels",
+        "/lectern.v1.NothingService/Classify",
     ],
 )
-def test_what_is_not_a_method_is_not_found(https: http.client.HTTPSConnection, path: str) -> None:
-    status, _, body = post(https, path, b"{}")
+def test_what_is_not_a_method_is_not_found(speaks_json: http.client.HTTPConnection, path: str) -> None:
+    status, _, body = post(speaks_json, path, b"{}")
     assert status == 404
     assert json.loads(body)["code"] == grpc.StatusCode.NOT_FOUND.value[0]
 
 
-def test_malformed_json_is_the_callers_fault(https: http.client.HTTPSConnection) -> None:
-    status, _, body = post(https, CLASSIFY, b'{"images": ')
+def test_malformed_json_is_the_callers_fault(speaks_json: http.client.HTTPConnection) -> None:
+    status, _, body = post(speaks_json, CLASSIFY, b'{"images": ')
     assert status == 400
     assert json.loads(body)["code"] == grpc.StatusCode.INVALID_ARGUMENT.value[0]
+
+
+def test_the_edge_leaves_the_service_of_models_out(https: http.client.HTTPSConnection) -> None:
+    assert post(https, "/lectern.v1.ModelService/ListModels", b"{}")[0] == 404
+
+
+def test_what_one_takes_the_other_takes(speaks_json: http.client.HTTPConnection) -> None:
+    """Names, numbers and defaults of proto JSON, and a deadline in gRPC's header."""
+    answers = [
+        post(speaks_json, "/lectern.v1.ActService/RunEpisode", body)
+        for body in (b'{"seed": "5", "max_steps": 2}', b'{"seed": 5, "maxSteps": 2, "version": "0", "model": ""}')
+    ]
+    assert [status for status, _, _ in answers] == [200, 200]
+    first, second = ([json.loads(line) for line in body.splitlines()] for _, _, body in answers)
+    assert first == second
+    assert {type(message["version"]) for message in first} == {str}
+    headers = {"content-type": "application/json", "grpc-timeout": "1m"}
+    speaks_json.request("POST", "/lectern.v1.ActService/RunEpisode", b'{"maxSteps": 1000}', headers)
+    response = speaks_json.getresponse()
+    body = response.read()
+    assert response.status == 504 or b'"step"' in body  # it has begun to answer
+
+
+@pytest.mark.parametrize("body", [b"[]", b'{"maxSteps": -1}', b'{"maxSteps": "many"}', b'{"maxSteps": []}', b"\xff"])
+def test_what_one_refuses_the_other_refuses(speaks_json: http.client.HTTPConnection, body: bytes) -> None:
+    status, _, answer = post(speaks_json, "/lectern.v1.ActService/RunEpisode", body)
+    assert (status, json.loads(answer)["code"]) == (400, grpc.StatusCode.INVALID_ARGUMENT.value[0])
 
 
 def test_a_page_of_any_origin_calls_by_grpc_web(https: http.client.HTTPSConnection, photos: np.ndarray) -> None:

@@ -66,7 +66,7 @@ def asked(tmp_path: Path) -> Iterator[tuple[Watch, int]]:
     options = ["--concurrency", "1", "--log-level", "error", "--disable-hot-restart"]
     process = subprocess.Popen([*command, *options])
     try:
-        with watching(tmp_path, {f"127.0.0.1:{admin}": {"__metrics_path__": "/stats/prometheus"}}) as watch:
+        with watching(tmp_path, {f"127.0.0.1:{admin}": {"__metrics_path__": "/stats/prometheus"}}, {}) as watch:
             yield watch, port
     finally:
         process.terminate()

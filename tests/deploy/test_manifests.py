@@ -32,10 +32,14 @@ REFUSED = {
     "missing_pre_stop": "has no preStop sleep",
     "missing_startup_probe": "has no startupProbe",
     "misspelt_field": "'terminationGracePeriod' was unexpected",
+    "misspelt_gateway": "'certificate' was unexpected",
     "misspelt_pod_monitor": "'every' was unexpected",
+    "misspelt_route": "'path' was unexpected",
     "misspelt_rule": "'after' was unexpected",
     "misspelt_scaled_object": "'maxReplicas' was unexpected",
+    "misspelt_serving_runtime": "'probe' was unexpected",
     "mistyped_field": "spec.replicas: 'two' is not of type",
+    "mistyped_inference_service": "spec.predictor.minReplicas: 'two' is not of type",
     "mounted_token": "mounts an API token",
     "newer_than_oldest": "'resources' was unexpected) (Kubernetes 1.30.0)",
     "no_memory_limit": "resources.limits names no memory",
@@ -89,10 +93,11 @@ def of_kind(manifests: list[dict[str, Any]], kind: str) -> list[dict[str, Any]]:
     return [m for m in manifests if m["kind"] == kind]
 
 
-@pytest.mark.parametrize("name", [*OVERLAYS, "single", "training"])
+@pytest.mark.parametrize("name", [*OVERLAYS, "kserve", "single", "training", "triton"])
 def test_overlay_is_accepted(name: str) -> None:
     result = check(ROOT / "deploy" / "overlays" / name)
     assert result.returncode == 0, result.stdout + result.stderr
+    assert "not checked" not in result.stdout
 
 
 @pytest.mark.parametrize("name", OVERLAYS)

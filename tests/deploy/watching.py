@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import subprocess
 import threading
@@ -19,13 +20,15 @@ import yaml
 
 from tests.conftest import ROOT
 from tests.runtime.test_triton import free_ports
-from tests.waiting import wait_until
+from tests.waiting import WAIT, wait_until
 
 PROMETHEUS = ROOT / "deploy" / "prometheus"
 HOUR = 12
 """Seconds of an hour, and of everything longer."""
-RESTARTS = 60
-"""Seconds in which three starts fit on a busy machine."""
+RESTARTS = int(WAIT)
+"""Seconds in which three starts fit on any machine."""
+Targets = dict[str, dict[str, str]]
+"""Addresses of metrics -> labels that Kubernetes would add."""
 
 
 @dataclass
@@ -58,10 +61,10 @@ def scaled(rules: str) -> str:
 
 
 @contextmanager
-def watching(directory: Path, targets: dict[str, dict[str, str]]) -> Iterator[Watch]:
-    """Watch servers, given by the addresses of their metrics and the labels that Kubernetes would add."""
+def watching(directory: Path, targets: Targets, pods: dict[str, subprocess.Popen[bytes]]) -> Iterator[Watch]:
+    """Watch servers; an exporter says what Kubernetes would of `pods`: each has a GPU, and hardly memory enough."""
     watch = Watch(f"http://127.0.0.1:{free_ports(1)[0]}")
-    with _webhook(watch) as webhook, _alertmanager(directory, webhook) as alertmanager:
+    with _webhook(watch) as webhook, _alertmanager(directory, webhook) as alertmanager, _exporter(pods) as exporter:
         for name in ("rules.yml", "slo.yml"):
             (directory / name).write_text(scaled((PROMETHEUS / name).read_text()))
         config = {
@@ -69,7 +72,15 @@ def watching(directory: Path, targets: dict[str, dict[str, str]]) -> Iterator[Wa
             "rule_files": ["rules.yml", "slo.yml"],
             "alerting": {"alertmanagers": [{"static_configs": [{"targets": [alertmanager]}]}]},
             "scrape_configs": [
-                {"job_name": "lectern", "file_sd_configs": [{"files": ["targets.json"], "refresh_interval": "1s"}]}
+                {"job_name": "lectern", "file_sd_configs": [_listed("targets.json")]},
+                {"job_name": "kubernetes", "static_configs": [{"targets": [exporter]}]},
+                {
+                    "job_name": "lectern-tls",
+                    "metrics_path": "/probe",
+                    "params": {"module": ["tls"]},
+                    "file_sd_configs": [_listed("probes.json")],
+                    "relabel_configs": [{"source_labels": ["server"], "target_label": "__param_target"}],
+                },
             ],
         }
         (directory / "prometheus.yml").write_text(yaml.safe_dump(config))
@@ -84,10 +95,57 @@ def watching(directory: Path, targets: dict[str, dict[str, str]]) -> Iterator[Wa
             yield watch
 
 
-def set_targets(directory: Path, targets: dict[str, dict[str, str]]) -> None:
+def _listed(file: str) -> dict[str, Any]:
+    return {"files": [file], "refresh_interval": "1s"}
+
+
+def set_targets(directory: Path, targets: Targets, file: str = "targets.json") -> None:
     """What Prometheus scrapes from now on."""
     groups = [{"targets": [address], "labels": labels} for address, labels in targets.items()]
-    (directory / "targets.json").write_text(json.dumps(groups))
+    (directory / file).write_text(json.dumps(groups))
+
+
+@contextmanager
+def probing(directory: Path, server: str) -> Iterator[None]:
+    """Let the blackbox exporter look at a server's certificate."""
+    config = {"modules": {"tls": {"prober": "tcp", "tcp": {"tls": True, "tls_config": {"insecure_skip_verify": True}}}}}
+    (directory / "blackbox.yml").write_text(yaml.safe_dump(config))
+    address = f"127.0.0.1:{free_ports(1)[0]}"
+    command = ["prometheus-blackbox-exporter", f"--config.file={directory / 'blackbox.yml'}"]
+    command.append(f"--web.listen-address={address}")
+    with _running(command, directory / "blackbox.log", f"http://{address}/-/healthy"):
+        set_targets(directory, {address: {"server": server}}, "probes.json")
+        yield
+        set_targets(directory, {}, "probes.json")
+
+
+@contextmanager
+def _exporter(pods: dict[str, subprocess.Popen[bytes]]) -> Iterator[str]:
+    """In the place of cAdvisor and kube-state-metrics: the memory is the server's, its limit a twentieth above that."""
+
+    def resident(process: subprocess.Popen[bytes]) -> int:
+        return int(Path(f"/proc/{process.pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+    limits = {pod: resident(process) * 1.05 for pod, process in pods.items()}
+
+    class Exporter(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(200)
+            self.end_headers()
+            for pod, process in pods.items():
+                labels = f'namespace="lectern",container="lectern",pod="{pod}"'
+                lines = [
+                    f"container_memory_working_set_bytes{{{labels}}} {resident(process)}",
+                    f'kube_pod_container_resource_limits{{{labels},resource="memory"}} {limits[pod]}',
+                    f'kube_pod_container_resource_limits{{{labels},resource="nvidia_com_gpu"}} 1',
+                ]
+                self.wfile.write("".join(f"{line}\n" for line in lines).encode())
+
+        def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 - the base class's name
+            """Log nothing."""
+
+    with _answering(Exporter) as address:
+        yield address
 
 
 @contextmanager
@@ -121,10 +179,17 @@ def _webhook(watch: Watch) -> Iterator[str]:
         def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 - the base class's name
             """Log nothing."""
 
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Receiver)
+    with _answering(Receiver) as address:
+        yield f"http://{address}"
+
+
+@contextmanager
+def _answering(handler: type[BaseHTTPRequestHandler]) -> Iterator[str]:
+    """The address at which an HTTP server answers from a thread."""
+    server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
     thread = threading.Thread(target=server.serve_forever, daemon=True)
     thread.start()
-    yield f"http://127.0.0.1:{server.server_port}"
+    yield f"127.0.0.1:{server.server_port}"
     server.shutdown()
     thread.join()
     server.server_close()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -18,7 +19,7 @@ import pytest
 import tritonclient.grpc as triton
 from grpc_reflection.v1alpha.proto_reflection_descriptor_database import ProtoReflectionDescriptorDatabase
 
-from tests.conftest import EXPORTED, Server, encode
+from tests.conftest import EXPORTED, ROOT, Server, encode
 from tests.interoperability.environments import node_modules_with, python_with
 from tests.waiting import WAIT
 
@@ -34,23 +35,34 @@ def logits(photos: np.ndarray) -> np.ndarray:
     return np.asarray(answer)
 
 
-def run(command: Sequence[str | Path], **environment: str) -> str:
-    result = subprocess.run(command, capture_output=True, text=True, timeout=WAIT, env=os.environ | environment)
+def run(command: Sequence[str | Path], directory: Path | None = None, **environment: str) -> str:
+    variables = os.environ | environment
+    result = subprocess.run(command, capture_output=True, text=True, timeout=WAIT, env=variables, cwd=directory)
     assert result.returncode == 0, result.stderr[-3000:]
     return result.stdout
 
 
-def answers_of(python: Path, script: str, server: Server, photos: np.ndarray, directory: Path) -> Any:
+def answers_of(python: Path, script: str, target: str, photos: np.ndarray, directory: Path) -> Any:
     np.save(directory / "photos.npy", photos)
     # The checkout is no place to import from: there are packages of the same names.
-    return json.loads(run([python, CLIENTS / script, server.target, directory / "photos.npy"], PYTHONPATH=""))
+    return json.loads(run([python, CLIENTS / script, target, directory / "photos.npy"], PYTHONPATH=""))
 
 
 def test_kserves_sdk_sends_its_hints_and_is_answered(
     server: Server, photos: np.ndarray, logits: np.ndarray, tmp_path: Path
 ) -> None:
     python = python_with("kserve", "kserve==0.21.0")
-    answers = answers_of(python, "kserve_client.py", server, photos[:2], tmp_path)
+    answers = answers_of(python, "kserve_client.py", server.target, photos[:2], tmp_path)
+    assert (answers["live"], answers["ready"], answers["model_ready"]) == (True, True, True)
+    np.testing.assert_allclose(answers["raw"], logits, atol=1e-4)
+    np.testing.assert_allclose(answers["typed"], logits, atol=1e-4)
+
+
+def test_kserves_sdk_is_answered_over_rest(
+    server: Server, photos: np.ndarray, logits: np.ndarray, tmp_path: Path
+) -> None:
+    python = python_with("kserve", "kserve==0.21.0")
+    answers = answers_of(python, "kserve_rest_client.py", server.http_url, photos[:2], tmp_path)
     assert (answers["live"], answers["ready"], answers["model_ready"]) == (True, True, True)
     np.testing.assert_allclose(answers["raw"], logits, atol=1e-4)
     np.testing.assert_allclose(answers["typed"], logits, atol=1e-4)
@@ -60,7 +72,7 @@ def test_mlservers_codecs_send_their_hints_and_are_answered(
     server: Server, photos: np.ndarray, logits: np.ndarray, tmp_path: Path
 ) -> None:
     python = python_with("mlserver", "mlserver==1.7.1")
-    answers = answers_of(python, "mlserver_client.py", server, photos[:2], tmp_path)
+    answers = answers_of(python, "mlserver_client.py", server.target, photos[:2], tmp_path)
     assert answers["metadata"] == MODEL
     assert answers["content_type"] == "np"
     np.testing.assert_allclose(answers["raw"], logits, atol=1e-4)
@@ -81,6 +93,27 @@ def test_nodes_grpc_js_finds_every_service_by_reflection_and_calls_them(
     assert answers["label"]
     assert answers["error"]["code"] == "INVALID_ARGUMENT"
     assert "images[0]" in answers["error"]["details"]
+
+
+def test_the_client_of_the_guide_to_node_is_generated_and_runs(server: Server, tmp_path: Path) -> None:
+    """docs/clients/node.md, step by step, in a copy of what it reads."""
+    guide = ROOT / "docs" / "clients" / "node"
+    wanted = json.loads((guide / "package.json").read_text())
+    packages = wanted["dependencies"] | wanted["devDependencies"]
+    modules = node_modules_with("connect", *(f"{name}@{version}" for name, version in packages.items()))
+    shutil.copytree(ROOT / "protos", tmp_path / "protos")
+    shutil.copy(ROOT / "buf.yaml", tmp_path)
+    home = tmp_path / "docs" / "clients" / "node"
+    shutil.copytree(guide, home, ignore=shutil.ignore_patterns("gen", "node_modules"))
+    (home / "node_modules").symlink_to(modules)
+    run([Path(sys.executable).with_name("buf"), "generate"], home)
+    examples = ROOT / "docs" / "examples"
+    answers = run(["node", "classify.js", server.target, examples / "ship.png", examples / "cat.png"], home)
+    assert [line.split()[1] for line in answers.splitlines()] == ["ship", "cat"]
+    poem = run(["node", "stream.js", server.target, "床前明月光，"], home)
+    assert poem.strip().endswith("。")
+    with pytest.raises(AssertionError, match=r"InvalidArgument: images\[0\]: is not a PNG.* [0-9a-f]{32}"):
+        run(["node", "classify.js", server.target, examples / "mail.txt"], home)
 
 
 def test_buf_lists_every_method_by_reflection(server: Server) -> None:

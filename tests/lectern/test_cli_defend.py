@@ -50,7 +50,7 @@ def test_an_attack_is_written_and_detected(allowed: Run, tmp_path: Path) -> None
     (result,) = json.loads(done.stdout)["results"]
     assert (result["before"]["label"], result["after"]["label"], result["success"]) == ("cat", "dog", True)
     assert 0 < result["linf"] <= 8.001 / 255
-    assert Image.open(fooling).size == (32, 32)
+    assert Image.open(fooling).size == (224, 224)  # enlarged, and as deceptive
     assert Image.open(picture).height > 300
     answer = json.loads(allowed("defend", CAT, fooling, "--defence", "jpeg:quality=40", "--json").stdout)
     clean, attacked = answer["results"]

@@ -9,12 +9,14 @@ from typing import Any
 
 import pytest
 from PIL import Image
+from rich.console import Console
 
 import lectern
+from lectern.cli import waiting
 from lectern.methods import explanation_method
 from tests.conftest import ROOT
 from tests.lectern.test_cli import Run, invoke, refused, run
-from tests.waiting import WAIT
+from tests.waiting import WAIT, wait_until
 
 __all__ = ["run"]
 
@@ -28,6 +30,26 @@ def test_a_picture_says_why(run: Run, tmp_path: Path) -> None:
     assert Image.open(out).format == "PNG"
     piped = run("explain", "-", "--method", "saliency", "--out", "-", stdin=CAT.read_bytes())
     assert Image.open(io.BytesIO(piped.stdout)).format == "PNG"
+
+
+@pytest.mark.unit
+def test_a_terminal_shows_how_long_an_answer_takes(monkeypatch: pytest.MonkeyPatch) -> None:
+    screen = io.StringIO()
+    monkeypatch.setattr(waiting, "PATIENCE", 0.0)
+    with waiting.elapsed(Console(file=screen, force_terminal=True), 300):
+        wait_until(lambda: "of at most 300 s" in screen.getvalue())
+
+
+@pytest.mark.unit
+def test_what_answers_at_once_shows_nothing() -> None:
+    screen = io.StringIO()
+    with waiting.elapsed(Console(file=screen, force_terminal=True), 300):
+        pass
+    assert not screen.getvalue()
+
+
+def test_a_pipe_has_the_answer_alone(run: Run) -> None:
+    assert run("explain", SURVEY, "--method", "kernel-shap").stderr == b""
 
 
 def test_json_has_the_values(run: Run) -> None:

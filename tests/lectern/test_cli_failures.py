@@ -251,6 +251,18 @@ def test_a_bug_of_ours_has_a_traceback_on_request(tmp_path: Path) -> None:
         assert (b"Traceback" in done.stderr) == traceback
 
 
+IMPORTED = "try: raise KeyboardInterrupt\nexcept KeyboardInterrupt as error: raise ImportError('failed') from error"
+
+
+@pytest.mark.unit
+@pytest.mark.parametrize("stopped", ["raise KeyboardInterrupt", IMPORTED], ids=["exec", "import"])
+def test_ctrl_c_has_its_code_wherever_it_comes(tmp_path: Path, stopped: str) -> None:
+    code = f"from lectern.cli.failures import run\nrun(lambda: exec({stopped!r}))"
+    (tmp_path / "interrupted.py").write_text(code)
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(tmp_path), str(ROOT)])}
+    assert subprocess.run([sys.executable, "-m", "interrupted"], env=environment, timeout=WAIT).returncode == 130
+
+
 def test_a_message_has_the_request_id_once() -> None:
     import grpc
 

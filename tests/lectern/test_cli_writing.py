@@ -47,6 +47,12 @@ def test_a_stream_prints_what_is_there_in_the_end(run: Run) -> None:
         assert printed(run, "translate", SENTENCES[0], "--beam-size", size, "--stream") == whole
 
 
+def test_a_translation_in_simplified_characters(run: Run) -> None:
+    assert "图书馆" in (whole := printed(run, "translate", SENTENCES[0], "--script", "hans"))
+    assert printed(run, "translate", SENTENCES[0], "--script", "hans", "--stream", "--beam-size", 4) == whole
+    assert printed(run, "translate", SENTENCES[0], "--script", "hant") == printed(run, "translate", SENTENCES[0])
+
+
 def test_several_translations_come_best_first(run: Run) -> None:
     lines = printed(run, "translate", SENTENCES[0], "--count", 4, "--beam-size", 8).splitlines()
     scores = [float(line.split("\t")[0]) for line in lines]

@@ -94,17 +94,17 @@ def test_generate_writes_a_sheet_a_file_each_or_to_a_pipe(server: Any, client: l
     sheet, directory = tmp_path / "sheet.png", tmp_path / "faces"
     done = invoke("generate", "images", "--seed", 7, "--count", 4, "--out", sheet, target=server.target)
     assert (done.returncode, done.stdout, done.stderr.decode()) == (0, b"", f"wrote {sheet}\n")
-    assert size(sheet.read_bytes()) == (128, 128)
+    assert size(sheet.read_bytes()) == (256, 256)  # twice as large, to be seen
     piped = invoke("generate", "images", "--seed", 7, "--count", 4, target=server.target)
     assert piped.stdout == sheet.read_bytes()
-    invoke("generate", "images", "--seed", 7, "--count", 4, "--out", directory, target=server.target)
+    invoke("generate", "images", "--seed", 7, "--count", 4, "--scale", 1, "--out", directory, target=server.target)
     assert sorted(p.name for p in directory.iterdir()) == [f"face_generator-{seed}.png" for seed in (10, 7, 8, 9)]
     assert (directory / "face_generator-9.png").read_bytes() == next(client.generate_images(9)).image
 
 
 def test_generate_walks_between_seeds_and_draws_labels(server: Any, client: lectern.Client, tmp_path: Path) -> None:
     options = ("--model", "garment_generator", "--label", "bag", "--seed", 3, "--to-seed", 5, "--count", 3)
-    invoke("generate", "images", *options, "--out", tmp_path / "walk", target=server.target)
+    invoke("generate", "images", *options, "--scale", 1, "--out", tmp_path / "walk", target=server.target)
     frames = sorted((tmp_path / "walk").iterdir())
     assert [p.name for p in frames] == [f"garment_generator-3-5-0{i}.png" for i in range(3)]
     for frame, seed in ((frames[0], 3), (frames[-1], 5)):
@@ -127,10 +127,11 @@ def test_transform_redraws_a_file_or_standard_input(
 ) -> None:
     expected = {style: client.transform_image(digit, style).image for style in ("printed", "handwritten")}
     out = tmp_path / "drawn.png"
-    invoke("transform", digit, "--style", "handwritten", "--out", out, target=server.target)
+    invoke("transform", digit, "--style", "handwritten", "--scale", 1, "--out", out, target=server.target)
     assert out.read_bytes() == expected["handwritten"]
-    assert invoke("transform", digit, target=server.target).stdout == expected["printed"]
-    assert invoke("transform", "-", stdin=digit.read_bytes(), target=server.target).stdout == expected["printed"]
+    assert invoke("transform", digit, "--scale", 1, target=server.target).stdout == expected["printed"]
+    piped = invoke("transform", "-", "--scale", 1, stdin=digit.read_bytes(), target=server.target)
+    assert piped.stdout == expected["printed"]
 
 
 def test_errors_of_the_server_are_messages(server: Any, digit: Path, tmp_path: Path) -> None:

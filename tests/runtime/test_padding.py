@@ -53,6 +53,8 @@ def rows(graph: Graph, length: int, count: int = 1) -> dict[str, Array]:
     for spec in graph.config.inputs:
         if spec.name == "segments":
             inputs[spec.name] = np.repeat(np.arange(length)[None] >= length // 2, count, axis=0).astype(np.int64)
+        elif spec.name == "vectors":
+            inputs[spec.name] = rng.normal(size=(count, length, spec.shape[1])).astype(np.float32)
         elif -1 in spec.shape:
             inputs[spec.name] = rng.integers(4, TOKENS, (count, length))
         else:
@@ -61,7 +63,10 @@ def rows(graph: Graph, length: int, count: int = 1) -> dict[str, Array]:
 
 
 def test_texts_are_padded() -> None:
-    assert PADDED == ["question_answerer", "slot_tagger", "translator_en_zh"]
+    assert set(PADDED) == {
+        *("pos_tagger", "question_answerer", "slot_tagger", "spam_classifier_encoder"),
+        *("style_rewriter", "text_encoder", "translator_en_zh", "word_vectors"),
+    }
 
 
 def test_a_padded_row_has_the_answer_that_it_has_alone(graph: Graph) -> None:
@@ -102,7 +107,7 @@ def test_answers_are_those_of_a_row_alone_however_they_are_batched(graph: Graph)
 )
 def test_a_config_that_pads_wrongly_says_so(parameters: dict[str, object], problem: str) -> None:
     with pytest.raises(ConfigError, match=problem):
-        parse_config("question_answerer", model_config("question_answerer", **parameters))
+        parse_config("text_encoder", model_config("text_encoder", **parameters))
 
 
 def test_a_value_that_an_input_cannot_hold_is_refused() -> None:

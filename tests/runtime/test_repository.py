@@ -55,7 +55,9 @@ class Disk:
         folders = {n: Folder((1,), (("1/card.json", 1, self.stamps[n], 1),)) for n in self.good}
         return Listing(folders, {})
 
-    def load(self, name: str, folder: Folder, serving: Mapping[int, Version]) -> dict[int, Version]:
+    def load(
+        self, name: str, folder: Folder, serving: Mapping[int, Version], had_card: bool = False
+    ) -> dict[int, Version]:
         self.loads.append(name)
         if name in self.raises:
             raise self.raises[name]

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import sysconfig
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -22,6 +23,8 @@ from tritonclient.grpc import InferenceServerClient
 from tritonclient.utils import InferenceServerException
 
 from artifacts.versions import promote
+from inference import grpc_service_pb2 as pb
+from inference.grpc_service_pb2_grpc import GRPCInferenceServiceServicer, add_GRPCInferenceServiceServicer_to_server
 from lectern import Client, LecternError
 from lectern.methods import FewShotMethod
 from services.triton_server.launcher import PYTHONS, TritonError, install
@@ -240,6 +243,40 @@ def test_health_follows_triton(tmp_path: Path, photos: np.ndarray) -> None:
                 assert len(client.classify_image(encode(photos[0])).results) == 1
 
 
+class Hollow(GRPCInferenceServiceServicer):  # type: ignore[misc]
+    """A Triton whose outputs have a shape and no bytes, as where its backend got a numpy of another kind."""
+
+    def ModelReady(self, request: pb.ModelReadyRequest, context: object) -> pb.ModelReadyResponse:  # noqa: N802
+        return pb.ModelReadyResponse(ready=True)
+
+    def ModelInfer(self, request: pb.ModelInferRequest, context: object) -> pb.ModelInferResponse:  # noqa: N802
+        response = pb.ModelInferResponse(model_name=request.model_name)
+        for name, datatype, width in (("action", "INT64", 1), ("probabilities", "FP32", 4), ("value", "FP32", 1)):
+            response.outputs.add(name=name, datatype=datatype, shape=[1, width])
+            response.raw_output_contents.append(b"")
+        return response
+
+
+def test_an_answer_whose_bytes_are_not_those_of_its_shapes_is_named(tmp_path: Path) -> None:
+    triton = grpc.server(ThreadPoolExecutor(1))
+    add_GRPCInferenceServiceServicer_to_server(Hollow(), triton)
+    url = f"127.0.0.1:{triton.add_insecure_port('127.0.0.1:0')}"
+    triton.start()
+    try:
+        with (
+            serving(tmp_path, "act", "--engine", "triton", "--triton-url", url) as server,
+            Client(server.target, timeout=WAIT) as client,
+            pytest.raises(LecternError, match="Triton answered with 0 bytes where its shapes need 28") as caught,
+        ):
+            client.act([[0.0] * 8])
+    finally:
+        triton.stop(None)
+    assert caught.value.code() is grpc.StatusCode.INTERNAL
+    log = server.log.read_text()
+    assert "['action', 'probabilities', 'value'] of lunar_lander have [0, 0, 0] bytes, not [8, 16, 4]" in log
+    assert "Traceback" not in log
+
+
 def test_the_launcher_names_what_is_wrong(tmp_path: Path) -> None:
     environment = os.environ | {"LECTERN_CACHE": str(tmp_path), "PIP_NO_INDEX": "1", "PIP_FIND_LINKS": ""}
     result = subprocess.run(
@@ -279,5 +316,8 @@ def test_triton_runs_a_graph_on_as_many_threads_as_its_config_says(tmp_path: Pat
             for process in psutil.Process().children(recursive=True)
             for argument in process.cmdline()
         }
-    one, four = (threads[str(tmp_path / "models" / name / "1" / "model.onnx")] for name in ("one", "four"))
+    one, four = (
+        next(count for argument, count in threads.items() if argument.endswith(f"/{name}/1/model.onnx"))
+        for name in ("one", "four")
+    )
     assert four - one == 3

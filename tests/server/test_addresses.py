@@ -75,7 +75,7 @@ def test_it_serves_on_ipv6(tmp_path: Path, host: str) -> None:
         hosts = ["::1"] if host == "::1" else ["::1", "127.0.0.1"]
         for reached in hosts:
             with lectern.Client(authority(reached, int(port))) as client:
-                assert [model.name for model in client.list_models().models] == ["covid_regressor"]
+                assert [model.name for model in client.list_models().models] == ["covid_regressor", "table_learner"]
             assert health(reached, metrics_port) == 200
 
 
@@ -86,7 +86,7 @@ def test_localhost_is_both_families(tmp_path: Path) -> None:
         metrics_port = int(server.metrics_url.rpartition(":")[2])
         for host in ("127.0.0.1", "::1"):
             with lectern.Client(authority(host, port)) as client:
-                assert len(client.list_models().models) == 1
+                assert len(client.list_models().models) == 2
             assert health(host, metrics_port) == 200
 
 

@@ -59,10 +59,11 @@ def test_listing_capabilities_imports_no_heavy_library() -> None:
 
 @pytest.mark.unit
 def test_a_start_shows_a_command_for_each_capability_that_answers(capsys: pytest.CaptureFixture[str]) -> None:
-    ready = Ready(8001, "grpc", (ModelRow("covid_regressor", "HW1", "predict", 1, "READY", ""),))
+    ready = Ready(8001, 8000, "grpc", (ModelRow("covid_regressor", "HW1", "predict", 1, "READY", ""),))
     settings = Settings(capabilities=("classify", "explain", "predict"), log_format="console")
     announce(settings, ready, 8002)
     shown = capsys.readouterr().err
     assert CAPABILITIES["predict"].command in shown
     assert CAPABILITIES["explain"].command in shown  # it explains models of `predict`
     assert CAPABILITIES["classify"].command not in shown
+    assert "curl --json '{}' http://127.0.0.1:8000/lectern.v1.ModelService/ListModels" in shown

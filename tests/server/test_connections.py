@@ -33,6 +33,7 @@ from tests.waiting import WAIT, wait_until
 
 HEADERS, RST_STREAM, SETTINGS, DATA = 1, 3, 4, 0
 END_HEADERS, END_STREAM = 4, 1
+PAUSE = {"LECTERN_DRAIN_PAUSE_SECONDS": "1"}
 
 
 @pytest.fixture(scope="module")
@@ -169,6 +170,31 @@ def test_a_server_that_is_added_to_dns_gets_calls(tmp_path: Path) -> None:
             call()
 
 
+@pytest.mark.chaos
+def test_a_caller_who_knew_one_server_finds_the_others_when_it_stops(tmp_path: Path) -> None:
+    for name in ("first", "second"):
+        (tmp_path / name).mkdir()
+    with name_server("127.0.0.1") as names, serving(tmp_path / "first", "predict", **PAUSE) as first:
+        port = first.target.rpartition(":")[2]
+        target = f"dns://127.0.0.1:{names.port}/lectern.test:{port}"
+        options = [*channel_options(None), ("grpc.enable_retries", 0)]  # which would hide what is lost
+        with grpc.insecure_channel(target, options=options) as channel:
+            stub = service_pb2_grpc.GRPCInferenceServiceStub(channel)
+
+            def code() -> grpc.StatusCode:
+                return stub.ServerLive.future(service_pb2.ServerLiveRequest(), timeout=WAIT).code()
+
+            assert code() is grpc.StatusCode.OK
+            with serving(tmp_path / "second", "predict", "--host", "127.0.0.2", "--port", port):
+                names.addresses[:] = ["127.0.0.2"]
+                first.process.terminate()
+                codes: Counter[grpc.StatusCode] = Counter()
+                while first.process.poll() is None:
+                    codes[code()] += 1
+                    time.sleep(0.01)
+                assert not codes.keys() - {grpc.StatusCode.OK}, codes
+
+
 async def test_connections_that_grow_old_lose_no_call(tmp_path: Path) -> None:
     with serving(tmp_path, "predict", LECTERN_MAX_CONNECTION_AGE_SECONDS="0.3") as server:
         async with grpc.aio.insecure_channel(server.target) as channel:
@@ -182,14 +208,14 @@ async def test_connections_that_grow_old_lose_no_call(tmp_path: Path) -> None:
 
 def test_a_call_that_crosses_the_goaway_is_answered(tmp_path: Path) -> None:
     live = "/inference.GRPCInferenceService/ServerLive"
-    with serving(tmp_path, "predict") as server, connected(server.target) as connection:
+    with serving(tmp_path, "predict", **PAUSE) as server, connected(server.target) as connection:
         assert connection.answer(connection.call(live, framed(b""))).status == 0
         server.process.terminate()
         while not connection.told_to_go:
             connection.receive(WAIT)
         crossing = connection.call(live, framed(b""))
-        with pytest.raises(ConnectionRefusedError):
-            Connection(server.target)
+        with connected(server.target) as late:  # by a caller who knows of no other server yet
+            assert late.answer(late.call(live, framed(b""))).status == 0
         assert connection.answer(crossing).status == 0
         connection.socket.close()
         assert server.process.wait(WAIT) == 0

@@ -6,6 +6,7 @@ import concurrent.futures
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -170,21 +171,33 @@ def test_a_full_queue_refuses_with_retry_info(tmp_path: Path, repository: Path, 
         ) == codes.count(grpc.StatusCode.RESOURCE_EXHAUSTED)
 
 
+def test_a_server_of_one_model_is_ready(tmp_path: Path) -> None:
+    repository = tmp_path / "exported"
+    shutil.copytree(EXPORTED / "lunar_lander", repository / "lunar_lander")
+    with serving(tmp_path, repository=repository) as server:
+        assert json.loads(get(f"{server.metrics_url}/readyz")) == {"status": "SERVING"}
+        with grpc.insecure_channel(server.target) as channel:
+            health = health_pb2_grpc.HealthStub(channel)
+            for service, status in {"ActService": SERVING, "PredictService": NOT_SERVING}.items():
+                request = health_pb2.HealthCheckRequest(service=f"lectern.v1.{service}")
+                assert health.Check(request).status == status
+
+
 @pytest.mark.parametrize(
     ("damage", "reason"),
     [
         (lambda v: (v / "model.onnx").write_bytes(b"not a graph"), "SHA-256"),
         (lambda v: (v / "model.onnx").unlink(), "model.onnx"),
-        (lambda v: (v / "card.json").unlink(), "card.json is missing"),
         (lambda v: (v / "card.json").write_text("{}"), "card.json is not valid"),
         (lambda v: (v.parent / "config.pbtxt").write_text("nonsense {"), "config.pbtxt cannot be read"),
         (lambda v: (v.parent / "config.pbtxt").unlink(), "config.pbtxt is missing"),
     ],
-    ids=["altered graph", "no graph", "no card", "empty card", "broken config", "no config"],
+    ids=["altered graph", "no graph", "empty card", "broken config", "no config"],
 )
 def test_a_damaged_model_leaves_the_others_serving(
     tmp_path: Path, repository: Path, photos: np.ndarray, damage: object, reason: str
 ) -> None:
+    shutil.rmtree(repository / "table_learner")  # which would answer for PredictService
     damage(repository / "covid_regressor" / "1")  # type: ignore[operator]
     with serving(tmp_path, repository=repository) as server:
         assert len(classify(server.target, [encode(photos[0])]).results) == 1
@@ -222,7 +235,7 @@ def test_a_graph_that_is_no_onnx_is_out_of_service(tmp_path: Path, repository: P
 def test_serves_only_the_capabilities_asked_for(tmp_path: Path) -> None:
     with serving(tmp_path, "predict") as server, grpc.insecure_channel(server.target) as channel:
         listed = ModelServiceStub(channel).ListModels(model_pb2.ListModelsRequest(), timeout=WAIT).models
-        assert [m.name for m in listed] == ["covid_regressor"]
+        assert [m.name for m in listed] == ["covid_regressor", "table_learner"]
         with pytest.raises(grpc.RpcError) as caught:
             ClassifyServiceStub(channel).ClassifyImage(classify_pb2.ClassifyImageRequest(), timeout=WAIT)
         assert caught.value.code() is grpc.StatusCode.UNIMPLEMENTED
@@ -310,7 +323,7 @@ def worker_pids(server: Server) -> set[int]:
     [
         (["--repository", "nowhere"], "'nowhere' does not exist"),
         (["--device", "cuda"], "pip install -e '.[gpu]'"),
-        (["fly"], "no capability is called 'fly'"),
+        (["fly"], "there is no capability 'fly'"),
     ],
 )
 def test_start_errors_say_what_to_do(tmp_path: Path, arguments: list[str], says: str) -> None:

@@ -61,8 +61,8 @@ def refused(target: str, tls: lectern.TLS | None) -> None:
 
 
 def test_tls_with_both_clients_and_the_command_line(tls_server: Server, pki: Pki) -> None:
-    assert names(tls_server.target, pki.client()) == ["covid_regressor"]
-    assert asyncio.run(names_in_asyncio(tls_server.target, pki.client())) == ["covid_regressor"]
+    assert names(tls_server.target, pki.client()) == ["covid_regressor", "table_learner"]
+    assert asyncio.run(names_in_asyncio(tls_server.target, pki.client())) == ["covid_regressor", "table_learner"]
     done = invoke("models", *pki.flags(), target=tls_server.target)
     assert done.returncode == 0, done.stderr
     assert b"covid_regressor" in done.stdout
@@ -77,8 +77,11 @@ def test_a_plain_client_and_one_that_trusts_others_are_refused(tls_server: Serve
 
 
 def test_mutual_tls_with_both_clients_and_the_command_line(mutual_server: Server, pki: Pki) -> None:
-    assert names(mutual_server.target, pki.client(mutual=True)) == ["covid_regressor"]
-    assert asyncio.run(names_in_asyncio(mutual_server.target, pki.client(mutual=True))) == ["covid_regressor"]
+    assert names(mutual_server.target, pki.client(mutual=True)) == ["covid_regressor", "table_learner"]
+    assert asyncio.run(names_in_asyncio(mutual_server.target, pki.client(mutual=True))) == [
+        "covid_regressor",
+        "table_learner",
+    ]
     done = invoke("models", *pki.flags(mutual=True), target=mutual_server.target)
     assert done.returncode == 0, done.stderr
     assert any("CN=alice" in str(record.get("client")) for record in mutual_server.log_records())
@@ -157,4 +160,4 @@ def test_a_key_that_all_may_read_is_warned_of(tmp_path: Path) -> None:
 
 def test_workers_serve_over_tls_too(tmp_path: Path, pki: Pki) -> None:
     with serving(tmp_path, "predict", "--workers", "2", **pki.settings()) as server:
-        assert names(server.target, pki.client()) == ["covid_regressor"]
+        assert names(server.target, pki.client()) == ["covid_regressor", "table_learner"]

@@ -176,15 +176,17 @@ def test_bytes_that_are_not_utf_8_are_refused(reader: Server) -> None:
     assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT
 
 
-def test_the_graph_answers_the_open_inference_protocol(reader: Server) -> None:
+def test_the_graphs_answer_the_open_inference_protocol(reader: Server) -> None:
     ids = np.arange(64, dtype=np.int64).reshape(2, 32)
     inputs = [triton.InferInput(name, ids.shape, "INT64") for name in ("ids", "segments")]
     inputs[0].set_data_from_numpy(ids)
     inputs[1].set_data_from_numpy((ids > 8).astype(np.int64))
     with triton.InferenceServerClient(reader.target) as raw:
-        outputs = raw.infer("question_answerer", inputs)
-    assert outputs.as_numpy("starts").shape == outputs.as_numpy("ends").shape == (2, 32)
-    assert outputs.as_numpy("mean_vector").shape[0] == 2
+        vectors = raw.infer("text_encoder", inputs).as_numpy("vectors")
+        given = triton.InferInput("vectors", vectors.shape, "FP32")
+        given.set_data_from_numpy(vectors)
+        outputs = raw.infer("question_answerer", [given])
+    assert outputs.as_numpy("starts").shape == outputs.as_numpy("ends").shape == vectors.shape[:2] == (2, 32)
 
 
 async def test_both_clients_answer_alike(reader: Server, client: Client) -> None:

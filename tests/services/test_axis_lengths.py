@@ -15,9 +15,18 @@ from tests.conftest import EXPORTED
 from tests.waiting import WAIT
 
 # What cards of pictures do not say; the limit of any axis holds.
-WITHOUT_BOUND = {"few_shot_classifier", "few_shot_classifier_maml", "few_shot_classifier_first_order_maml"}
+WITHOUT_BOUND = {
+    "few_shot_classifier",
+    "few_shot_classifier_maml",
+    "few_shot_classifier_first_order_maml",
+    "table_learner",
+}
 EXPECTED = {
-    ("question_answerer", "ids"): 256,
+    ("text_encoder", "ids"): 256,
+    ("question_answerer", "vectors"): 256,
+    ("pos_tagger", "vectors"): 256,
+    ("style_rewriter", "tokens"): 160,
+    ("style_rewriter_step", "memory_states"): 160,
     ("translator_en_zh", "tokens"): 256,
     ("translator_en_zh_step", "key_0"): 256,
     ("poem_generator", "tokens"): 256,

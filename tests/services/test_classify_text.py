@@ -115,5 +115,5 @@ def test_the_encoder_is_loaded_once_for_all_who_stand_on_it(reader: Server, clie
     client.classify_text(TEXTS)
     assert [r["message"] for r in reader.log_records()].count("serving") == 1
     cards = {m.name: m.versions[0].card for m in client.list_models(include_cards=True).models}
-    assert cards["sentiment_classifier"]["graphs"]["encoder"] == "question_answerer"
-    assert "question_answerer/1/model.onnx" in cards["sentiment_classifier"]["files"]
+    assert cards["sentiment_classifier"]["graphs"]["encoder"] == "text_encoder"
+    assert "text_encoder/1/model.onnx" in cards["sentiment_classifier"]["files"]

@@ -6,6 +6,7 @@ import asyncio
 import io
 import itertools
 from collections.abc import Iterator
+from functools import partial
 
 import numpy as np
 import pytest
@@ -13,7 +14,8 @@ from PIL import Image
 
 import lectern
 from lectern.v1 import explain_pb2 as pb
-from services.explain.methods.occlusion import occlusion_of_text
+from services.explain.methods.asking import Remaining
+from services.explain.methods.sentences_first import LongText, kernel_shap_of_text, lime_of_text, occlusion_of_text
 from tests.conftest import ROOT, Server, serving
 from tests.services.test_explain import IMAGE, client, method, refused, values
 from tests.waiting import WAIT
@@ -91,9 +93,63 @@ def test_a_text_is_occluded_by_sentences_first() -> None:
         asked.append(len(kept))
         return kept @ np.array([0.0, 0.0, 3.0, 1.0, 0.25, 0.25], np.float32)
 
-    values = asyncio.run(occlusion_of_text([slice(0, 2), slice(2, 4), slice(4, 6)], 0.25, remaining))
+    values = asyncio.run(occlusion_of_text(LongText([slice(0, 2), slice(2, 4), slice(4, 6)], 0.25, 10), remaining))
     assert values == pytest.approx([0, 0, 3, 1, 0.25, 0.25])
     assert asked == [3, 1, 2, 1]
+
+
+WEIGHTS = np.array([0, 0, 0, 6, -1, 2, 0, 0, 0.5, 0.5, 3], np.float32)
+TEXT = LongText([slice(0, 3), slice(3, 7), slice(7, 8), slice(8, 11)], 0.5, 40)
+
+
+def interacting(asked: list[int]) -> Remaining:
+    """The words' weights, and 4 if words 3 and 5 are both there."""
+
+    async def remaining(kept: np.ndarray) -> np.ndarray:
+        asked.append(len(kept))
+        return (kept @ WEIGHTS + 4 * kept[:, 3] * kept[:, 5]).astype(np.float32)
+
+    return remaining
+
+
+@pytest.mark.unit
+def test_shapley_values_of_a_long_text_are_exact_where_two_words_act_on_each_other() -> None:
+    values, difference = asyncio.run(kernel_shap_of_text(TEXT, interacting([])))
+    assert difference == pytest.approx(15)
+    shared = (0.5 + 0.5 + 3) / 3  # the last sentence matters less than half as much as the second
+    assert values == pytest.approx([0, 0, 0, 8, -1, 4, 0, 0, shared, shared, shared])
+
+
+@pytest.mark.unit
+def test_the_model_is_asked_no_more_often_than_is_set_but_for_the_sentence_that_matters_most() -> None:
+    for calls, most in ((40, 40), (1, 2 * 4 + 2 * 4 + 2)):
+        text = LongText(TEXT.sentences, 0.1, calls)
+        for explain in (occlusion_of_text, kernel_shap_of_text, partial(lime_of_text, seed=1)):
+            asked: list[int] = []
+            asyncio.run(explain(text, interacting(asked)))
+            assert sum(asked) <= most
+
+
+@pytest.mark.unit
+def test_lime_of_a_long_text_finds_the_words_that_matter() -> None:
+    values = asyncio.run(lime_of_text(TEXT, interacting([]), seed=1))
+    assert set(np.argsort(-values)[:2]) == {3, 5}
+    assert len(set(values[:3].tolist())) == 1
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_a_question_of_a_long_text_is_explained_by_the_sentence_that_answers_it(
+    client: lectern.Client, name: str
+) -> None:
+    response = client.explain(text=STORY, question=QUESTION, method=name, seed=1)
+    contributions = values(response.attribution)
+    assert {"Robert", "FitzRoy"} & {response.words[i].text for i in np.argsort(-contributions)[:5]}
+    assert response.completeness_gap < 1e-4
+
+
+def test_the_caller_may_say_how_often_a_long_text_is_tried(client: lectern.Client) -> None:
+    few = client.explain(text=STORY, method="lime", model="sentiment_classifier", samples=8)
+    assert len(set(values(few.attribution).tolist())) > len(few.words) / 2
 
 
 def test_methods_are_compared_with_a_random_order(client: lectern.Client) -> None:

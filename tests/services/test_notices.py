@@ -80,7 +80,7 @@ def test_classes_of_no_english_say_so(server: Server) -> None:
 
 def test_an_improbable_class_says_that_the_model_is_unsure(tmp_path: Path) -> None:
     repository = tmp_path / "exported"
-    for name in ("question_answerer", "sentiment_classifier"):
+    for name in ("text_encoder", "sentiment_classifier"):
         shutil.copytree(EXPORTED / name, repository / name)
     (path,) = repository.glob("sentiment_classifier/*/card.json")
     path.write_text(json.dumps(json.loads(path.read_text()) | {"decision": {"unsure": 0.999}}))

@@ -6,6 +6,7 @@ import asyncio
 import csv
 import itertools
 import logging
+import re
 import time
 import urllib.request
 from collections.abc import Iterator
@@ -14,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import grpc
+import opencc
 import pytest
 import torch
 from tokenizers import Tokenizer
@@ -21,10 +23,12 @@ from tokenizers import Tokenizer
 import lectern
 import lectern.aio
 from artifacts.card import DataSource, Metric, TranslationPreprocessing
+from artifacts.carrying import STAND_INS, Names, reading
 from lectern.v1 import translate_pb2 as pb
 from lectern.v1.translate_pb2_grpc import TranslateServiceStub
-from services.translate.carried import reading, without_loops
-from services.translate.sentences import split
+from services.translate.loops import without_loops
+from services.translate.script import simplified_parts
+from services.translate.sentences import Reader, split
 from tests.conftest import SLIVERS, Server, serving
 from tests.runtime.test_triton import free_ports, triton
 from tests.services.test_classify import failure
@@ -36,6 +40,9 @@ from training.recipes.translator_en_zh import FAST, Translator
 from training.trained import Trained
 
 LONG = "and it came to pass that " * 18  # some 110 tokens
+
+
+WITHOUT_STAND_INS = dict.fromkeys(map(ord, STAND_INS))  # such as no sentence here gives a meaning
 
 
 @dataclass
@@ -52,7 +59,7 @@ class Reference:
         (hypotheses,) = recipe.search(self.net, [self.source.encode(text).ids], size)
         best: dict[str, float] = {}
         for hypothesis in hypotheses:  # best first; some read alike
-            best.setdefault(self.target.decode(hypothesis.tokens), hypothesis.score)
+            best.setdefault(self.target.decode(hypothesis.tokens).translate(WITHOUT_STAND_INS), hypothesis.score)
         return list(best.items())
 
     def answered(self, text: str, size: int) -> list[tuple[str, float]]:
@@ -66,8 +73,10 @@ def reference(tmp_path_factory: pytest.TempPathFactory) -> Reference:
     """Random weights, so that no two sentences are alike and some end early: a sliver trains none that say much."""
     with (SLIVERS / "translator_en_zh.tsv").open(newline="") as file:
         rows = list(csv.reader(file, delimiter="\t"))
-    source = byte_pair_encoding([row[1] for row in rows], 400, lowercase=True)
-    target = byte_pair_encoding([row[2] for row in rows], 900, ends=False)
+    source = byte_pair_encoding([row[1] for row in rows], 400, lowercase=True, whole=STAND_INS)
+    target = byte_pair_encoding([row[2] for row in rows], 900, ends=False, whole=STAND_INS)
+    words = {word.lower() for row in rows for word in re.findall(r"\w+", row[1])} - {"tom"}
+    names = Names({"Tom": "湯姆"}, frozenset(words))
     torch.manual_seed(0)
     net = Translator(replace(FAST, heads=2), source.get_vocab_size(), target.get_vocab_size()).eval()
     with torch.no_grad():
@@ -85,8 +94,18 @@ def reference(tmp_path_factory: pytest.TempPathFactory) -> Reference:
         task="machine translation",
         description="Of random weights.",
         graphs=recipe.graphs(net),
-        preprocessing=TranslationPreprocessing(source="english.json", target="chinese.json", max_tokens=recipe.LONGEST),
-        assets={"english.json": source.to_str().encode(), "chinese.json": target.to_str().encode()},
+        preprocessing=TranslationPreprocessing(
+            source="english.json",
+            target="chinese.json",
+            names="names.json",
+            max_tokens=recipe.LONGEST,
+            script="Hant",
+        ),
+        assets={
+            "english.json": source.to_str().encode(),
+            "chinese.json": target.to_str().encode(),
+            "names.json": names.content(),
+        },
         decision={"beam_size": 4.0, "length_penalty": 1.0},
         metrics=(Metric(name="bleu", value=0, split="test", n=1),),
         data=(entry,),
@@ -95,9 +114,11 @@ def reference(tmp_path_factory: pytest.TempPathFactory) -> Reference:
     )
     logging.disable()  # pytest collects thousands of lines that the exporter writes for itself
     write_version("translator_en_zh", trained, repository, "", 0, 0)
+    other = replace(trained, preprocessing=trained.preprocessing.model_copy(update={"script": None}))
+    write_version("translator_en_de", other, repository, "", 0, 0)
     logging.disable(logging.NOTSET)
     whole = [row[1] for row in rows if not any(stop in row[1][:-1] for stop in ".!?\n")]
-    sentences = [sentence for sentence in whole if not reading(sentence).carried]
+    sentences = [sentence for sentence in whole if not reading(sentence, names).meanings]
     return Reference(net, source, target, sentences, repository)
 
 
@@ -221,13 +242,6 @@ def test_a_deadline_ends_the_search(translating: Server) -> None:
     wait_until(lambda: rests(translating))
 
 
-@pytest.mark.unit
-def test_what_is_carried_comes_once_however_the_model_repeats_or_garbles_its_stand_in() -> None:
-    read = reading("Write to ana@mail.example, see https://x.example/a?b=1.")
-    (first, mail), (second, address) = read.carried
-    assert read.restored(f"{first}的{first}，{first}{second}{second} {second}。") == f"{mail}的， {address}。"
-
-
 class CountingTokenizer:
     """Counts the characters that it reads."""
 
@@ -243,7 +257,7 @@ class CountingTokenizer:
 @pytest.mark.parametrize("text", ["a" * 20_000, "word " * 4_000, "a b c d, and " * 1_500])
 def test_a_long_text_is_not_read_again_for_each_piece(text: str) -> None:
     tokenizer = CountingTokenizer(byte_pair_encoding([text[:100]], 300))
-    split(text, tokenizer, 100)  # type: ignore[arg-type]
+    split(text, Reader(Names(), tokenizer, 100))  # type: ignore[arg-type]
     assert tokenizer.characters <= 25 * len(text)
 
 
@@ -261,7 +275,7 @@ def test_a_text_is_translated_sentence_by_sentence(client: lectern.Client) -> No
 
 
 def test_alignment_names_the_parts_of_the_source(client: lectern.Client) -> None:
-    text = "  Tom can't cook café food."
+    text = "  He can't cook café food."
     (sentence,) = client.translate(text, alignment=True).results[0].translations[0].sentences
     assert "".join(token.text for token in sentence.source_tokens) == text.replace(" ", "").strip()
     assert all(text[t.start : t.end] == t.text for t in sentence.source_tokens)
@@ -269,6 +283,34 @@ def test_alignment_names_the_parts_of_the_source(client: lectern.Client) -> None
     for token in sentence.tokens:
         assert len(token.attention) == len(sentence.source_tokens)
         assert 0 < sum(token.attention) <= 1.001
+
+
+def test_translations_and_their_tokens_come_in_simplified_characters(client: lectern.Client) -> None:
+    text = "He can cook: https://example.org/書, and 12 books."
+    assert client.translate(text, script="hant") == client.translate(text)
+    traditional, simple = (
+        client.translate(text, beam_size=4, alignment=True, script=script).results[0].translations[0]
+        for script in ("hant", "hans")
+    )
+    assert simple.text == opencc.OpenCC("tw2s").convert(traditional.text).replace("书", "書") != traditional.text
+    tokens, originals = simple.sentences[0].tokens, traditional.sentences[0].tokens
+    assert [len(token.text) for token in tokens] == [len(token.text) for token in originals]
+    assert [token.attention for token in tokens] == [token.attention for token in originals]
+    *_, final = client.stream_translate(text, beam_size=4)
+    *_, streamed = client.stream_translate(text, beam_size=4, script="hans")
+    assert streamed.text == opencc.OpenCC("tw2s").convert(final.text).replace("书", "書")
+
+
+@pytest.mark.unit
+def test_a_token_is_converted_as_its_neighbours_ask_for() -> None:
+    assert simplified_parts(["他瞭", "解乾", "坤，", "乾淨的", "", "衣服"]) == [
+        "他了",
+        "解乾",
+        "坤，",
+        "干净的",
+        "",
+        "衣服",
+    ]
 
 
 @pytest.mark.parametrize("text", ["مرحبا", "他說 hello", "a\u0301", "x" * 3000])
@@ -295,9 +337,12 @@ def test_what_has_no_words_comes_back_as_it_is(client: lectern.Client, text: str
         ("{name} can cook %s.", ["{name}", "%s"]),
         ("<p>He can <b>cook</b>.</p><p>🎉</p>", ["<p>", "<b>cook</b>", "</p><p>🎉</p>"]),
         ("Call 415-555-0132 at 7:45.", ["415-555-0132", "7:45"]),
+        ("Tom can cook for Zbigniew in 1999.", ["湯姆", "Zbigniew", "1999年"]),
     ],
 )
-def test_addresses_tags_placeholders_and_numbers_are_kept(client: lectern.Client, text: str, kept: list[str]) -> None:
+def test_addresses_tags_placeholders_numbers_and_names_are_kept(
+    client: lectern.Client, text: str, kept: list[str]
+) -> None:
     written = client.translate(text).results[0].translations[0].text
     *_, streamed = client.stream_translate(text)
     for part in kept:
@@ -340,6 +385,9 @@ def test_what_repeats_itself_is_said_once() -> None:
         (pb.TranslateRequest(texts=["hi"], length_penalty=-1), "length_penalty"),
         (pb.TranslateRequest(texts=["hi"], length_penalty=float("nan")), "length_penalty"),
         (pb.TranslateRequest(texts=["hi"], model="none"), "model"),
+        (pb.TranslateRequest(texts=["hi"], script=7), "script"),  # type: ignore[arg-type]
+        (pb.TranslateRequest(texts=["hi"], model="translator_en_de", script=pb.SCRIPT_HANS), "script"),
+        (pb.TranslateRequest(texts=["hi"], model="translator_en_de", script=pb.SCRIPT_HANT), "script"),
     ],
 )
 def test_bad_requests_name_the_field(translating: Server, request_: pb.TranslateRequest, field: str) -> None:

@@ -78,3 +78,11 @@ def test_what_cannot_be_compared_with_is_said_before_training(repository: Path) 
     assert result.returncode == 1
     assert f"the card of {QUICK} version 1 cannot be read" in result.stderr
     assert not (repository / QUICK / "2").exists()
+
+
+def test_where_nothing_can_be_written_is_said_before_training(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    result = train(QUICK, "--fast", "--output", str(tmp_path / "file" / "exported"), check=False)
+    assert result.returncode == 1
+    assert "file: Not a directory" in result.stderr or "exported: Not a directory" in result.stderr
+    assert "epoch" not in result.stdout

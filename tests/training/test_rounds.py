@@ -70,7 +70,7 @@ def test_what_others_need_is_trained_before_them() -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--all", "--round", "one", "--index", "99"], "there are 22 models, 0 to 21"),
+        (["--all", "--round", "one", "--index", "99"], "there are 29 models, 0 to 28"),
         (["--all", "--index", "0"], "--index with --round"),
         ([QUICK, "--round", "one"], "--round goes with --all"),
     ],

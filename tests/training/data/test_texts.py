@@ -6,7 +6,8 @@ import numpy as np
 
 from training.data import mails, sentiments
 from training.data.labelled_texts import split_of
-from training.data.questions import on_sentence
+from training.data.qamr import Retrieval, on_sentence, written
+from training.data.questions import Question, unanswerable, without_answers
 
 MAIL = """On Mon, 12 Aug 2002, Craig wrote:
 > Shall we meet?
@@ -47,9 +48,38 @@ def test_a_question_on_a_sentence_has_its_answer_in_the_text_as_it_is_written() 
         "Wiki:1:1:0": ["They", "met", "twice", "."],
     }
     line = "Wiki:1:0:0\t1\t5\t0\t0\tWhere was he born?\t4 5\t1:4 5"
-    question = on_sentence(line, tokens, {"Wiki:1": list(tokens)})
+    sentences = {name: written(name, of_sentence) for name, of_sentence in tokens.items()}
+    question = on_sentence(line, sentences, {"Wiki:1": list(tokens)})
     assert "He was born (in Graz)." in question.context
     assert question.answers == ("in Graz",)
     ((start, end),) = question.spans
     assert question.context[start:end] == "in Graz"
     assert "did n't" not in question.context
+
+
+CONTEXT = "Ada moved to Lima. The library opened in 1901. It has (it says) 3,000 books."
+
+
+def asked(question: str, answer: str, context: str = CONTEXT) -> Question:
+    start = context.index(answer)
+    return Question(question, context, ((start, start + len(answer)),), (answer,), "an article")
+
+
+def test_a_context_without_its_answers_speaks_of_the_same() -> None:
+    assert without_answers(asked("When?", "1901")) == "Ada moved to Lima. It has (it says) 3,000 books."
+    assert without_answers(asked("Where?", "Lima", "Ada moved to Lima.")) == ""
+
+
+def test_an_unanswerable_question_has_a_context_without_any_of_its_answers() -> None:
+    questions = [asked(f"When was it, {i}?", "1901", f"It opened in 1901. It is {i} years old.") for i in range(20)]
+    made = unanswerable([*questions, asked("Where?", "Lima")], 1)
+    assert len(made) > 5
+    assert {question.spans for question in made} == {()}
+    assert not any("1901" in question.context for question in made if "When" in question.question)
+
+
+def test_a_search_finds_what_has_few_better_ones() -> None:
+    data = Retrieval(("a", "b", "c"), ("x", "y"), np.array([0, 2]))
+    scores = np.array([[0.9, 0.5, 0.1], [0.9, 0.5, 0.1]])
+    assert data.found(scores, 1).tolist() == [True, False]
+    assert data.found(scores, 3).tolist() == [True, True]

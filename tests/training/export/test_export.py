@@ -26,7 +26,15 @@ from training.export.onnx import export_graph, load_weights, round_to_bytes
 from training.export.parity import ExportError, ParityError
 from training.export.quantize import quantize
 from training.export.version import with_palette, write_version, write_versions
-from training.recipes import question_answerer, slot_tagger, translator_en_zh
+from training.recipes import (
+    pos_tagger,
+    question_answerer,
+    slot_tagger,
+    style_rewriter,
+    text_encoder,
+    translator_en_zh,
+    word_vectors,
+)
 from training.served import png
 from training.trained import Figure, Graph, Trained
 
@@ -107,7 +115,10 @@ def test_an_output_varies_with_its_input_through_an_lstm(tmp_path: Path, trained
     assert axes[0] == axes[1] != ""
 
 
-@pytest.mark.parametrize("recipe", [question_answerer, slot_tagger, translator_en_zh])
+@pytest.mark.parametrize(
+    "recipe",
+    [pos_tagger, question_answerer, slot_tagger, style_rewriter, text_encoder, translator_en_zh, word_vectors],
+)
 def test_committed_configs_pad_as_their_recipes_say(recipe: ModuleType) -> None:
     parameters = read_config(EXPORTED / recipe.__name__.rpartition(".")[2]).parameters
     assert {name: int(parameters[name].string_value) for name in recipe.PADDING} == recipe.PADDING

@@ -24,6 +24,7 @@ from torch import nn
 from artifacts.windows import question_windows
 from tests.conftest import EXPORTED, SLIVERS
 from training.export.int8 import Int8Linear
+from training.methods.exported_encoder import ExportedEncoder, applied
 
 MOST_OF_TWO = 128
 # Operators of floats that ONNX Runtime computes in integers if both inputs are dequantised; and those of integers.
@@ -62,7 +63,7 @@ def identity(path: Path) -> str:
 
 
 def test_the_graphs_in_8_bits_are_found() -> None:
-    assert {path.parts[-3] for path in in_8_bits()} == {"compact_classifier", "question_answerer"}
+    assert {path.parts[-3] for path in in_8_bits()} == {"compact_classifier", "spam_classifier_encoder", "text_encoder"}
 
 
 @pytest.mark.parametrize("path", in_8_bits(), ids=identity)
@@ -116,7 +117,8 @@ def test_photos_are_classified_as_by_an_exact_reference(
 
 
 def test_questions_are_answered_as_by_an_exact_reference() -> None:
-    path = newest("question_answerer")
+    path = newest("text_encoder")
+    head = ExportedEncoder.of(EXPORTED).head("question")
     tokenizer = Tokenizer.from_file(str(path.with_name("tokenizer.json")))
     stored = json.loads((SLIVERS / "question_answerer.json").read_text())
     questions = [*stored["xquad"], *stored["bible"]][:30]
@@ -127,11 +129,12 @@ def test_questions_are_answered_as_by_an_exact_reference() -> None:
         words, context = tokenizer.encode_batch([question["question"], question["context"]], add_special_tokens=False)
         windows = question_windows(words.ids, context.ids[:160], 256)
         inputs = {"ids": windows.ids[:1], "segments": windows.segments[:1]}
-        outputs = {name: one.run(["starts", "ends"], inputs) for name, one in sessions.items()}
+        vectors = {name: one.run(["vectors"], inputs)[0] for name, one in sessions.items()}
         if len(spans.get("numpy", ())) < 3:  # which takes some seconds each
-            outputs["numpy"] = evaluator.run(["starts", "ends"], inputs)
-        for name, (starts, ends) in outputs.items():
-            spans.setdefault(name, []).append((int(starts[0].argmax()), int(ends[0].argmax())))
+            (vectors["numpy"],) = evaluator.run(["vectors"], inputs)
+        for name, of_tokens in vectors.items():
+            starts, ends = applied(head, of_tokens[0]).argmax(axis=0)
+            spans.setdefault(name, []).append((int(starts), int(ends)))
     for name in ("as exported", "numpy"):
         equal = [a == b for a, b in zip(spans["optimised"], spans[name], strict=False)]
         assert np.mean(equal) >= 0.96, name
