@@ -65,6 +65,7 @@ void Stream::respond(const Headers& headers) {
 void Stream::respond_only(const Headers& headers) {
   if (!open() || responded_) return;
   responded_ = finished_ = true;
+  progress_ = monotonic_seconds();
   auto values = name_values(headers);
   nghttp2_submit_response(connection_->session_.get(), id_, values.data(), values.size(), nullptr);
   connection_->mark_dirty();
@@ -86,6 +87,7 @@ void Stream::write(std::string bytes) {
 void Stream::finish(Headers trailers) {
   if (!open() || finished_) return;
   finished_ = true;
+  if (!unsent_) progress_ = monotonic_seconds();
   trailers_ = std::move(trailers);
   if (deferred_) nghttp2_session_resume_data(connection_->session_.get(), id_);
   deferred_ = false;

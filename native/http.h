@@ -85,7 +85,7 @@ class Stream : public std::enable_shared_from_this<Stream> {
   size_t offset_ = 0, unsent_ = 0;
   bool finished_ = false, deferred_ = false;
   Headers trailers_;
-  double progress_ = 0;  // when bytes of the response were last taken by the caller
+  double progress_ = 0;  // when the caller last took of the response, or there came to be something to take
 };
 
 class Timers {

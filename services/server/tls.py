@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ssl
+import tempfile
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -45,17 +46,41 @@ def _read(certificate: Path, key: Path, client_ca: Path | None) -> Pem:
         read_file(client_ca, "LECTERN_TLS_CLIENT_CA") if client_ca else None,
     )
     warn_if_readable_by_all(key, "the TLS key")
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     try:
-        # With the empty password an encrypted key is an error and not a prompt on the terminal.
-        context.load_cert_chain(certificate, key, password="")
-    except (ssl.SSLError, OSError, ValueError) as error:
+        made = _identified(pem)
+    except (ssl.SSLError, ValueError) as error:
         if "MISMATCH" in str(error):
             raise StartError(f"{key} is not the key of the certificate {certificate}") from error
         raise StartError(f"{certificate} and {key} must be a PEM certificate and its PEM key, not encrypted") from error
     if pem.client_ca is not None:
         try:
-            context.load_verify_locations(cadata=pem.client_ca.decode("ascii"))
+            _ask_clients(made, pem.client_ca)
         except (ssl.SSLError, ValueError) as error:
             raise StartError(f"LECTERN_TLS_CLIENT_CA: {client_ca} has no PEM certificates") from error
     return pem
+
+
+def context(pem: Pem) -> ssl.SSLContext:
+    """A server's TLS context of certificates that `certificates` has read, which are valid."""
+    made = _identified(pem)
+    if pem.client_ca is not None:
+        _ask_clients(made, pem.client_ca)
+    return made
+
+
+def _identified(pem: Pem) -> ssl.SSLContext:
+    """A context of what was read, not of the files, which may change meanwhile; `ssl` takes files alone."""
+    made = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    made.minimum_version = ssl.TLSVersion.TLSv1_2
+    with tempfile.NamedTemporaryFile() as certificate, tempfile.NamedTemporaryFile() as key:
+        for file, content in ((certificate, pem.certificate), (key, pem.key)):
+            file.write(content)
+            file.flush()
+        # With the empty password an encrypted key is an error and not a prompt on the terminal.
+        made.load_cert_chain(certificate.name, key.name, password="")
+    return made
+
+
+def _ask_clients(made: ssl.SSLContext, client_ca: bytes) -> None:
+    made.verify_mode = ssl.CERT_REQUIRED
+    made.load_verify_locations(cadata=client_ca.decode("ascii"))

@@ -17,13 +17,11 @@ from services.server.door.app import application
 from services.server.door.connection import Bounds, Connection
 from services.server.pipeline import Endpoint
 from services.server.settings import Settings
-from services.server.tls import Pem
+from services.server.tls import Pem, context
 from services.server.watched import Watched
 
 BACKLOG = 1024
 FLUSH_SECONDS = 0.05
-
-log = logging.getLogger(__name__)
 
 
 class Door:
@@ -67,14 +65,14 @@ class Door:
         """
         self._config.load()
         self._clock = asyncio.create_task(self._keep_date())
-        context = None if self._certificates is None else _Contexts(self._certificates, self._settings).first
-        handshake = None if context is None else self._settings.http_header_seconds
+        tls = None if self._certificates is None else _Contexts(self._certificates).first
+        handshake = None if tls is None else self._settings.http_header_seconds
         loop = asyncio.get_running_loop()
         for family, address in addresses(host, port):
             sock = listening(family, (address[0], port), BACKLOG, shared=self._settings.workers > 1)
             port = sock.getsockname()[1]
             server = await loop.create_server(
-                self._connect, sock=sock, ssl=context, ssl_handshake_timeout=handshake, backlog=BACKLOG
+                self._connect, sock=sock, ssl=tls, ssl_handshake_timeout=handshake, backlog=BACKLOG
             )
             self._servers.append(server)
         return port
@@ -120,29 +118,20 @@ class _Contexts:
         first: the context of the listening socket, which hands each handshake over.
     """
 
-    def __init__(self, certificates: Watched[Pem], settings: Settings) -> None:
-        self._certificates, self._settings = certificates, settings
+    def __init__(self, certificates: Watched[Pem]) -> None:
+        self._certificates = certificates
         self._pem = certificates.value
-        self._current = self.first = _context(settings)
+        self._current = self.first = _context(self._pem)
         self.first.sni_callback = self._renew
 
     def _renew(self, tls: ssl.SSLObject, _: str | None, __: ssl.SSLContext) -> None:
         """Called at each handshake, with a server name or without."""
         if (pem := self._certificates.value) is not self._pem:
-            try:
-                self._current, self._pem = _context(self._settings), pem
-            except (OSError, ssl.SSLError) as error:  # the files change right now: the next handshake tries again
-                log.warning("the previous certificate is used once more: %s", error)
+            self._current, self._pem = _context(pem), pem
         tls.context = self._current
 
 
-def _context(settings: Settings) -> ssl.SSLContext:
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.minimum_version = ssl.TLSVersion.TLSv1_2
-    context.set_alpn_protocols(["http/1.1"])
-    assert settings.tls_certificate is not None  # noqa: S101 - there are certificates
-    context.load_cert_chain(settings.tls_certificate, settings.tls_key)
-    if settings.tls_client_ca is not None:
-        context.verify_mode = ssl.CERT_REQUIRED
-        context.load_verify_locations(settings.tls_client_ca)
-    return context
+def _context(pem: Pem) -> ssl.SSLContext:
+    made = context(pem)
+    made.set_alpn_protocols(["http/1.1"])
+    return made
