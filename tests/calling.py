@@ -14,6 +14,7 @@ from tests.conftest import ROOT
 from tests.waiting import WAIT, wait_until
 
 CALLERS = 8
+PAUSE = 0.02  # after each call, so that no machine is so fast that an edge's limit of calls a second is reached
 EXAMPLE = CAPABILITY.example(ROOT / "docs" / "examples")
 
 
@@ -68,3 +69,4 @@ class Load:
                 self._versions[number] = (await stub.Predict(EXAMPLE, timeout=WAIT)).version
             except grpc.aio.AioRpcError as error:
                 self.failures.append(error)
+            await asyncio.sleep(PAUSE)

@@ -40,7 +40,7 @@ def replace(first: Server, answered: list[int]) -> None:
 def test_a_release_fails_no_call(tmp_path: Path, kind: str) -> None:
     for name in ("first", "second"):
         (tmp_path / name).mkdir()
-    pause = {"LECTERN_DRAIN_PAUSE_SECONDS": "1"}
+    pause = {"LECTERN_DRAIN_PAUSE_SECONDS": "2"}
     with (
         serving(tmp_path / "first", "predict", **pause) as first,
         serving(tmp_path / "second", "predict", **pause) as second,

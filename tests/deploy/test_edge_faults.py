@@ -27,7 +27,7 @@ from tests.waiting import WAIT, wait_until
 CALLS = int(os.environ.get("EDGE_CALLS", "1000"))
 CALLERS = 16
 EXAMPLE = CAPABILITY.example(ROOT / "docs" / "examples")
-DRAIN_PAUSE = {"LECTERN_DRAIN_PAUSE_SECONDS": "1"}  # as deployed
+DRAIN_PAUSE = {"LECTERN_DRAIN_PAUSE_SECONDS": "2"}  # as deployed
 
 
 @pytest.fixture
