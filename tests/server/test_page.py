@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 import re
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.request import Request, urlopen
 
+import onnx
+import onnx.parser
 import pytest
 from PIL import Image
 from playwright.sync_api import Browser, ConsoleMessage, Locator, Page, Route, ViewportSize, expect, sync_playwright
@@ -176,6 +181,15 @@ def test_every_homework_is_a_tab(visiting: Visiting, axe: str) -> None:
     tiles = visit.page.locator(".tiles .number")
     expect(tiles).to_have_text([f"HW{number}" for number in range(1, 16)])
     assert visit.violations(axe) == []
+
+
+def test_every_tab_and_part_has_a_task(visiting: Visiting) -> None:
+    visit = visiting()
+    visit.open("")
+    addresses = """import("./tabs.js").then(({ TABS, addressOf }) =>
+        TABS.flatMap((tab) => tab.parts.map((part) => addressOf(tab, part))))"""
+    assert {f"#{task.tab}" for task in TASKS} >= set(visit.page.evaluate(addresses))
+    assert f"{len(TASKS)} tasks" in (ROOT / "docs" / "page.md").read_text()
 
 
 def test_the_first_page_is_small(visiting: Visiting) -> None:
@@ -415,6 +429,93 @@ def test_what_is_not_served_says_so(browser: Browser, visiting: Visiting, tmp_pa
         visit.page.locator(".thumb").first.click()
         expect(visit.answer()).to_contain_text("int8")
         assert visit.said == []
+
+
+def test_tiles_say_what_is_not_served(visiting: Visiting, axe: str, tmp_path: Path) -> None:
+    with serving(tmp_path, "predict") as some:
+        visit = visiting(some.http_url)
+        visit.open("")
+        tile = visit.page.locator(".tiles a", has_text="HW5")
+        expect(tile).to_have_class("absent")
+        expect(tile).to_contain_text("does not serve TranslateService")
+        expect(visit.page.locator(".tiles a", has_text="HW1").first).not_to_have_class("absent")
+        assert visit.violations(axe) == []
+        visit.open("hw1")
+        visit.page.locator("text=survey.csv").click()
+        expect(visit.answer()).to_contain_text("% of tests on day 5")  # without ExplainService, which would say why
+        assert visit.said == []
+
+
+BRIGHTEST = """<ir_version: 10, opset_import: ["" : 20]> brightest (float[N, 3, 8, 6] x) => (float[N, 3] logits) {
+    axes = Constant <value = int64[2] {2, 3}> ()
+    logits = ReduceMean <keepdims = 0> (x, axes)
+}"""
+SUMS = """<ir_version: 10, opset_import: ["" : 20]> sums (float[N, 2] x) => (float[N, 1] y) {
+    axes = Constant <value = int64[1] {1}> ()
+    y = ReduceSum (x, axes)
+}"""
+
+
+@pytest.fixture(scope="module")
+def own(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """A server of models that `lectern add` took in."""
+    directory = tmp_path_factory.mktemp("own")
+    repository = directory / "models"
+    (directory / "colours.txt").write_text("red\ngreen\nblue")
+    for name, graph, *options in (
+        ("colours", BRIGHTEST, "--labels", directory / "colours.txt"),
+        ("sums", SUMS, "--features", "apples,pears"),
+        ("bare", SUMS, "--kind", "raw"),
+    ):
+        onnx.save(onnx.parser.parse_model(graph), directory / f"{name}.onnx")
+        command = ["lectern", "add", directory / f"{name}.onnx", "--repository", repository, *options]
+        subprocess.run([sys.executable, "-m", *map(str, command)], check=True, cwd=ROOT, timeout=WAIT)
+    os.utime(repository / "bare" / "1" / "model.onnx", (0, 0))
+    card = repository / "colours" / "1" / "card.json"
+    measured = {"corruption": "gaussian_noise", "severity": 3, "metric": "accuracy", "value": 0.25}
+    card.write_text(json.dumps(json.loads(card.read_text()) | {"robustness": [measured]}))
+    with serving(tmp_path_factory.mktemp("server"), repository=repository) as server:
+        yield server
+
+
+def _try_picture(page: Page) -> None:
+    page.locator(".thumb").first.click()
+
+
+def _try_rows(page: Page) -> None:
+    _ask(page, "Rows, with the columns' names first", "pears,apples\n1,2\n3,4", "Predict")
+
+
+@pytest.mark.parametrize(
+    ("model", "act", "sees"),
+    [
+        ("colours", _try_picture, ["red", "green", "blue", "colours version 1"]),
+        ("sums", _try_rows, ["Row 1", "3", "Row 2", "7", "sums version 1"]),
+        ("colours", None, ["Under corruption", "gaussian noise", "0.250"]),
+        ("bare", None, ["has no card", "/v2/models/bare/infer"]),
+    ],
+)
+def test_a_model_of_ones_own_is_tried_beside_its_card(
+    model: str, act: Callable[[Page], None] | None, sees: list[str], own: Server, visiting: Visiting, axe: str
+) -> None:
+    visit = visiting(own.http_url, viewport=NARROW)
+    visit.open("models")
+    visit.page.locator(".tiles a", has_text=model).click()
+    if act:
+        expect(visit.page.locator("h2", has_text="Try it")).to_be_visible()
+        act(visit.page)
+    for words in sees:
+        expect(visit.page.locator(".answer" if act else "#main")).to_contain_text(words)
+    assert visit.violations(axe) == []
+    assert visit.page.evaluate("document.documentElement.scrollWidth - innerWidth") <= 0
+    assert visit.said == []
+
+
+def test_a_model_with_a_tab_leads_there(visiting: Visiting) -> None:
+    visit = visiting()
+    visit.open("models/robust_classifier")
+    visit.page.locator("#main").get_by_role("link", name="HW10").click()
+    expect(visit.page.locator("table")).to_contain_text("45.3")  # of attacked photos, by its card
 
 
 def test_attacks_are_shown_where_they_are_allowed(visiting: Visiting, tmp_path: Path) -> None:
