@@ -97,6 +97,14 @@ def test_a_translation_has_the_blocks_of_its_page(page: Path) -> None:
     assert f"[繁體中文]({page.name})" in original.read_text()
 
 
+@pytest.mark.unit
+@pytest.mark.parametrize("page", TRANSLATIONS, ids=lambda path: path.name)
+def test_a_space_parts_chinese_from_latin(page: Path) -> None:
+    text = re.sub(r"```.*?```", "", page.read_text(), flags=re.DOTALL)
+    shown = re.sub(r"\[([^\]]*)\]\([^)]*\)", r"\1", text)  # of a link
+    assert re.findall(r".{,8}[一-鿿][A-Za-z0-9`].{,8}|.{,8}[A-Za-z0-9`][一-鿿].{,8}", shown) == []
+
+
 def blocks(document: str, mark: str) -> list[tuple[str, str]]:
     """Language and text of each block after such a mark."""
     text = (ROOT / document).read_text()
@@ -149,7 +157,13 @@ def test_pages_have_blocks_to_run() -> None:
 def test_examples_run(server: Server, language: str, text: str) -> None:
     addresses = {"LECTERN_TARGET": server.target, "LECTERN_METRICS_TARGET": server.metrics_url.removeprefix("http://")}
     text = text.replace("127.0.0.1:8001", server.target).replace("http://127.0.0.1:8000", server.http_url)
-    run(language, text.replace("127.0.0.1:8000", server.http_url.removeprefix("http://")), ROOT, **addresses)
+    run(
+        language,
+        text.replace("127.0.0.1:8000", server.http_url.removeprefix("http://")),
+        ROOT,
+        prints=True,
+        **addresses,
+    )
 
 
 @pytest.mark.unit

@@ -283,11 +283,11 @@ def _names(content: bytes) -> Names:
 
 
 def _around(source: str, sentences: Sequence[Sentence], index: int) -> tuple[str, str]:
-    """What stands before a sentence and, of the last one, after it."""
-    start = sentences[index - 1].end if index else 0
+    """What stands before a sentence and, of the last one, after it; no line break begins or ends a text."""
+    before = between(source, sentences[index - 1].end if index else 0, sentences[index].start)
     last = index == len(sentences) - 1
     after = between(source, sentences[index].end, len(source)) if last else ""
-    return between(source, start, sentences[index].start).strip("\n"), after.strip("\n")
+    return before if index else before.lstrip("\n"), after.rstrip("\n")
 
 
 def _joined(source: str, parts: Iterable[pb.TranslatedSentence]) -> str:

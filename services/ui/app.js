@@ -1,10 +1,10 @@
 // The frame around the panels: navigation by hash, language, colours, and whether the server answers.
 
-import { listModels, serverFacts, watchers, latencies } from "./lib/api.js";
+import { isReady, listModels, serverFacts, watchers, latencies } from "./lib/api.js";
 import { errorBox } from "./lib/bench.js";
 import { h, show } from "./lib/dom.js";
 import { LANGUAGES, currentLanguage, keep, keepLanguage, kept, preferredLanguage, t, useLanguage } from "./lib/words.js";
-import { BEHIND, HOMEWORKS, MORE, TABS } from "./tabs.js";
+import { BEHIND, HOMEWORKS, MORE, TABS, addressOf } from "./tabs.js";
 
 const THEME = "lectern.theme";
 const SCHEMES = ["auto", "light", "dark"];
@@ -16,7 +16,7 @@ const tools = document.getElementById("tools");
 const skip = document.getElementById("skip");
 const health = h("a", { class: "health", href: "#server" }, h("span", {}));
 let leaving = new AbortController();
-let missing = new Map(); // tab's part -> why the server does not serve it
+let missing = new Map(); // tab's part -> why the server does not serve it, and what to do
 
 function applyTheme(theme) {
   if (theme === "auto") delete document.documentElement.dataset.theme;
@@ -123,8 +123,8 @@ async function drawPanel({ focus = true } = {}) {
   try {
     const panel = await import(`./panels/${part?.panel ?? "home"}.js`);
     if (signal.aborted) return;
-    if (part && missing.has(part)) show(root, h("div", { class: "notice warn", role: "status" }, h("strong", {}, t("absent")), h("p", {}, missing.get(part))));
-    else await panel.default({ root, signal, tab, part, rest });
+    if (part && missing.has(part)) show(root, h("div", { class: "notice warn", role: "status" }, h("strong", {}, t("absent")), h("p", {}, missing.get(part).join(" "))));
+    else await panel.default({ root, signal, tab, part, rest, missing });
   } catch (error) {
     if (!signal.aborted) show(root, errorBox(error));
   }
@@ -137,7 +137,7 @@ function modelLinks(part) {
 
 function partLinks(tab, part) {
   const link = (one) =>
-    h("li", {}, h("a", { href: one.id ? `#${tab.id}/${one.id}` : `#${tab.id}`, "aria-current": one === part ? "page" : null }, t(`${tab.id}.${one.id || "first"}`)));
+    h("li", {}, h("a", { href: addressOf(tab, one), class: missing.has(one) ? "absent" : null, "aria-current": one === part ? "page" : null }, t(`${tab.id}.${one.id || "first"}`)));
   return h("nav", { "aria-label": t(`${tab.id}.title`) }, h("ul", { class: "parts" }, tab.parts.map(link)));
 }
 
@@ -147,9 +147,9 @@ async function findMissing() {
   missing = new Map();
   for (const tab of TABS) {
     for (const part of tab.parts.filter((one) => one.service)) {
-      const unready = part.models.slice(0, 1).filter((name) => !(models.get(name)?.versions ?? []).some((version) => version.state === "MODEL_STATE_READY"));
-      if (!facts.services.includes(`lectern.v1.${part.service}`)) missing.set(part, t("absent.service", { service: part.service }));
-      else if (unready.length) missing.set(part, t("absent.model", { model: unready[0] }));
+      const unready = part.models.slice(0, 1).filter((name) => !(models.get(name)?.versions ?? []).some(isReady));
+      if (!facts.services.includes(`lectern.v1.${part.service}`)) missing.set(part, [t("absent.service", { service: part.service }), t("absent.start")]);
+      else if (unready.length) missing.set(part, [t("absent.model", { model: unready[0] })]);
     }
   }
 }

@@ -37,7 +37,7 @@ export const HOMEWORKS = [
       part("model", "explainModel", "ExplainService", "image_classifier"),
     ],
   },
-  tab("hw10", "HW10", "defend", "DefendService", "image_classifier", "robust_classifier", "image_purifier"),
+  tab("hw10", "HW10", "defend", "DefendService", "image_classifier", "robust_classifier", "image_purifier", "proxy_ensemble"),
   tab("hw11", "HW11", "drawing", "ClassifyService", "drawing_classifier", "image_classifier"),
   tab("hw12", "HW12", "lander", "ActService", "lunar_lander"),
   tab("hw13", "HW13", "compact", "ClassifyService", "compact_classifier", "image_classifier"),
@@ -61,3 +61,5 @@ export const BEHIND = [
 ];
 
 export const TABS = [...HOMEWORKS, ...MORE, ...BEHIND];
+
+export const addressOf = (tab, one) => (one.id ? `#${tab.id}/${one.id}` : `#${tab.id}`);

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import csv
 import json
+import os
 import re
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.request import Request, urlopen
 
-import numpy as np
+import onnx
+import onnx.parser
 import pytest
 from PIL import Image
-from playwright.sync_api import Browser, ConsoleMessage, Locator, Page, expect, sync_playwright
+from playwright.sync_api import Browser, ConsoleMessage, Locator, Page, Route, ViewportSize, expect, sync_playwright
 
 from tests.conftest import ROOT, Server, serving
 from tests.interoperability.environments import node_modules_with
@@ -22,7 +27,8 @@ from tests.waiting import WAIT
 
 AXE = "axe-core@4.10.3"
 MILLISECONDS = WAIT * 1000
-WIDE, NARROW = {"width": 1280, "height": 900}, {"width": 400, "height": 800}
+WIDE: ViewportSize = {"width": 1280, "height": 900}
+NARROW: ViewportSize = {"width": 400, "height": 800}
 # Chromium's sandbox needs more than a container gives; what is opened here is our own page. Its microphone beeps.
 FLAGS = ["--no-sandbox", "--use-fake-device-for-media-stream", "--use-fake-ui-for-media-stream"]
 RUN_AXE = "axe.run().then(found => found.violations.map(one => [one.id, one.nodes.map(node => node.html)]))"
@@ -175,7 +181,15 @@ def test_every_homework_is_a_tab(visiting: Visiting, axe: str) -> None:
     tiles = visit.page.locator(".tiles .number")
     expect(tiles).to_have_text([f"HW{number}" for number in range(1, 16)])
     assert visit.violations(axe) == []
-    assert len(TASKS) > 15
+
+
+def test_every_tab_and_part_has_a_task(visiting: Visiting) -> None:
+    visit = visiting()
+    visit.open("")
+    addresses = """import("./tabs.js").then(({ TABS, addressOf }) =>
+        TABS.flatMap((tab) => tab.parts.map((part) => addressOf(tab, part))))"""
+    assert {f"#{task.tab}" for task in TASKS} >= set(visit.page.evaluate(addresses))
+    assert f"{len(TASKS)} tasks" in (ROOT / "docs" / "page.md").read_text()
 
 
 def test_the_first_page_is_small(visiting: Visiting) -> None:
@@ -275,8 +289,11 @@ def test_faces_change_under_the_slider(visiting: Visiting) -> None:
         ("hw3", lambda page, files: page.set_input_files("input[type=file]", files / "text.png"), "is not a picture"),
         ("hw2", lambda page, files: page.set_input_files("input[type=file]", files / "text.png"), "is not a recording"),
         ("hw1", lambda page, files: page.set_input_files("input[type=file]", files / "table.csv"), "lacks"),
-        ("hw7", lambda page, _: _ask(page, "Question", "", "Ask"), "questions[0]"),
-        ("words", lambda page, _: _ask(page, "Words to add and subtract", "", "Find near words"), "at least one word"),
+        (
+            "words",
+            lambda page, _: _ask(page, "Words to add and subtract", "- king", "Find near words"),
+            "at least one word",
+        ),
         ("tables", lambda page, _: _ask(page, "Rows to classify", "", "Classify"), "at least one row"),
         ("hw6", lambda page, _: _ask(page, "Seed", "-1", "Draw faces"), "seed"),
     ],
@@ -299,11 +316,105 @@ def _ask(page: Page, label: str, text: str, button: str) -> None:
     page.get_by_role("button", name=button, exact=True).click()
 
 
+@pytest.mark.parametrize(
+    ("tab", "label", "button"),
+    [
+        ("hw5", "English text", "Translate"),
+        ("hw7", "Text to read", "Ask"),
+        ("hw7", "Question", "Ask"),
+        ("hw7/sentiment", "English text", "Judge"),
+        ("hw9/text", "English text", "Explain"),
+        ("tags", "English text", "Tag"),
+        ("words", "Words to add and subtract", "Find near words"),
+        ("search", "Search for", "Search"),
+        ("search", "In these lines (one each)", "Search"),
+        ("entailment", "This is true", "Ask"),
+        ("entailment", "Does this follow?", "Ask"),
+        ("rewriting", "English text", "Rewrite"),
+        ("stories", "Story, a sentence a line", "Ask"),
+        ("stories", "Question", "Ask"),
+    ],
+)
+def test_who_wrote_nothing_is_told_where_to_and_nobody_is_asked(
+    tab: str, label: str, button: str, visiting: Visiting
+) -> None:
+    visit = visiting()
+    visit.open(tab)
+    visit.page.wait_for_selector(".foot")
+    visit.answer()
+    calls: list[str] = []
+    visit.page.on("request", lambda request: calls.append(request.url))
+    _ask(visit.page, label, " ", button)
+    expect(visit.answer()).to_have_text(re.compile(f"Write something under “{re.escape(label)}” first.$"))
+    assert [url for url in calls if "ModelService" not in url] == []
+
+
+@pytest.mark.parametrize(
+    ("tab", "example"), [("hw1", "text=survey.csv"), ("hw2", "text=sentence.wav"), ("hw3", ".thumb")]
+)
+def test_an_error_takes_the_place_of_the_old_answer(tab: str, example: str, visiting: Visiting, tmp_path: Path) -> None:
+    (tmp_path / "wrong.txt").write_text("wrong")
+    visit = visiting()
+    visit.open(tab)
+    visit.page.locator(example).first.click()
+    visit.page.wait_for_selector(".foot")
+    visit.page.set_input_files("input[type=file]", tmp_path / "wrong.txt")
+    expect(visit.page.locator("[role=alert]")).to_be_visible()
+    assert visit.page.locator(".foot").count() == 0
+    assert visit.page.locator("table").count() == 0
+
+
+@pytest.mark.parametrize("cell", ["abc", "1e300"])
+def test_a_cell_that_is_no_number_has_the_row_of_the_table(cell: str, visiting: Visiting, tmp_path: Path) -> None:
+    with (ROOT / "docs" / "examples" / "survey.csv").open(newline="") as file:
+        header, *rows = csv.reader(file)
+    visit = visiting()
+    visit.open("hw1")
+    visit.page.locator("text=survey.csv").click()
+    second = visit.page.locator("tr", has=visit.page.get_by_role("button", name="Row 2"))
+    fourth_day = [float(share) for name, share in zip(header, rows[1], strict=True) if name == "tested_positive"][3]
+    expect(second).to_contain_text(f"{fourth_day:.2f} %")
+    rows[1][header.index("cli")] = cell
+    (tmp_path / "wrong.csv").write_text("\n".join(",".join(row) for row in (header, *rows)))
+    visit.page.set_input_files("input[type=file]", tmp_path / "wrong.csv")
+    expect(visit.page.locator("[role=alert]")).to_contain_text("Row 2, column cli")
+
+
+def test_a_row_that_the_server_refuses_has_the_row_of_the_table(visiting: Visiting) -> None:
+    def shorten(route: Route) -> None:
+        request = json.loads(route.request.post_data or "")
+        request["rows"][1]["features"].pop()
+        route.continue_(post_data=json.dumps(request))
+
+    visit = visiting()
+    visit.open("hw1")
+    visit.page.route("**/Predict", shorten)
+    visit.page.locator("text=survey.csv").click()
+    expect(visit.page.locator("[role=alert]")).to_contain_text("Row 2 has")
+
+
+@pytest.mark.parametrize(
+    ("tab", "button", "lines"),
+    [
+        ("hw5", "Translate", ["我喜歡茶。", "", "她會做飯。"]),
+        ("rewriting", "Rewrite", ["I like tea.", "", "She can cook."]),
+    ],
+)
+def test_an_answer_has_the_lines_of_its_text(tab: str, button: str, lines: list[str], visiting: Visiting) -> None:
+    visit = visiting()
+    visit.open(tab)
+    visit.page.wait_for_selector(".foot")
+    _ask(visit.page, "English text", "I like tea.\n\nShe can cook.", button)
+    visit.answer()
+    for place in visit.page.locator(".translation, .answer-body > div > p:last-child:not(.small)").all():
+        assert place.inner_text().split("\n") == lines
+
+
 def test_an_error_has_the_request_id_of_the_log(visiting: Visiting, server: Server) -> None:
     visit = visiting()
-    visit.open("hw7")
+    visit.open("hw6")
     visit.answer()
-    _ask(visit.page, "Question", "", "Ask")
+    _ask(visit.page, "Seed", "-1", "Draw faces")
     shown = visit.page.locator("[role=alert] .small code").inner_text()
     assert re.fullmatch(r"[0-9a-f]{32}", shown)
     assert any(record.get("request_id") == shown for record in server.log_records())
@@ -318,6 +429,93 @@ def test_what_is_not_served_says_so(browser: Browser, visiting: Visiting, tmp_pa
         visit.page.locator(".thumb").first.click()
         expect(visit.answer()).to_contain_text("int8")
         assert visit.said == []
+
+
+def test_tiles_say_what_is_not_served(visiting: Visiting, axe: str, tmp_path: Path) -> None:
+    with serving(tmp_path, "predict") as some:
+        visit = visiting(some.http_url)
+        visit.open("")
+        tile = visit.page.locator(".tiles a", has_text="HW5")
+        expect(tile).to_have_class("absent")
+        expect(tile).to_contain_text("does not serve TranslateService")
+        expect(visit.page.locator(".tiles a", has_text="HW1").first).not_to_have_class("absent")
+        assert visit.violations(axe) == []
+        visit.open("hw1")
+        visit.page.locator("text=survey.csv").click()
+        expect(visit.answer()).to_contain_text("% of tests on day 5")  # without ExplainService, which would say why
+        assert visit.said == []
+
+
+BRIGHTEST = """<ir_version: 10, opset_import: ["" : 20]> brightest (float[N, 3, 8, 6] x) => (float[N, 3] logits) {
+    axes = Constant <value = int64[2] {2, 3}> ()
+    logits = ReduceMean <keepdims = 0> (x, axes)
+}"""
+SUMS = """<ir_version: 10, opset_import: ["" : 20]> sums (float[N, 2] x) => (float[N, 1] y) {
+    axes = Constant <value = int64[1] {1}> ()
+    y = ReduceSum (x, axes)
+}"""
+
+
+@pytest.fixture(scope="module")
+def own(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """A server of models that `lectern add` took in."""
+    directory = tmp_path_factory.mktemp("own")
+    repository = directory / "models"
+    (directory / "colours.txt").write_text("red\ngreen\nblue")
+    for name, graph, *options in (
+        ("colours", BRIGHTEST, "--labels", directory / "colours.txt"),
+        ("sums", SUMS, "--features", "apples,pears"),
+        ("bare", SUMS, "--kind", "raw"),
+    ):
+        onnx.save(onnx.parser.parse_model(graph), directory / f"{name}.onnx")
+        command = ["lectern", "add", directory / f"{name}.onnx", "--repository", repository, *options]
+        subprocess.run([sys.executable, "-m", *map(str, command)], check=True, cwd=ROOT, timeout=WAIT)
+    os.utime(repository / "bare" / "1" / "model.onnx", (0, 0))
+    card = repository / "colours" / "1" / "card.json"
+    measured = {"corruption": "gaussian_noise", "severity": 3, "metric": "accuracy", "value": 0.25}
+    card.write_text(json.dumps(json.loads(card.read_text()) | {"robustness": [measured]}))
+    with serving(tmp_path_factory.mktemp("server"), repository=repository) as server:
+        yield server
+
+
+def _try_picture(page: Page) -> None:
+    page.locator(".thumb").first.click()
+
+
+def _try_rows(page: Page) -> None:
+    _ask(page, "Rows, with the columns' names first", "pears,apples\n1,2\n3,4", "Predict")
+
+
+@pytest.mark.parametrize(
+    ("model", "act", "sees"),
+    [
+        ("colours", _try_picture, ["red", "green", "blue", "colours version 1"]),
+        ("sums", _try_rows, ["Row 1", "3", "Row 2", "7", "sums version 1"]),
+        ("colours", None, ["Under corruption", "gaussian noise", "0.250"]),
+        ("bare", None, ["has no card", "/v2/models/bare/infer"]),
+    ],
+)
+def test_a_model_of_ones_own_is_tried_beside_its_card(
+    model: str, act: Callable[[Page], None] | None, sees: list[str], own: Server, visiting: Visiting, axe: str
+) -> None:
+    visit = visiting(own.http_url, viewport=NARROW)
+    visit.open("models")
+    visit.page.locator(".tiles a", has_text=model).click()
+    if act:
+        expect(visit.page.locator("h2", has_text="Try it")).to_be_visible()
+        act(visit.page)
+    for words in sees:
+        expect(visit.page.locator(".answer" if act else "#main")).to_contain_text(words)
+    assert visit.violations(axe) == []
+    assert visit.page.evaluate("document.documentElement.scrollWidth - innerWidth") <= 0
+    assert visit.said == []
+
+
+def test_a_model_with_a_tab_leads_there(visiting: Visiting) -> None:
+    visit = visiting()
+    visit.open("models/robust_classifier")
+    visit.page.locator("#main").get_by_role("link", name="HW10").click()
+    expect(visit.page.locator("table")).to_contain_text("45.3")  # of attacked photos, by its card
 
 
 def test_attacks_are_shown_where_they_are_allowed(visiting: Visiting, tmp_path: Path) -> None:
@@ -365,7 +563,7 @@ def test_pixels_of_a_map_lie_over_the_picture(visiting: Visiting) -> None:
     picture, cover = (visit.page.locator(f".overlay {what}").bounding_box() for what in ("img", "canvas"))
     assert picture is not None
     assert cover is not None
-    assert np.allclose(list(picture.values()), list(cover.values()), atol=1)
+    assert [*picture.values()] == pytest.approx([*cover.values()], abs=1)
 
 
 def get(url: str, **headers: str) -> tuple[dict[str, str], bytes]:

@@ -33,6 +33,16 @@ def test_both_languages_have_the_same_keys_and_places() -> None:
         assert sorted(PLACES.findall(text)) == sorted(PLACES.findall(chinese[key])), key
 
 
+def test_chinese_is_spaced_and_names_homeworks_as_the_tutorials_do() -> None:
+    chinese = words("zh-TW")
+    assert [text for text in chinese.values() if re.search(r"[一-鿿][A-Za-z0-9`]|[A-Za-z0-9`][一-鿿]", text)] == []
+    table = (ROOT / "docs" / "tutorials" / "README.zh-TW.md").read_text()
+    topics = re.findall(r"^\| \[HW(\d+)\]\S* \| (.*?) \|", table, flags=re.MULTILINE)
+    assert len(topics) == 15
+    for number, topic in topics:
+        assert chinese[f"hw{number}.short"] in topic
+
+
 @pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.name)
 def test_every_word_that_a_script_uses_is_there(script: Path) -> None:
     known, source = words("en"), script.read_text()

@@ -350,6 +350,14 @@ def test_addresses_tags_placeholders_numbers_and_names_are_kept(
     assert kept[-1] in streamed.text
 
 
+def test_a_streamed_text_keeps_its_lines(client: lectern.Client) -> None:
+    text = "\nI like tea.\n\nShe can cook. He is here.\n"
+    written = client.translate(text).results[0].translations[0].text
+    streamed = "".join(part.text for part in client.stream_translate(text) if part.final)
+    for translation in (written, streamed):
+        assert [line != "" for line in translation.split("\n")] == [True, False, True]
+
+
 def test_letters_of_any_width_read_alike(client: lectern.Client) -> None:
     plain, wide = client.translate(["Tom can cook.", "Ｔｏｍ　ｃａｎ　ｃｏｏｋ．"]).results
     assert plain.translations[0].text == wide.translations[0].text

@@ -129,6 +129,8 @@ export function listModels({ fresh = false } = {}) {
   return models.promise;
 }
 
+export const isReady = (version) => version.state === "MODEL_STATE_READY";
+
 const cards = new Map();
 
 // The card of a model's newest version that answers, or of the version asked for.
@@ -137,9 +139,15 @@ export async function cardOf(name, version = 0) {
   if (!cards.has(key)) {
     const { answer } = await call("ModelService.GetModel", { model: name, version: String(version) });
     const versions = answer.model.versions ?? [];
-    const ready = versions.find((one) => one.state === "MODEL_STATE_READY") ?? versions[0];
+    const ready = versions.find(isReady) ?? versions[0];
     if (!ready?.card) throw new CallError("UNAVAILABLE", ready?.reason ?? "");
     cards.set(key, ready.card);
   }
   return cards.get(key);
+}
+
+// Whether this server explains a model's answers. Pictures and rows need graphs for that, texts none.
+export async function explains(name) {
+  const [facts, card] = await Promise.all([serverFacts(), cardOf(name)]);
+  return facts.services.includes("lectern.v1.ExplainService") && (card.preprocessing.kind === "text" || Boolean(card.explanation));
 }

@@ -13,7 +13,8 @@ export function bench(context, inputs, { wide = false } = {}) {
     h("div", { class: wide ? "bench wide" : "bench" }, h("section", { class: "card", "aria-label": t("input") }, inputs), section),
     jumpTo(section, context.signal),
   );
-  return { answer, ask: asker(answer, context.signal) };
+  context.ask = asker(answer, context.signal); // inputs that fail tell so in the answer's place
+  return { answer, ask: context.ask };
 }
 
 // Where it is narrow, the answer may be below what is seen: a button leads there.
@@ -45,6 +46,12 @@ export function asker(answer, signal) {
   };
 }
 
+// Where a request has a row, as the page counts rows: `rows[3].features[1]` is in row 4.
+function placeOf(field) {
+  const [, place] = /^(?:rows|examples|queries)\[(\d+)\]/.exec(field) ?? [];
+  return place === undefined ? h("code", {}, field) : t("row", { n: Number(place) + 1 });
+}
+
 // An error in words, with the request's id for whoever reads the server's log.
 export function errorBox(error) {
   if (error instanceof InputError) return h("div", { class: "notice bad", role: "alert" }, h("strong", {}, t("error.input")), h("p", {}, error.message));
@@ -57,7 +64,7 @@ export function errorBox(error) {
     { class: "notice bad", role: "alert" },
     h("strong", {}, title),
     error.message && error.fields.length === 0 && h("p", {}, error.message),
-    error.fields.length > 0 && h("ul", {}, error.fields.map((one) => h("li", {}, h("code", {}, one.field), " ", one.description))),
+    error.fields.length > 0 && h("ul", {}, error.fields.map((one) => h("li", {}, placeOf(one.field), " ", one.description))),
     error.requestId && h("p", { class: "small" }, `${t("requestId")} `, h("code", {}, error.requestId)),
   );
 }

@@ -5,6 +5,7 @@ import { t } from "./words.js";
 
 const EMPTY = new Set(["", "?", "-", "na", "n/a", "nan", "null", "none", "#n/a"]);
 const MOST_CATEGORIES = 20;
+const MOST_ROWS = 4096; // of one request
 
 // The cells of each row that is not empty; quotes, and commas, semicolons or tabs.
 export function cellsOf(text) {
@@ -32,9 +33,11 @@ export function cellsOf(text) {
   return rows.filter((row) => row.some((one) => one !== ""));
 }
 
-const numberIn = (cell) => (cell !== "" && Number.isFinite(Number(cell)) ? Number(cell) : null);
+// Models read numbers of 32 bits.
+const numberIn = (cell) => (cell !== "" && Number.isFinite(Math.fround(Number(cell))) ? Number(cell) : null);
 
-// Rows of the named features; a header chooses columns by name, repeated names are numbered.
+// Rows of the named features; a header chooses columns by name, repeated names are numbered. Errors count rows as the
+// page and the server's errors do: from 1, without the header.
 export function featureRows(text, features) {
   const rows = cellsOf(text);
   if (!rows.length) throw new InputError(t("csv.empty"));
@@ -48,10 +51,11 @@ export function featureRows(text, features) {
     table = rows.slice(1);
   }
   if (!table.length) throw new InputError(t("csv.empty"));
+  if (table.length > MOST_ROWS) throw new InputError(t("csv.many", { n: table.length, most: MOST_ROWS }));
   return table.map((row, r) =>
     places.map((place, i) => {
       const value = numberIn(row[place] ?? "");
-      if (value === null) throw new InputError(t("csv.cell", { row: r + 2, column: features[i], cell: row[place] ?? "" }));
+      if (value === null) throw new InputError(t("csv.cell", { row: r + 1, column: features[i], cell: row[place] ?? "" }));
       return value;
     }),
   );
@@ -78,7 +82,7 @@ export function labelledTable(examplesText, queriesText) {
   const columns = names.map((name, i) => columnOf(name, rows.map((row) => row[i] ?? "")));
   const examples = rows.map((row, r) => {
     const label = row[header.length - 1];
-    if (!label) throw new InputError(t("tables.noClass", { row: r + 2 }));
+    if (!label) throw new InputError(t("tables.noClass", { row: r + 1 }));
     return { features: columns.map((column, i) => column(row[i] ?? "")), label };
   });
   const queries = asked.map((row) => ({ features: columns.map((column, i) => column(row[queryHeader.indexOf(names[i])] ?? "")) }));

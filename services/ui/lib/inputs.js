@@ -1,8 +1,7 @@
 // What people put in: fields, examples, files that are dropped, pasted or chosen.
 
-import { errorBox } from "./bench.js";
 import { h, newId, show } from "./dom.js";
-import { exampleFile, readPicture, readSound, startRecording } from "./media.js";
+import { InputError, exampleFile, readPicture, readSound, startRecording } from "./media.js";
 import { t } from "./words.js";
 
 function field(label, control, note) {
@@ -15,7 +14,13 @@ export function textField(label, value, { rows = 0, on = {}, maxlength = 1_000_0
     ? h("textarea", { rows, maxlength, placeholder, lang, on }, value)
     : h("input", { type: "text", value, maxlength, placeholder, lang, on, autocomplete: "off" });
   control.value = value;
-  return { node: field(label, control), control };
+  return { node: field(label, control), control, label };
+}
+
+// What somebody wrote into a field of texts; who wrote nothing is told where to.
+export function textIn({ control, label }) {
+  if (!control.value.trim()) throw new InputError(t("error.empty", { field: label }));
+  return control.value;
 }
 
 export function numberField(label, value, { min = 0, max = 1e15, step = 1, on = {} } = {}) {
@@ -83,20 +88,19 @@ export function pictureExamples(paths, use) {
   );
 }
 
+// The file that was given, or the example of this name.
+export const fileOf = (source) => (typeof source === "string" ? exampleFile(source) : source);
+
 // Where a picture is dropped, pasted or chosen, with examples below. `use` gets a picture.
 export function pictureInput(context, { examples = [], label = t("picture"), use }) {
-  const problem = h("div");
   const preview = h("div", { class: "preview" });
-  const take = async (source) => {
-    try {
-      const picture = await readPicture(typeof source === "string" ? await exampleFile(source) : source);
-      show(problem);
+  const take = (source) =>
+    context.ask(async (signal) => {
+      const picture = await readPicture(await fileOf(source));
+      if (signal.aborted) return;
       show(preview, h("img", { src: picture.url, alt: t("picture.yours", { name: picture.name }), class: "picture medium crisp" }));
       use(picture);
-    } catch (error) {
-      show(problem, errorBox(error));
-    }
-  };
+    });
   const zone = dropZone(context, label, "image/*", take);
   document.addEventListener(
     "paste",
@@ -106,7 +110,7 @@ export function pictureInput(context, { examples = [], label = t("picture"), use
     },
     { signal: context.signal },
   );
-  const node = h("div", { class: "stack" }, zone, problem, preview, examples.length > 0 && pictureExamples(examples, take));
+  const node = h("div", { class: "stack" }, zone, preview, examples.length > 0 && pictureExamples(examples, take));
   return { node, take, preview };
 }
 
@@ -138,18 +142,14 @@ export function dropZone(context, label, accept, take) {
 
 // Where sound is dropped, chosen or recorded. `use` gets a sound.
 export function soundInput(context, { examples = [], label = t("sound"), use }) {
-  const problem = h("div");
   const name = h("p", { class: "small" });
-  const take = async (source) => {
-    try {
-      const sound = await readSound(typeof source === "string" ? await exampleFile(source) : source);
-      show(problem);
+  const take = (source) =>
+    context.ask(async (signal) => {
+      const sound = await readSound(await fileOf(source));
+      if (signal.aborted) return;
       name.textContent = t("sound.yours", { name: sound.name, seconds: sound.seconds.toFixed(1) });
       use(sound);
-    } catch (error) {
-      show(problem, errorBox(error));
-    }
-  };
+    });
   let running = null;
   const record = button(
     t("record"),
@@ -162,7 +162,7 @@ export function soundInput(context, { examples = [], label = t("sound"), use }) 
         record.classList.add("recording");
         await take(await running.done);
       } catch (error) {
-        show(problem, errorBox(error));
+        await context.ask(() => Promise.reject(error));
       } finally {
         running = null;
         record.textContent = t("record");
@@ -173,5 +173,5 @@ export function soundInput(context, { examples = [], label = t("sound"), use }) 
     { kind: "quiet" },
   );
   const chips = examples.length > 0 && textExamples(examples, take);
-  return { node: h("div", { class: "stack" }, dropZone(context, label, "audio/*", take), record, problem, name, chips), take };
+  return { node: h("div", { class: "stack" }, dropZone(context, label, "audio/*", take), record, name, chips), take };
 }

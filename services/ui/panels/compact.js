@@ -1,6 +1,6 @@
 // HW13: the large network, the small one, and the small one in 8 bits, on the same photo.
 
-import { call, cardOf, listModels } from "../lib/api.js";
+import { call, cardOf, isReady, listModels } from "../lib/api.js";
 import { bars, bench, foot, table } from "../lib/bench.js";
 import { figure, h } from "../lib/dom.js";
 import { pictureInput } from "../lib/inputs.js";
@@ -11,7 +11,7 @@ const PHOTOS = ["cat.png", "ship.png", "horse.png", "truck.png", "photos/dog/1.p
 export default async function compact(context) {
   const [model, teacher] = context.part.models;
   const [card, models] = await Promise.all([cardOf(model), listModels()]);
-  const versions = (models.get(model).versions ?? []).filter((one) => one.state === "MODEL_STATE_READY").map((one) => one.version).sort((a, b) => a - b);
+  const versions = (models.get(model).versions ?? []).filter(isReady).map((one) => one.version).sort((a, b) => a - b);
   const titles = await Promise.all(versions.map(async (version) => (await cardOf(model, version)).title));
   const networks = [[teacher, "0", t("compact.teacher")], ...versions.map((version, i) => [model, version, titles[i]])].filter(([name]) => models.has(name));
   const input = pictureInput(context, { examples: PHOTOS, use: (one) => run(one) });

@@ -1,7 +1,7 @@
 // HW10: a photo, the attacked photo where the server allows it, and the defended one, side by side.
 
-import { call, serverFacts } from "../lib/api.js";
-import { bench, foot, picture } from "../lib/bench.js";
+import { call, cardOf, listModels, serverFacts } from "../lib/api.js";
+import { bench, foot, picture, table } from "../lib/bench.js";
 import { h, percent } from "../lib/dom.js";
 import { checkbox, choice, pictureInput, slider } from "../lib/inputs.js";
 import { pngUrl } from "../lib/media.js";
@@ -11,8 +11,8 @@ const DEFENCES = ["gaussian", "median", "jpeg", "bitDepth", "resizeAndPad", "aut
 const ATTACKS = ["fgsm", "iFgsm", "miFgsm", "diMiFgsm", "pgd", "square"];
 
 export default async function defend(context) {
-  const [model] = context.part.models;
-  const { attacks } = await serverFacts();
+  const [model, robust] = context.part.models;
+  const [{ attacks }, models] = await Promise.all([serverFacts(), listModels()]);
   let chosen = null;
   const again = () => chosen && run(chosen);
   const input = pictureInput(context, { examples: ["cat.png", "ship.png", "horse.png", "truck.png", "photos/dog/1.png", "photos/airplane/1.png"], use: (one) => run((chosen = one)) });
@@ -23,6 +23,7 @@ export default async function defend(context) {
   const { ask } = bench(context, [
     h("div", { class: "stack" }, input.node, attackFields, h("fieldset", { class: "plain" }, h("legend", { class: "legend" }, t("defence")), defences.map(([, one]) => one.node))),
   ]);
+  if (models.has(robust)) context.root.append(h("section", { class: "card after", "aria-label": t("defence.measured") }, comparison(await cardOf(robust))));
 
   const run = (one) =>
     ask(async (signal) => {
@@ -52,6 +53,17 @@ function step(caption, url, predicted, right = true) {
     h("p", { class: `big ${right ? "" : "bad"}` }, predicted.label),
     h("p", { class: "small" }, percent(predicted.probability)),
   );
+}
+
+// The robust network beside the plain one, without an attack and under one, as its card has them.
+function comparison({ name, metrics, baselines }) {
+  const compared = metrics.map((one) => one.name).filter((metric) => baselines.some((one) => one.metric === metric));
+  const own = metrics.map((one) => ({ name, metric: one.name, value: one.value }));
+  const rows = [...new Set([name, ...baselines.map((one) => one.name)])].map((network) => [
+    h("code", {}, network),
+    ...compared.map((metric) => [...own, ...baselines].find((one) => one.name === network && one.metric === metric)).map((one) => (one ? percent(one.value) : "—")),
+  ]);
+  return [h("h2", {}, t("defence.measured")), table(t("defence.measuredNote"), [t("card.baseline"), ...compared.map((metric) => metric.replaceAll("_", " "))], rows)];
 }
 
 function detection(found) {

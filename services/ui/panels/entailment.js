@@ -3,7 +3,7 @@
 import { call } from "../lib/api.js";
 import { bars, bench, foot, notices } from "../lib/bench.js";
 import { h } from "../lib/dom.js";
-import { button, textExamples, textField } from "../lib/inputs.js";
+import { button, textExamples, textField, textIn } from "../lib/inputs.js";
 import { t } from "../lib/words.js";
 
 const EXAMPLES = [
@@ -25,7 +25,7 @@ export default function entailment(context) {
 
   const run = () =>
     ask(async (signal) => {
-      const reply = await call("ClassifyService.ClassifyPair", { model, pairs: [{ premise: premise.control.value, hypothesis: hypothesis.control.value }] }, signal);
+      const reply = await call("ClassifyService.ClassifyPair", { model, pairs: [{ premise: textIn(premise), hypothesis: textIn(hypothesis) }] }, signal);
       const [result] = reply.answer.results;
       const best = result.classes[0].label;
       return [notices(result.notices), h("p", { class: "verdict" }, t(`entailment.${best}`)), bars(result.classes.map((one) => ({ ...one, label: t(`entailment.${one.label}.short`) }))), foot(reply)];

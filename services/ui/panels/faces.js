@@ -47,6 +47,7 @@ export default function faces(context) {
       const grid = h("div", { class: "sheet", role: "group", "aria-label": t("faces.sheet") });
       show(sheet, grid);
       ends = [];
+      walk(async () => hint(t("faces.choose")));
       const question = { model, seed: String(first), count: COUNT, truncation: Number(truncation.control.value) };
       for await (const one of stream("GenerateService.GenerateImages", question, signal)) {
         const own = String(one.seed ?? 0);

@@ -1,11 +1,11 @@
 // HW15: classes that the page itself shows by a picture or two each, and a character to sort into them.
 
 import { call } from "../lib/api.js";
-import { bars, bench, errorBox, foot } from "../lib/bench.js";
+import { bars, bench, foot } from "../lib/bench.js";
 import { h, show } from "../lib/dom.js";
 import { drawing } from "../lib/draw.js";
 import { button, choice, pictureInput, textField } from "../lib/inputs.js";
-import { exampleFile, readPicture } from "../lib/media.js";
+import { InputError, exampleFile, readPicture } from "../lib/media.js";
 import { t } from "../lib/words.js";
 
 const CLASSES = ["A", "B", "C", "D", "E"];
@@ -23,18 +23,16 @@ export default async function fewShot(context) {
   const add = button(
     t("fewShot.add"),
     () => {
-      if (!drawn || !name.control.value.trim()) return show(problem, errorBox(new Error(t("fewShot.first"))));
+      if (!drawn || !name.control.value.trim()) return ask(() => Promise.reject(new InputError(t("fewShot.first"))));
       support = [...support, { label: name.control.value.trim(), picture: drawn }];
-      show(problem);
       board.clear();
       drawShelf();
       return run();
     },
     { kind: "quiet" },
   );
-  const problem = h("div");
   const input = pictureInput(context, { examples: ["character.png"], use: (one) => ask(async () => answerTo((query = one))) });
-  const { ask } = bench(context, [h("div", { class: "stack" }, h("h2", {}, t("fewShot.classes")), shelf, h("h2", {}, t("fewShot.query")), input.node, board.node, h("div", { class: "columns" }, name.node, add), problem, method.node)]);
+  const { ask } = bench(context, [h("div", { class: "stack" }, h("h2", {}, t("fewShot.classes")), shelf, h("h2", {}, t("fewShot.query")), input.node, board.node, h("div", { class: "columns" }, name.node, add), method.node)]);
 
   function drawShelf() {
     const drop = (place) => {

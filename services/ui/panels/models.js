@@ -1,47 +1,74 @@
-// Model cards: what a model is for, what it reaches and where it fails, what it learned from.
+// Model cards: what a model is for, what it reaches and where it fails, what it learned from. A model that has no tab
+// can be tried beside its card.
 
-import { cardOf, listModels } from "../lib/api.js";
-import { table } from "../lib/bench.js";
+import { CallError, cardOf, isReady, listModels } from "../lib/api.js";
+import { hint, table } from "../lib/bench.js";
 import { figure, h, s, show } from "../lib/dom.js";
 import { t } from "../lib/words.js";
+import { TABS, addressOf } from "../tabs.js";
 
 // In these a higher value is not better, or there is no scale from 0 to 1.
 const SHARES = /accuracy|auc|auroc|f1|exact|recall|precision|rate|share|error/;
 
+// The panels that take any model of a capability and a kind of input.
+const TRIALS = { "classify/image": "photo", "predict/tabular": "rows", "embed/text": "searching" };
+
 export default async function models(context) {
-  if (context.rest) return card(context);
+  if (context.rest) return page(context);
   const all = [...(await listModels({ fresh: true })).values()];
   const order = (model) => Number(/^HW(\d+)/.exec(model.lecture)?.[1] ?? 99);
   all.sort((a, b) => order(a) - order(b) || a.name.localeCompare(b.name));
   const tile = (model) => {
-    const ready = model.versions.filter((one) => one.state === "MODEL_STATE_READY");
+    const ready = model.versions.filter(isReady);
     const state = ready.length ? t("models.versions", { list: ready.map((one) => one.version).join(", ") }) : `${t("models.unavailable")} ${model.versions[0]?.reason ?? ""}`;
-    return h("li", {}, h("a", { href: `#models/${model.name}` }, h("span", { class: "number" }, model.lecture), h("b", {}, model.title), h("p", {}, h("code", {}, model.name)), h("p", {}, state)));
+    return h("li", {}, h("a", { href: `#models/${model.name}` }, h("span", { class: "number" }, model.lecture), h("b", {}, model.title || model.name), h("p", {}, h("code", {}, model.name)), h("p", {}, state)));
   };
   context.root.append(h("ul", { class: "tiles" }, all.map(tile)));
   return undefined;
 }
 
-async function card({ root, rest }) {
-  const one = await cardOf(rest);
+async function page(context) {
+  const { root, rest: name } = context;
+  const versions = (await listModels({ fresh: true })).get(name)?.versions ?? [];
+  const one = await cardOf(name).catch((error) => {
+    if (error instanceof CallError && versions.some(isReady)) return null; // it has none
+    throw error;
+  });
+  const trial = h("div", { class: "after" });
+  show(root, h("p", {}, h("a", { href: "#models" }, `← ${t("models.all")}`)), heading(one ?? { name, title: name }, versions), trial, one && card(one));
+  if (versions.some(isReady)) await offer(context, trial, one);
+}
+
+function heading(one, versions) {
+  const names = [one.lecture, one.name, one.version && t("version", { n: one.version })].filter(Boolean).join(" · ");
+  const state = versions.some(isReady) ? null : h("p", { class: "notice warn" }, `${t("models.unavailable")} ${versions[0]?.reason ?? ""}`);
+  return h("section", { class: "card after", "aria-label": one.title }, h("h2", {}, `${one.title} `, h("span", { class: "small" }, names)), h("p", { class: "lead" }, one.description), state);
+}
+
+// Where a model can be tried: in its tabs, or else here, or else by what calls.
+async function offer(context, trial, one) {
+  const { rest: name } = context;
+  const links = TABS.flatMap((tab) => tab.parts.filter((part) => part.models.includes(name)).map((part) => h("a", { href: addressOf(tab, part) }, tab.lecture || t(`${tab.id}.short`))));
+  if (links.length) return show(trial, h("p", { class: "about-models" }, t("models.try"), links));
+  const panel = one && TRIALS[`${one.capability}/${one.preprocessing.kind}`];
+  if (!panel) return show(trial, hint(t(one ? "models.call" : "models.bare", { name })));
+  show(trial, h("h2", {}, t("models.tryHere")));
+  const { default: draw } = await import(`./${panel}.js`);
+  return draw({ ...context, root: trial, part: { ...context.part, models: [name] } });
+}
+
+function card(one) {
   const section = (title, ...nodes) => h("section", { class: "card after", "aria-label": title }, h("h2", {}, title), ...nodes);
-  show(
-    root,
-    h("p", {}, h("a", { href: "#models" }, `← ${t("models.all")}`)),
-    h(
-      "section",
-      { class: "card after", "aria-label": one.title },
-      h("h2", {}, `${one.title} `, h("span", { class: "small" }, `${one.lecture} · ${one.name} ${t("version", { n: one.version })}`)),
-      h("p", { class: "lead" }, one.description),
-    ),
-    section(t("card.limits"), h("h3", {}, t("card.intended")), h("p", {}, one.limits?.intended ?? "—"), h("h3", {}, t("card.failures")), h("ul", {}, (one.limits?.failures ?? []).map((text) => h("li", {}, text)))),
-    section(t("card.metrics"), h("p", { class: "small" }, t("card.metricsNote")), metrics(one), baselines(one)),
+  return [
+    one.limits && section(t("card.limits"), h("h3", {}, t("card.intended")), h("p", {}, one.limits.intended), h("h3", {}, t("card.failures")), h("ul", {}, one.limits.failures.map((text) => h("li", {}, text)))),
+    one.metrics.length > 0 && section(t("card.metrics"), h("p", { class: "small" }, t("card.metricsNote")), metrics(one), baselines(one)),
     one.per_class?.length > 0 && section(t("card.perClass"), perClass(one)),
     one.calibration && section(t("card.calibration"), h("p", { class: "small" }, t("card.calibrationNote", { error: figure(one.calibration.error) })), calibration(one.calibration.bins)),
+    one.robustness?.length > 0 && section(t("card.robustness"), robustness(one)),
     (one.tables ?? []).map((each) => section(each.title, table(each.title, each.columns, each.rows.map((row) => row.map((cell) => (typeof cell === "number" ? figure(cell) : cell))), { quiet: true }))),
-    section(t("card.data"), table(t("card.data"), [t("card.source"), t("card.licence"), t("card.train"), t("card.validation"), t("card.test")], one.data.map((each) => [`${each.source} ${each.version ?? ""}`, each.licence, ...["train", "validation", "test"].map((split) => figure(each[split] ?? 0))]), { quiet: true })),
+    one.data.length > 0 && section(t("card.data"), table(t("card.data"), [t("card.source"), t("card.licence"), t("card.train"), t("card.validation"), t("card.test")], one.data.map((each) => [`${each.source} ${each.version ?? ""}`, each.licence, ...["train", "validation", "test"].map((split) => figure(each[split] ?? 0))]), { quiet: true })),
     one.training && section(t("card.training"), training(one)),
-  );
+  ];
 }
 
 function metrics({ metrics: list }) {
@@ -63,6 +90,11 @@ function baselines({ baselines: list }) {
 function perClass({ per_class: list }) {
   const names = Object.keys(list[0]).filter((name) => name !== "label" && list.some((one) => one[name] !== null));
   return table(t("card.perClass"), [t("card.class"), ...names.map((name) => name.replaceAll("_", " "))], list.map((one) => [one.label, ...names.map((name) => (one[name] === null ? "—" : figure(one[name])))]), { quiet: true });
+}
+
+function robustness({ robustness: list }) {
+  const rows = list.map((one) => [one.corruption.replaceAll("_", " "), one.severity, one.metric.replaceAll("_", " "), figure(one.value)]);
+  return table(t("card.robustness"), [t("card.corruption"), t("card.severity"), t("card.metric"), t("card.value")], rows, { quiet: true });
 }
 
 // How often the model is right, by how sure it says it is.

@@ -3,7 +3,7 @@
 import { call } from "../lib/api.js";
 import { bench, foot, notices } from "../lib/bench.js";
 import { h } from "../lib/dom.js";
-import { button, textExamples, textField } from "../lib/inputs.js";
+import { button, textExamples, textField, textIn } from "../lib/inputs.js";
 import { InputError } from "../lib/media.js";
 import { t } from "../lib/words.js";
 
@@ -20,7 +20,7 @@ export default function nearest(context) {
 
   const run = () =>
     ask(async (signal) => {
-      const { positive, negative } = sumOf(text.control.value);
+      const { positive, negative } = sumOf(textIn(text));
       if (!positive.length) throw new InputError(t("words.none"));
       const reply = await call("EmbedService.Nearest", { model, positive, negative, topK: 12 }, signal);
       const words = reply.answer.words ?? [];

@@ -1,10 +1,10 @@
 // HW7: is a review glad or not, is a message spam; and which words say so.
 
-import { call } from "../lib/api.js";
+import { call, explains } from "../lib/api.js";
 import { bars, bench, foot, notices } from "../lib/bench.js";
 import { h } from "../lib/dom.js";
 import { colouredWords } from "../lib/heat.js";
-import { button, choice, textExamples, textField } from "../lib/inputs.js";
+import { button, choice, textExamples, textField, textIn } from "../lib/inputs.js";
 import { exampleText, floatsOf } from "../lib/media.js";
 import { t } from "../lib/words.js";
 
@@ -18,30 +18,29 @@ export default function opinion(context) {
     text.control.value = one;
     run();
   };
-  const examples = textExamples([...REVIEWS, t("opinion.mail")], async (one) => {
-    if (one !== t("opinion.mail")) return use(one);
+  const useMail = async () => {
+    const mail = await exampleText("mail.txt");
     model.control.value = spam;
-    return use((await exampleText("mail.txt")).trim());
-  });
+    use(mail.trim());
+  };
+  const examples = textExamples([...REVIEWS, t("opinion.mail")], (one) => (one === t("opinion.mail") ? ask(useMail) : use(one)));
   const { ask } = bench(context, [h("div", { class: "stack" }, model.node, text.node, examples, button(t("opinion.judge"), () => run()))]);
 
   const run = () =>
     ask(async (signal) => {
       const name = model.control.value;
-      const written = text.control.value;
+      const written = textIn(text);
       const reply = await call("ClassifyService.ClassifyText", { model: name, texts: [written] }, signal);
       const [result] = reply.answer.results;
       const best = result.classes[0];
-      const why = await call("ExplainService.Explain", { model: name, input: { text: { text: written } }, method: { kernelShap: {} }, targetIndex: best.index ?? 0 }, signal);
-      const words = (why.answer.words ?? []).filter((one) => !one.inQuestion);
-      return [
-        notices(result.notices),
-        h("p", { class: "verdict" }, best.label),
-        bars(result.classes),
-        h("h2", { class: "sub" }, t("opinion.why", { label: best.label })),
-        colouredWords(written, words, [...floatsOf(why.answer.attribution.values)]),
-        foot(reply),
-      ];
+      const why = (await explains(name)) && (await reasons(name, written, best, signal));
+      return [notices(result.notices), h("p", { class: "verdict" }, best.label), bars(result.classes), why, foot(reply)];
     });
   run();
+}
+
+async function reasons(model, text, best, signal) {
+  const { answer } = await call("ExplainService.Explain", { model, input: { text: { text } }, method: { kernelShap: {} }, targetIndex: best.index ?? 0 }, signal);
+  const words = (answer.words ?? []).filter((one) => !one.inQuestion);
+  return [h("h2", { class: "sub" }, t("opinion.why", { label: best.label })), colouredWords(text, words, [...floatsOf(answer.attribution.values)])];
 }

@@ -3,7 +3,7 @@
 import { call } from "../lib/api.js";
 import { bars, bench, foot } from "../lib/bench.js";
 import { h, percent } from "../lib/dom.js";
-import { button, textExamples, textField } from "../lib/inputs.js";
+import { button, textExamples, textField, textIn } from "../lib/inputs.js";
 import { exampleText } from "../lib/media.js";
 import { t } from "../lib/words.js";
 
@@ -21,8 +21,8 @@ export default async function reading(context) {
 
   const run = () =>
     ask(async (signal) => {
-      const text = passage.control.value;
-      const reply = await call("AnswerService.Answer", { model, context: text, questions: [question.control.value], topK: 5 }, signal);
+      const text = textIn(passage);
+      const reply = await call("AnswerService.Answer", { model, context: text, questions: [textIn(question)], topK: 5 }, signal);
       const [result] = reply.answer.results;
       const answers = result.answers ?? [];
       const best = answers[0];

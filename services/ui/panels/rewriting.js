@@ -3,7 +3,7 @@
 import { call } from "../lib/api.js";
 import { bench, foot, notices } from "../lib/bench.js";
 import { h } from "../lib/dom.js";
-import { button, choice, textExamples, textField } from "../lib/inputs.js";
+import { button, choice, textExamples, textField, textIn } from "../lib/inputs.js";
 import { t } from "../lib/words.js";
 
 const EXAMPLES = [
@@ -25,20 +25,31 @@ export default function rewriting(context) {
 
   const run = () =>
     ask(async (signal) => {
-      const reply = await call("TranslateService.Rewrite", { model, texts: [text.control.value], style: style.control.value }, signal);
+      const reply = await call("TranslateService.Rewrite", { model, texts: [textIn(text)], style: style.control.value }, signal);
       const [result] = reply.answer.results;
-      return [notices(result.notices), h("p", { class: "translation", lang: "en" }, result.text ?? ""), result.tokens?.length > 0 && copies(result.tokens), foot(reply)];
+      return [notices(result.notices), h("p", { class: "translation", lang: "en" }, result.text ?? ""), result.tokens?.length > 0 && copies(result.text, result.tokens), foot(reply)];
     });
   run();
 }
 
-function copies(tokens) {
+function copies(text, tokens) {
   const shade = (share) => `color-mix(in srgb, var(--bar-best) ${Math.round(share * 40)}%, var(--raised))`;
   return h(
     "div",
     {},
     h("h2", { class: "sub" }, t("rewriting.copied")),
     h("p", { class: "small" }, t("rewriting.copiedNote")),
-    h("p", { lang: "en" }, tokens.map((one) => h("span", { title: `${Math.round((one.pCopy ?? 0) * 100)} %`, style: { "background-color": shade(one.pCopy ?? 0) } }, one.text))),
+    h("p", { lang: "en" }, withGaps(text, tokens, (one) => h("span", { title: `${Math.round((one.pCopy ?? 0) * 100)} %`, style: { "background-color": shade(one.pCopy ?? 0) } }, one.text))),
   );
+}
+
+// A node for each token, and what the text has between them: line breaks are no tokens.
+function withGaps(text, tokens, node) {
+  let end = 0;
+  return tokens.flatMap((one) => {
+    const start = Math.max(end, text.indexOf(one.text, end));
+    const gap = text.slice(end, start);
+    end = start + one.text.length;
+    return [gap, node(one)];
+  });
 }

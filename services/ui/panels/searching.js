@@ -3,7 +3,7 @@
 import { call } from "../lib/api.js";
 import { bench, foot, notices } from "../lib/bench.js";
 import { h } from "../lib/dom.js";
-import { button, textExamples, textField } from "../lib/inputs.js";
+import { button, textExamples, textField, textIn } from "../lib/inputs.js";
 import { InputError, exampleText } from "../lib/media.js";
 import { t } from "../lib/words.js";
 
@@ -23,15 +23,15 @@ export default async function searching(context) {
 
   const run = () =>
     ask(async (signal) => {
-      const sentences = text.control.value.split("\n").map((one) => one.trim()).filter(Boolean);
-      if (!sentences.length || !query.control.value.trim()) throw new InputError(t("search.none"));
+      const asked = textIn(query);
+      const sentences = textIn(text).split("\n").map((one) => one.trim()).filter(Boolean);
       if (sentences.length > MOST_SENTENCES) throw new InputError(t("search.many", { n: sentences.length, most: MOST_SENTENCES }));
-      const reply = await call("EmbedService.EmbedText", { model, texts: [query.control.value, ...sentences] }, signal);
-      const [asked, ...others] = reply.answer.results;
-      const likeness = others.map((one) => one.vector.reduce((sum, value, i) => sum + value * asked.vector[i], 0));
+      const reply = await call("EmbedService.EmbedText", { model, texts: [asked, ...sentences] }, signal);
+      const [first, ...others] = reply.answer.results;
+      const likeness = others.map((one) => one.vector.reduce((sum, value, i) => sum + value * first.vector[i], 0));
       const order = sentences.map((_, i) => i).sort((a, b) => likeness[b] - likeness[a]);
       return [
-        notices(asked.notices),
+        notices(first.notices),
         h(
           "ol",
           { class: "ranked" },

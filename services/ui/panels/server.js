@@ -1,6 +1,6 @@
 // The server: its version, what it serves, and how long this page's calls take.
 
-import { call, latencies, listModels, serverFacts, watchers } from "../lib/api.js";
+import { call, isReady, latencies, listModels, serverFacts, watchers } from "../lib/api.js";
 import { table } from "../lib/bench.js";
 import { h, s, show } from "../lib/dom.js";
 import { t } from "../lib/words.js";
@@ -16,7 +16,7 @@ export default async function server({ root, signal }) {
   const section = (title, ...nodes) => h("section", { class: "card after", "aria-label": title }, h("h2", {}, title), ...nodes);
   const all = [...models.values()];
   const versions = all.flatMap((model) => model.versions);
-  const ready = versions.filter((one) => one.state === "MODEL_STATE_READY").length;
+  const ready = versions.filter(isReady).length;
   root.append(
     section(
       t("server.facts"),
@@ -36,7 +36,7 @@ export default async function server({ root, signal }) {
     section(t("server.health"), health),
     section(
       t("server.versions"),
-      table(t("server.versions"), [t("server.model"), t("server.lecture"), t("server.version"), t("server.state")], all.flatMap((model) => model.versions.map((one) => [h("a", { href: `#models/${model.name}` }, model.name), model.lecture, one.version, one.state === "MODEL_STATE_READY" ? t("state.ready") : `${t("state.unavailable")} ${one.reason ?? ""}`])), { quiet: true }),
+      table(t("server.versions"), [t("server.model"), t("server.lecture"), t("server.version"), t("server.state")], all.flatMap((model) => model.versions.map((one) => [h("a", { href: `#models/${model.name}` }, model.name), model.lecture, one.version, isReady(one) ? t("state.ready") : `${t("state.unavailable")} ${one.reason ?? ""}`])), { quiet: true }),
     ),
   );
 

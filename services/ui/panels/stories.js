@@ -3,8 +3,8 @@
 import { call } from "../lib/api.js";
 import { bars, bench, foot, notices } from "../lib/bench.js";
 import { h, percent } from "../lib/dom.js";
-import { button, textExamples, textField } from "../lib/inputs.js";
-import { InputError, exampleText } from "../lib/media.js";
+import { button, textExamples, textField, textIn } from "../lib/inputs.js";
+import { exampleText } from "../lib/media.js";
 import { t } from "../lib/words.js";
 
 const QUESTIONS = ["Where is the football?", "Where is Mary?", "Where is John?", "Where is the apple?"];
@@ -21,9 +21,8 @@ export default async function stories(context) {
 
   const run = () =>
     ask(async (signal) => {
-      const sentences = story.control.value.split("\n").map((one) => one.trim()).filter(Boolean);
-      if (!sentences.length) throw new InputError(t("stories.none"));
-      const reply = await call("AnswerService.AnswerStory", { model, sentences, question: question.control.value, topK: 4 }, signal);
+      const sentences = textIn(story).split("\n").map((one) => one.trim()).filter(Boolean);
+      const reply = await call("AnswerService.AnswerStory", { model, sentences, question: textIn(question), topK: 4 }, signal);
       const { answers = [], hops = [], notices: doubts } = reply.answer;
       const cell = (weight) => h("td", { class: "heat", style: { "background-color": `color-mix(in srgb, var(--bar) ${Math.round(weight * 100)}%, transparent)` } }, weight >= 0.01 ? percent(weight, 0) : "");
       return [

@@ -1,7 +1,7 @@
 // In-context learning: a table whose classes are known, and rows to name by it.
 
 import { call } from "../lib/api.js";
-import { bench, foot, notices, table } from "../lib/bench.js";
+import { bench, foot, hint, notices, table } from "../lib/bench.js";
 import { labelledTable } from "../lib/csv.js";
 import { h, percent } from "../lib/dom.js";
 import { button, dropZone, textField } from "../lib/inputs.js";
@@ -16,14 +16,16 @@ export default async function tables(context) {
     [examples.control.value, queries.control.value] = await Promise.all([exampleText("fruits.csv"), exampleText("basket.csv")]);
     run();
   };
-  const into = (field) => async (file) => {
-    field.control.value = await file.text();
-  };
+  const into = (field) => (file) =>
+    ask(async () => {
+      field.control.value = await file.text();
+      return hint(t("answer.empty")); // the old answer is of another table
+    });
   const { ask } = bench(context, [
     h(
       "div",
       { class: "stack" },
-      button(t("tables.fruits"), fill, { kind: "quiet" }),
+      button(t("tables.fruits"), () => ask(fill), { kind: "quiet" }),
       examples.node,
       dropZone(context, t("tables.examplesFile"), ".csv,text/csv", into(examples)),
       queries.node,
@@ -40,5 +42,5 @@ export default async function tables(context) {
       const rows = reply.answer.results.map(({ classes: [best] }, i) => [...read.asked[i], h("strong", {}, best.label), percent(best.probability)]);
       return [notices(reply.answer.notices), table(t("tables.result"), [...read.queryHeader, read.label, t("probability")], rows), h("div", { class: "after" }, notices(doubts.slice(0, 5))), foot(reply)];
     });
-  fill();
+  ask(fill);
 }

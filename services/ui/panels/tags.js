@@ -3,7 +3,7 @@
 import { call } from "../lib/api.js";
 import { bars, bench, foot, notices } from "../lib/bench.js";
 import { h, percent } from "../lib/dom.js";
-import { button, choice, textExamples, textField } from "../lib/inputs.js";
+import { button, choice, textExamples, textField, textIn } from "../lib/inputs.js";
 import { t } from "../lib/words.js";
 
 const EXAMPLES = ["book a table for four tomorrow", "play Nina Simone on Spotify", "will it rain in Taipei on Friday", "rate this book five stars"];
@@ -20,7 +20,7 @@ export default function tags(context) {
 
   const run = () =>
     ask(async (signal) => {
-      const written = text.control.value;
+      const written = textIn(text);
       const reply = await call("TagService.TagText", { model: model.control.value, texts: [written], topK: 5 }, signal);
       const [{ spans = [], classes = [], notices: doubts = [] }] = reply.answer.results;
       const letters = [...written];

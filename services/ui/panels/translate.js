@@ -3,7 +3,7 @@
 import { call, stream } from "../lib/api.js";
 import { bench, foot, notices } from "../lib/bench.js";
 import { h, show } from "../lib/dom.js";
-import { button, choice, textExamples, textField } from "../lib/inputs.js";
+import { button, choice, textExamples, textField, textIn } from "../lib/inputs.js";
 import { t } from "../lib/words.js";
 
 const EXAMPLES = ["Where is the library?", "He wants to get a new dictionary.", "I don't know how to swim.", "Please write to anna.lee@example.com before 7:45."];
@@ -20,12 +20,12 @@ export default function translate(context) {
 
   const run = () =>
     ask(async (signal) => {
+      const source = textIn(text);
       const lang = script.control.value === "SCRIPT_HANS" ? "zh-Hans" : "zh-Hant";
       const sentences = [];
       const written = h("p", { class: "translation", lang });
       const doubts = h("div");
       show(answer, doubts, written);
-      const source = text.control.value;
       for await (const part of stream("TranslateService.StreamTranslate", { model, text: source, beamSize: 4, script: script.control.value }, signal)) {
         if (part.notices) show(doubts, notices(part.notices));
         sentences[part.sentence ?? 0] = part.text ?? "";
