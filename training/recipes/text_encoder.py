@@ -6,9 +6,10 @@ each through a linear layer: the first and last token of an answer, with [CLS] f
 of the tokens' vectors. A name that the context has several times is right wherever it is found (Clark and Gardner,
 "Simple and Effective Multi-Paragraph Reading Comprehension", 2018). What MiniLM learned of sentences from a billion
 pairs is kept by distillation (Hinton et al., "Distilling the Knowledge in a Neural Network", 2015): a linear layer on
-the mean vector gives the vector that the untouched MiniLM would, and learns to search (training/methods/
-sentence_search.py). The graph is in 8 bits (training/export/int8.py); the
-linear layers are kept beside it, for the models that are made of them.
+the mean vector gives the vector that the untouched MiniLM would, and questions are told the sentences that answer them
+from others (training/methods/sentence_search.py). Lower layers, which know words, learn more slowly than upper ones
+(Howard and Ruder, "ULMFiT", 2018). The graph is in 8 bits (training/export/int8.py); the linear layers are kept beside
+it, for the models that are made of them.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from copy import deepcopy
 from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 import numpy as np
 import torch
@@ -50,6 +52,7 @@ from training.methods.reading import (
     ENTAILMENT,
     QUESTION,
     SENTENCE,
+    SEARCH,
     SENTIMENT,
     SPAM,
     TAGS,
@@ -58,6 +61,7 @@ from training.methods.reading import (
     Example,
     PairExamples,
     QuestionExamples,
+    SearchExamples,
     SentenceExamples,
     Some,
     TagExamples,
@@ -75,6 +79,7 @@ from training.methods.sentence_search import (
     mean_vectors,
     minilm_recall,
     tfidf_recall,
+    told_apart,
 )
 from training.methods.text_encoder import TOKENIZER, WEIGHTS, Shape, TextEncoder, mean_of
 from training.optimise import triangle
@@ -125,6 +130,8 @@ class Settings:
         tagged: how often an epoch sees each sentence with its parts of speech.
         sentences: whose vectors an epoch compares with MiniLM's own.
         likeness: weight of that comparison.
+        searched: how often an epoch sees each question with the sentence that answers it.
+        layer_rate: how fast a layer learns, as a share of the one above it.
         most_frequent: pieces of the vocabulary that are kept whether or not training texts have them.
         least: how often training texts must have any other piece that is kept.
         shape: of an encoder that is not pretrained; None = the pretrained one.
@@ -132,13 +139,15 @@ class Settings:
 
     epochs: int = 2
     tokens: int = 4096
-    window: int = 112
+    window: int = 128
     text_window: int = 96
     shares: Shares = Shares()
     unanswerable: int = 4
-    tagged: int = 3
-    sentences: int = 8000
+    tagged: int = 4
+    sentences: int = 20_000
     likeness: float = 5.0
+    searched: float = 1.0
+    layer_rate: float = 0.85
     peak_learning_rate: float = 1.5e-4
     warm_up: float = 0.06
     weight_decay: float = 0.01
@@ -195,6 +204,9 @@ class Tasks(nn.Module):
         if task == SENTENCE:
             unlike: Tensor = 1 - (sentence * answers).sum(1).float().mean()
             return unlike
+        if task == SEARCH:
+            sentences, questions = sentence.float().chunk(2)
+            return told_apart(sentences, questions, answers)
         if task == QUESTION:
             starts, ends = self.heads[task](vectors).unbind(-1)
             return (span_loss(starts, answers[:, 0], segments) + span_loss(ends, answers[:, 1], segments)) / 2
@@ -331,10 +343,8 @@ def fit(
     tasks = Tasks(SentenceEncoder(encoder), sizes)
     encoder.tokens.requires_grad_(False)  # most pieces are too rare here to learn anything new about them
     drawers = examples_of(settings, data, tokenizer)
-    trained = [p for p in tasks.parameters() if p.requires_grad]
-    optimizer = torch.optim.AdamW(
-        trained, lr=settings.peak_learning_rate, weight_decay=settings.weight_decay, fused=True
-    )
+    groups = parameter_groups(tasks, settings.peak_learning_rate, settings.layer_rate)
+    optimizer = torch.optim.AdamW(groups, weight_decay=settings.weight_decay, fused=True)
     steps = settings.epochs * len(epoch_of(settings, drawers, run.seed, 0))
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: triangle(step / steps, settings.warm_up))
     model, optimizer = fabric.setup(tasks, optimizer)
@@ -380,6 +390,15 @@ def fit(
     return tasks.eval().cpu()
 
 
+def parameter_groups(tasks: Tasks, rate: float, layer_rate: float) -> list[dict[str, Any]]:
+    """What learns, with its peak learning rate: layers the more slowly the lower they are."""
+    encoder = tasks.encoder.encoder
+    parts: list[tuple[nn.Module, int]] = [(tasks.heads, 0), (tasks.encoder.sentence, 0)]
+    parts += [(layer, depth) for depth, layer in enumerate(reversed(encoder.layers))]
+    parts += [(part, len(encoder.layers)) for part in (encoder.positions, encoder.segments, encoder.norm)]
+    return [{"params": list(part.parameters()), "lr": rate * layer_rate**depth} for part, depth in parts]
+
+
 def learn_to_search(run: Run, data: Data, encoder: SentenceEncoder, minilm: TextEncoder, tokenizer: Tokenizer) -> None:
     """Fit the layer of sentence vectors again to where the encoder's mean vectors came to be."""
     means = [
@@ -411,6 +430,7 @@ def examples_of(settings: Settings, data: Data, tokenizer: Tokenizer) -> list[Dr
         PairExamples(ENTAILMENT, tokenizer, data.entailment.train, window),
         *[TagExamples(tokenizer, data.treebank.train, PART_TAGS, window)] * settings.tagged,
         Some(SentenceExamples(tokenizer, data.sentences(), window), settings.sentences / len(data.sentences())),
+        Some(SearchExamples(tokenizer, data.search[0], window), settings.searched),
     ]
 
 
@@ -419,6 +439,7 @@ def watched(settings: Settings, data: Data, tokenizer: Tokenizer) -> list[Drawer
     return [
         QuestionExamples(tokenizer, human_validation(data), settings.window),
         PairExamples(ENTAILMENT, tokenizer, data.entailment.validation, settings.text_window),
+        SearchExamples(tokenizer, data.search[1], settings.text_window),
         TagExamples(tokenizer, data.treebank.validation, PART_TAGS, settings.text_window),
     ]
 
