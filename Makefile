@@ -27,7 +27,7 @@ help: ## Show this list
 
 setup: $(VENV)/.dev ## Install everything for development into .venv
 
-serve: $(VENV)/.serve ## Serve the committed models on 127.0.0.1:8001 (metrics on 8002)
+serve: $(VENV)/.serve ## Serve the committed models on 127.0.0.1: a page and HTTP on 8000, gRPC on 8001, metrics on 8002
 	$(BIN)/lectern serve
 
 check: lint ## Check style, types and protos, and run the tests that start nothing: under two minutes

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import re
 import tempfile
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -39,13 +39,14 @@ from artifacts.graph_surgery import (
     shown,
 )
 from artifacts.own_tokens import around, own_ids, plain
-from artifacts.versions import CONFIG, place, present_versions, serve_newest
+from artifacts.versions import CONFIG, place, present_versions, serve_newest, served_cards
 from artifacts.windows import PAD
 from inference.model_config_pb2 import DataType, ModelConfig, ModelInput, ModelOutput
 
 Kind = Literal["image", "table", "text", "raw"]
 GRAPH_FILE, CARD_FILE, TOKENIZER_FILE = "model.onnx", "card.json", "tokenizer.json"
 TOKENS = 256
+MOST_NAMED = 8
 # Mean and standard deviation of each channel, of values from 0 to 1.
 PIXELS: dict[str, tuple[tuple[float, ...], tuple[float, ...]]] = {
     "imagenet": ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
@@ -97,6 +98,7 @@ def add(path: Path, repository: Path, wish: Wish) -> Added:
     """
     if not NAME.fullmatch(wish.name):
         raise AddError(f"{wish.name!r} is no name for a model: small letters, digits and _, a letter first (--name)")
+    _check_free(wish.name, repository)
     done: list[str] = []
     model = read(path, done)
     remove_zip_maps(model, done)
@@ -111,6 +113,19 @@ def add(path: Path, repository: Path, wish: Wish) -> Added:
     check_runs(content, config)
     version = _write(repository, wish, config, content, wrapped)
     return Added(wish.name, version, kind, _described(config.input), _described(config.output), done)
+
+
+def _check_free(name: str, repository: Path) -> None:
+    """Whether a model may have this name: another version of one that was taken in, but of none that was trained here.
+
+    Raises:
+        AddError: it may not.
+    """
+    for card in served_cards(repository) if repository.is_dir() else []:
+        if card.training is not None and name in (card.name, *card.graphs.values()):
+            raise AddError(
+                f"{name} is a graph of {card.name}, which `lectern train` made: choose another name (--name)"
+            )
 
 
 def _image(model: onnx.ModelProto, wish: Wish, done: list[str]) -> _Wrapped:
@@ -154,6 +169,8 @@ def _table(model: onnx.ModelProto, wish: Wish, done: list[str]) -> _Wrapped:
     )
     if len(features) != sum(widths):
         raise AddError(f"it takes {sum(widths)} columns, and {len(features)} have names")
+    if not wish.features:
+        done.append(f"calls its columns {named(features)} (--features names them)")
     graph = Surgery(model)
     rows = graph.replace_input(sources[0], "features", TensorProto.FLOAT, [len(features)])
     for other in sources[1:]:
@@ -169,12 +186,12 @@ def _table(model: onnx.ModelProto, wish: Wish, done: list[str]) -> _Wrapped:
     width = graph.replace_outputs(
         "prediction", graph.node("Cast", values, to=TensorProto.FLOAT), len(shape_of(graph.values[target])) == 1
     )
-    labels = wish.labels or kept_labels(model)
-    targets = (
-        labels
-        if len(labels) == width
-        else tuple(["prediction"] if width == 1 else (f"prediction_{i}" for i in range(width)))
-    )
+    if wish.labels and len(wish.labels) != width:
+        raise AddError(f"it gives {width} numbers, and there are {len(wish.labels)} labels (--labels)")
+    targets = wish.labels or kept_labels(model)
+    if len(targets) != width:
+        targets = tuple(["prediction"] if width == 1 else (f"prediction_{i}" for i in range(width)))
+        done.append(f"calls what it gives {named(targets)} (--labels names them)")
     return _Wrapped("predict", "prediction from a table", TabularPreprocessing(features=features, targets=targets))
 
 
@@ -182,6 +199,8 @@ def _text(model: onnx.ModelProto, wish: Wish, done: list[str]) -> _Wrapped:
     """Token ids in front, a vector of the text behind."""
     if wish.tokenizer is None:
         raise AddError("a text model needs its tokenizer, a file tokenizer.json (--tokenizer)")
+    if wish.labels:
+        raise AddError("a text model gives vectors, which have no labels (--labels)")
     tokenizer = _tokenizer(wish.tokenizer)
     sources = {source.name: source for source in copies(inputs_of(model))}
     known = {"input_ids", "attention_mask", "token_type_ids"}
@@ -306,6 +325,11 @@ def _write(repository: Path, wish: Wish, config: ModelConfig, content: bytes, wr
 
 def _described(tensors: Iterable[ModelInput | ModelOutput]) -> dict[str, str]:
     return {t.name: f"{DataType.Name(t.data_type).removeprefix('TYPE_')} {list(t.dims)}" for t in tensors}
+
+
+def named(names: Sequence[str]) -> str:
+    """Names that were made up, of which the first and the last tell enough."""
+    return ", ".join(names) if len(names) <= MOST_NAMED else f"{names[0]} to {names[-1]}"
 
 
 def guess(model: onnx.ModelProto) -> Kind:

@@ -234,7 +234,10 @@ class Surgery:
             value = self.node("Log", self.node("Max", value, self.constant(np.float32(1e-30))))
             done.append("takes the logarithm of its probabilities: a server gives probabilities of logits")
         width = self.replace_outputs("logits", value)
-        labels = given or kept_labels(self._model) or tuple(str(i) for i in range(width))
+        labels = given or kept_labels(self._model)
+        if not labels:
+            labels = tuple(str(i) for i in range(width))
+            done.append(f"calls its classes 0 to {width - 1} (--labels names them)")
         if len(labels) != width:
             raise AddError(f"it has {width} classes, and there are {len(labels)} labels (--labels)")
         return labels

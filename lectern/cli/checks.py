@@ -276,8 +276,10 @@ def _gpu() -> str:
 
 
 def _answers(number: int) -> str:
-    """`a Lectern server`, if one has this port; else nothing."""
-    if _is_http(number):
+    """Which port of a Lectern server this is, if it is one; else nothing."""
+    if "status" in _said(number, "/healthz"):
+        return "a Lectern server's metrics port"
+    if _said(number, "/v2").get("name") == "lectern":
         return "a Lectern server's HTTP port"
     from lectern.client import Client
     from lectern.errors import LecternError
@@ -292,16 +294,17 @@ def _answers(number: int) -> str:
     return "a Lectern server"
 
 
-def _is_http(number: int) -> bool:
-    """Whether `/healthz` answers there as a Lectern's does."""
+def _said(number: int, path: str) -> dict[str, object]:
+    """The JSON object that a path of that port answers with; else an empty one."""
     connection = http.client.HTTPConnection("127.0.0.1", number, timeout=SECONDS)
     try:
-        connection.request("GET", "/healthz")
-        return "status" in json.load(connection.getresponse())
+        connection.request("GET", path)
+        said = json.load(connection.getresponse())
     except (OSError, ValueError, http.client.HTTPException):
-        return False
+        return {}
     finally:
         connection.close()
+    return said if isinstance(said, dict) else {}
 
 
 def _version(name: str) -> str | None:

@@ -80,6 +80,14 @@ def read_text(path: Path) -> str:
     return text_of(path, read(path), WRONG_USAGE)
 
 
+def read_texts(arguments: list[str] | None) -> list[str]:
+    """The texts of a command's arguments; none, or `-`, is standard input. Without a word in them the command ends."""
+    texts = [read_text(STDIN)] if not arguments or arguments == ["-"] else arguments
+    if not any(text.strip() for text in texts):
+        fail("there is no text", WRONG_USAGE)
+    return texts
+
+
 def text_of(path: Path, content: bytes, code: int = 1) -> str:
     """The text of a file with this content."""
     try:

@@ -250,7 +250,7 @@ class Repository:
             raise Unavailable(f"model {name} version {chosen.number} does not answer: {chosen.reason}")
         if graphs:
             raise NotFound.field("model_version", f"model {name!r} has no version {version}; it has: {sorted(graphs)}")
-        raise NotFound.field("model_name", unknown("model", name, sorted(self._graphs)))
+        raise NotFound.field("model_name", f"there is no model {name!r}{meant(name, self._graphs)}")
 
     def graphs(self) -> Iterator[tuple[str, int]]:
         """Name and version of every READY graph."""

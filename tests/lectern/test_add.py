@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -19,7 +20,7 @@ from torch import nn
 
 import lectern
 from lectern.v1 import model_pb2
-from tests.conftest import ROOT, Server, encode, serving
+from tests.conftest import EXPORTED, ROOT, Server, encode, serving
 
 COLOURS = ["red", "green", "blue"]
 
@@ -190,6 +191,7 @@ def test_a_sentence_encoder_gives_vectors(client: lectern.Client) -> None:
         (["fixed.onnx", "--labels", "one.txt"], "it has 3 classes, and there are 1 labels"),
         (["fixed.onnx", "--kind", "table"], "a table's inputs are"),
         (["forest.onnx", "--features", "a,b"], "it takes 4 columns, and 2 have names"),
+        (["forest.onnx", "--labels", "one.txt"], "it gives 3 numbers, and there are 1 labels"),
         (["encoder.onnx"], "needs its tokenizer"),
         (["alone/fixed.onnx"], "fixed.onnx.data must lie beside"),
         (["custom.onnx"], "it has operators of my.company"),
@@ -218,6 +220,23 @@ def test_what_cannot_be_added_says_why_and_leaves_nothing(
     assert problem in " ".join(done.stderr.split())
     assert "Traceback" not in done.stderr
     assert not list((tmp_path / "models").glob("*")) if (tmp_path / "models").exists() else True
+
+
+def test_what_the_model_does_not_name_is_said(files: Path, tmp_path: Path) -> None:
+    to = ("--repository", tmp_path)
+    assert "calls its columns X_0, X_1, X_2, X_3 (--features names them)" in add(files / "forest.onnx", *to).stdout
+    assert "calls its classes 0 to 2 (--labels names them)" in add(files / "fixed.onnx", *to).stdout
+
+
+def test_a_model_that_was_trained_here_keeps_its_name_and_another_gets_a_version(files: Path, tmp_path: Path) -> None:
+    shutil.copytree(EXPORTED / "image_classifier", tmp_path / "image_classifier")
+    for name in ("image_classifier", "image_classifier_gradient"):
+        refused = add(files / "fixed.onnx", "--name", name, "--repository", tmp_path)
+        assert refused.returncode == 1
+        assert f"{name} is a graph of image_classifier" in " ".join(refused.stderr.split())
+    assert [path.name for path in tmp_path.iterdir()] == ["image_classifier"]
+    for version in (1, 2):
+        assert f"fixed {version}, image, is in" in add(files / "fixed.onnx", "--repository", tmp_path).stdout
 
 
 def test_a_card_that_does_not_fit_its_graph_is_never_ready(files: Path, tmp_path: Path) -> None:

@@ -55,7 +55,11 @@ def test_a_port_is_free_taken_or_a_lectern(server: Server) -> None:
     assert checks.port(number, "LECTERN_PORT").finding == "free"
     rpcs, metrics = int(server.target.rpartition(":")[2]), int(server.metrics_url.rpartition(":")[2])
     assert checks.port(rpcs, "LECTERN_PORT") == checks.Check(f"port {rpcs}", "ok", "a Lectern server answers")
-    assert checks.port(metrics, "LECTERN_METRICS_PORT").finding == "a Lectern server's HTTP port answers"
+    assert checks.port(metrics, "LECTERN_METRICS_PORT").finding == "a Lectern server's metrics port answers"
+    web = int(server.http_url.rpartition(":")[2])
+    assert checks.port(web, "LECTERN_HTTP_PORT") == checks.Check(
+        f"port {web}", "ok", "a Lectern server's HTTP port answers"
+    )
 
 
 @pytest.mark.unit

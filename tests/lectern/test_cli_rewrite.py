@@ -27,6 +27,12 @@ def test_texts_come_from_arguments_or_standard_input(run: Run) -> None:
     assert both.stdout == given.stdout * 2
 
 
+@pytest.mark.parametrize("texts", [[""], [" ", "\n"], []])
+def test_without_a_word_there_is_nothing_to_rewrite(run: Run, texts: list[str]) -> None:
+    done = run("rewrite", "--style", "modern", *texts)
+    assert (done.returncode, done.stderr) == (2, b"error: there is no text\n")
+
+
 def test_copies_are_shown_token_by_token(run: Run) -> None:
     document = json.loads(run("rewrite", "--style", "archaic", VERSE, "--json").stdout)
     (result,) = document["results"]

@@ -189,10 +189,14 @@ def test_tokens_and_tls(locust: str, tmp_path: Path) -> None:
     assert token not in (tmp_path / "report.json").read_text() + (tmp_path / "report.html").read_text()
 
 
-def test_without_locust_it_says_how_to_install_it(small: Server) -> None:
+def test_without_locust_it_says_how_to_get_it_but_first_what_is_misspelt(small: Server) -> None:
     program = "import sys; sys.modules['locust'] = None; import lectern.cli as cli; cli.main()"
     given = [sys.executable, "-c", program, "loadtest", "--target", small.target]
-    refused(subprocess.run(given, capture_output=True, timeout=WAIT, cwd=ROOT), 1, "pip install -e '.[load]'")
+    for more, code, says in (
+        ([], 1, "run `make .venv-load/.installed`"),
+        (["--capability", "clasify"], 2, "mean classify?"),
+    ):
+        refused(subprocess.run([*given, *more], capture_output=True, timeout=WAIT, cwd=ROOT), code, says)
 
 
 class Stalling:

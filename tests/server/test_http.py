@@ -136,6 +136,11 @@ def test_what_is_not_served_is_a_status(http: HTTPConnection, method: str, path:
     assert (response.status, json.loads(response.read())["code"]) == (code, status)
 
 
+def test_a_misspelt_method_is_told_the_one_that_was_meant(http: HTTPConnection) -> None:
+    http.request("POST", CLASSIFY.replace("Image", "Imagge"))
+    assert f"(did you mean '{CLASSIFY}'?)" in json.loads(http.getresponse().read())["message"]
+
+
 @pytest.mark.parametrize(("path", "allowed"), [(CLASSIFY, "POST"), ("/v2/health/live", "GET")])
 def test_a_wrong_method_is_told_the_right_one(http: HTTPConnection, path: str, allowed: str) -> None:
     http.request("PUT", path)

@@ -63,7 +63,7 @@ def add(
         from artifacts.graph_surgery import AddError
         from artifacts.versions import VersionError
     except ImportError as error:
-        fail_for_missing("adding a model", error, "cpu", "train")
+        fail_for_missing("adding a model", error, "add", "cpu")
     own = name or re.sub(r"[^a-z0-9]+", "_", path.stem.lower()).strip("_")
     try:
         wish = Wish(

@@ -26,6 +26,10 @@ MOST_USERS = 1000  # each has a connection, and all are in one process
 DURATION = re.compile(r"(\d+(?:\.\d+)?) ?(us|ms|s|m)?")
 UNITS = {"us": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0, None: 1.0}
 SHARE = re.compile(r"(\d+(?:\.\d+)?) ?(%)?")
+NO_LOCUST = (
+    "the load test has an environment of its own, since locust changes Python's sockets for all of them: "
+    "run `make .venv-load/.installed`, then `.venv-load/bin/lectern loadtest`"
+)
 # Of a capability that nobody named: then it is left out.
 NOT_HERE = ("UNIMPLEMENTED", "NOT_FOUND", "PERMISSION_DENIED", "UNAVAILABLE")
 
@@ -99,18 +103,18 @@ def loadtest(
     lectern loadtest --capability classify --users 1:64 --p95 200ms
     lectern loadtest --target models:8001 --tls-ca ca.pem --token "$TOKEN" --capability explain --rate 5
     """
-    if find_spec("locust") is None:
-        missing = ImportError("No module named 'locust'", name="locust")
-        fail_for_missing("the load test", missing, "load")
+    wanted, slo, may_fail = span(users), duration(p95), share(failures)
     try:
+        from services.server.capabilities import CAPABILITIES
+
+        for name in capability or ():
+            _check_name(name, list(CAPABILITIES))
+        if find_spec("locust") is None:
+            fail(NO_LOCUST)
         from loadtests.campaign import Campaign, GeneratorError, Plan
         from loadtests.report import clear, document, write
-        from services.server.capabilities import CAPABILITIES
     except ImportError as error:
         fail_for_missing("the load test", error, "load")
-    for name in capability or ():
-        _check_name(name, list(CAPABILITIES))
-    wanted, slo, may_fail = span(users), duration(p95), share(failures)
     if rate and not search:
         fail("--rate is what the search finds: leave --no-search out", WRONG_USAGE)
     if rate and together:

@@ -10,7 +10,7 @@ from rich.table import Table
 
 from lectern.cli.app import ASK, command
 from lectern.cli.connection import Connection
-from lectern.cli.files import STDIN, read_text
+from lectern.cli.files import read_texts
 from lectern.cli.options import AsJson, Version, default_model
 from lectern.cli.output import print_response, show, show_notices
 
@@ -47,11 +47,11 @@ def rewrite(
     Write in sentences. A text is rewritten line by line, and what is in the style already mostly stays as it is.
 
     \b
-    lectern rewrite --style archaic "I don't know where you are going."
-    lectern rewrite --style modern "Whither goest thou?" --copies
+    lectern rewrite --style archaic "You have a good heart."
+    lectern rewrite --style modern "Thou hast a good heart." --copies
     lectern rewrite --style archaic < letter.txt > epistle.txt
     """
-    sources = [read_text(STDIN)] if not texts or texts == ["-"] else texts
+    sources = read_texts(texts)
     with connection.client() as client:
         response = client.rewrite(sources, style.value, model, version)
     for result in response.results:

@@ -11,7 +11,7 @@ from rich.table import Table
 
 from lectern.cli.app import ASK, LONG, command
 from lectern.cli.connection import Connection
-from lectern.cli.files import STDIN, read_text
+from lectern.cli.files import read_texts
 from lectern.cli.options import AsJson, Model, Version
 from lectern.cli.output import WRONG_USAGE, fail, print_response, show, show_notices
 
@@ -63,7 +63,7 @@ def translate(
     """
     if stream and (count > 1 or alignment or as_json):
         fail("--stream prints the text alone: leave out --count, --alignment and --json", WRONG_USAGE)
-    sources = [read_text(STDIN)] if not texts or texts == ["-"] else texts
+    sources = read_texts(texts)
     with connection.client(quiet=stream) as client:
         if stream:
             _stream(client, sources, model, version, beam_size, script)

@@ -11,6 +11,7 @@ from starlette.middleware.cors import CORSMiddleware
 from starlette.routing import Router
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from lectern.names import meant
 from services.errors import Internal, NotFound, ServiceError, Unavailable
 from services.rpc import PRIORITY, REQUEST_ID
 from services.server.door import pages, reference
@@ -24,6 +25,7 @@ from services.server.settings import Settings
 
 SENT_BY_PAGES = ("authorization", "content-type", TIMEOUT, PRIORITY, REQUEST_ID)
 READ_BY_PAGES = (REQUEST_ID, "retry-after")
+LONGEST_NAME = 100  # of a path that is compared with those of methods
 
 log = logging.getLogger(__name__)
 
@@ -47,6 +49,7 @@ class _Application:
         self._reference = Router(reference.routes(endpoints))
         self._settings, self._guard = settings, Guard(settings)
         self._calls, self._inference = Calls(settings, endpoints), Inference(settings, endpoints)
+        self._paths = tuple(endpoints)
         self._page = Page(settings, (endpoint.method.service for endpoint in endpoints.values()))
         self._pages = Router(pages.routes(self._page))
 
@@ -85,7 +88,8 @@ class _Application:
             router = self._reference if reference.is_path(exchange.path) else self._pages
             await router({**scope, "app": self}, receive, exchange.send)
         except HTTPException:
-            raise NotFound(f"no such method or page: {exchange.path}") from None
+            near = meant(exchange.path, self._paths) if len(exchange.path) <= LONGEST_NAME else ""
+            raise NotFound(f"no such method or page: {exchange.path}{near}") from None
 
 
 def _to_service_error(error: Exception, exchange: Exchange) -> ServiceError:
