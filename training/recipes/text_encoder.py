@@ -34,7 +34,7 @@ from artifacts.card import Baseline, Limits, Metric, Table, TextPreprocessing, k
 from artifacts.versions import read_card
 from artifacts.windows import padded
 from lectern.client import Client
-from training import measures
+from training import TrainingError, measures
 from training.cpu import cpu_name
 from training.data import entailment, qamr
 from training.data.labelled_texts import LabelledTexts
@@ -51,8 +51,8 @@ from training.methods.exported_encoder import SENTENCE as SENTENCE_VECTOR
 from training.methods.reading import (
     ENTAILMENT,
     QUESTION,
-    SENTENCE,
     SEARCH,
+    SENTENCE,
     SENTIMENT,
     SPAM,
     TAGS,
@@ -139,14 +139,14 @@ class Settings:
 
     epochs: int = 2
     tokens: int = 4096
-    window: int = 128
+    window: int = 112
     text_window: int = 96
     shares: Shares = Shares()
     unanswerable: int = 4
-    tagged: int = 4
-    sentences: int = 20_000
+    tagged: int = 3
+    sentences: int = 8000
     likeness: float = 5.0
-    searched: float = 1.0
+    searched: float = 0.5
     layer_rate: float = 0.85
     peak_learning_rate: float = 1.5e-4
     warm_up: float = 0.06
@@ -158,6 +158,8 @@ class Settings:
 
 
 FULL = Settings()
+# Of what is trained already: on longer rows.
+FURTHER = replace(FULL, epochs=1, window=128, tagged=4, sentences=20_000, searched=1.0, peak_learning_rate=1e-4)
 FAST = Settings(
     epochs=1,
     window=96,
@@ -231,16 +233,50 @@ class Explained(nn.Module):
 def train(run: Run) -> Trained:
     """Fine-tune on every task; the card's figures are of the 8-bit graph."""
     settings = FAST if run.fast else FULL
-    fabric = run.fabric("bf16-mixed")
     data = load_sliver(run.sliver) if run.fast else load()
-    texts = list(data.texts())
-    encoder, tokenizer = (
-        text_encoder.small(texts, settings.shape, settings.most_frequent)
-        if settings.shape
-        else text_encoder.pretrained(texts, settings.most_frequent, settings.least, settings.dropout)
-    )
+    encoder, tokenizer = beginning(settings, data)
     minilm = deepcopy(encoder).eval().requires_grad_(False)
-    tasks = fit(run, fabric, settings, data, encoder, minilm, tokenizer)
+    sizes = {
+        QUESTION: 2,
+        TAGS: len(PART_TAGS),
+        ENTAILMENT: len(entailment.LABELS),
+        SENTIMENT: len(data.sentiments.labels),
+        SPAM: len(data.mails.labels),
+    }
+    return taught(run, settings, data, Tasks(SentenceEncoder(encoder), sizes), minilm, tokenizer)
+
+
+def train_further(run: Run) -> Trained:
+    """The served version's weights, fine-tuned on for another epoch; its seconds count those of that version.
+
+    Raises:
+        TrainingError: it has another vocabulary than these texts give.
+    """
+    settings = FAST if run.fast else FURTHER
+    served = ExportedEncoder.of(run.repository)
+    run.seconds = known(read_card(run.repository / run.name).training).seconds
+    data = load_sliver(run.sliver) if run.fast else load()
+    minilm, tokenizer = beginning(settings, data)
+    if tokenizer.to_str() != served.tokenizer.to_str():
+        raise TrainingError("the served version has another vocabulary: train from the beginning, without --further")
+    tasks = restore(served, settings.shape, settings.dropout).train().requires_grad_(True)
+    return taught(run, settings, data, tasks, minilm.eval().requires_grad_(False), tokenizer)
+
+
+def beginning(settings: Settings, data: Data) -> tuple[TextEncoder, Tokenizer]:
+    """MiniLM, or an encoder that is not pretrained, with the vocabulary of the training texts."""
+    texts = list(data.texts())
+    if settings.shape:
+        return text_encoder.small(texts, settings.shape, settings.most_frequent)
+    return text_encoder.pretrained(texts, settings.most_frequent, settings.least, settings.dropout)
+
+
+def taught(
+    run: Run, settings: Settings, data: Data, tasks: Tasks, minilm: TextEncoder, tokenizer: Tokenizer
+) -> Trained:
+    """Fine-tune on every task."""
+    fabric = run.fabric("bf16-mixed")
+    fit(run, fabric, settings, data, tasks, minilm, tokenizer)
     learn_to_search(run, data, tasks.encoder, minilm.cpu(), tokenizer)
     return described(run, data, round_to_half(tasks), tokenizer, device_name(fabric))
 
@@ -254,7 +290,7 @@ def requantize(run: Run) -> Trained:
     return described(run, data, tasks, served.tokenizer, known(card.training).device)
 
 
-def restore(served: ExportedEncoder, shape: Shape | None) -> Tasks:
+def restore(served: ExportedEncoder, shape: Shape | None, dropout: float = 0.0) -> Tasks:
     """The encoder of an exported file of that shape, its weights as floats, with the layers that learned with it."""
     stored = {name.removeprefix("sentences."): value for name, value in stored_weights(served.content).items()}
     weights = {}
@@ -265,7 +301,7 @@ def restore(served: ExportedEncoder, shape: Shape | None) -> Tasks:
             weights[name] = stored[name] * scale if scale.ndim == 2 else (stored[name] * scale).T
         else:
             weights[name] = stored[name]
-    encoder = SentenceEncoder(TextEncoder(len(weights["encoder.tokens.weight"]), shape or Shape()))
+    encoder = SentenceEncoder(TextEncoder(len(weights["encoder.tokens.weight"]), shape or Shape(), dropout))
     encoder.load_state_dict({name: torch.from_numpy(np.ascontiguousarray(value)) for name, value in weights.items()})
     tasks = Tasks(encoder, {})
     tasks.heads.update({task: served.head(task) for task in served.tasks})
@@ -327,21 +363,13 @@ def fit(
     fabric: Fabric,
     settings: Settings,
     data: Data,
-    encoder: TextEncoder,
+    tasks: Tasks,
     minilm: TextEncoder,
     tokenizer: Tokenizer,
-) -> Tasks:
+) -> None:
     """Train on all tasks at once; the validation examples are only watched."""
-    taught = fabric.to_device(minilm)
-    sizes = {
-        QUESTION: 2,
-        TAGS: len(PART_TAGS),
-        ENTAILMENT: len(entailment.LABELS),
-        SENTIMENT: len(data.sentiments.labels),
-        SPAM: len(data.mails.labels),
-    }
-    tasks = Tasks(SentenceEncoder(encoder), sizes)
-    encoder.tokens.requires_grad_(False)  # most pieces are too rare here to learn anything new about them
+    teacher = fabric.to_device(minilm)
+    tasks.encoder.encoder.tokens.requires_grad_(False)  # most pieces are too rare here to learn anything new about them
     drawers = examples_of(settings, data, tokenizer)
     groups = parameter_groups(tasks, settings.peak_learning_rate, settings.layer_rate)
     optimizer = torch.optim.AdamW(groups, weight_decay=settings.weight_decay, fused=True)
@@ -354,7 +382,7 @@ def fit(
         answers = batch.answers
         if batch.task == SENTENCE:
             with torch.no_grad(), fabric.autocast():
-                answers = F.normalize(mean_of(taught(batch.ids, batch.segments), batch.ids).float(), dim=1)
+                answers = F.normalize(mean_of(teacher(batch.ids, batch.segments), batch.ids).float(), dim=1)
         value: Tensor = model(batch.task, batch.ids, batch.segments, answers)
         return value
 
@@ -387,7 +415,7 @@ def fit(
         largest_gradient=1.0,
         watch=watch,
     )
-    return tasks.eval().cpu()
+    tasks.eval().cpu()
 
 
 def parameter_groups(tasks: Tasks, rate: float, layer_rate: float) -> list[dict[str, Any]]:
