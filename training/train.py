@@ -5,7 +5,9 @@ from __future__ import annotations
 import shlex
 import sys
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
+from typing import TypeAlias
 
 from rich.console import Console
 from rich.table import Table
@@ -19,10 +21,13 @@ from training.export.parity import ExportError
 from training.export.version import write_versions
 from training.recipes import ENCODER, Recipe
 from training.run import EXPORTED, REPOSITORY, Run, keep_memory
+from training.trained import Trained
 
 UNSHIPPED_REPOSITORY = Path("build/unshipped")
 FAST_REPOSITORY = Path("build/exported")
 LOG_WIDTH = 160
+
+Make: TypeAlias = Callable[[Run], Trained | tuple[Trained, ...]]
 
 
 def train(
@@ -35,6 +40,7 @@ def train(
     restart: bool = False,
     promote: bool = False,
     requantize: bool = False,
+    further: bool = False,
     console: Console | None = None,
 ) -> list[Card]:
     """Train model `name`, export it as the next version in `output`, or the next few, and return their cards.
@@ -45,6 +51,7 @@ def train(
         fast: train on the committed sliver in seconds; exported to `build/exported` by default, never to `exported`.
         promote: have the new version served even if it is worse.
         requantize: make the new version of the served one's weights, rounded anew, in place of training.
+        further: train the served version's weights on.
 
     Raises:
         TrainingError: unknown name, data that cannot be had, an export that does not match torch, or a served version
@@ -63,11 +70,12 @@ def train(
     output.mkdir(parents=True, exist_ok=True)
     tempfile.TemporaryFile(dir=output).close()
     _meet_needs(recipe, run)
-    make = getattr(recipe, "requantize", None) if requantize else recipe.train
-    if make is None:
-        raise TrainingError(f"{name} does not compute in 8 bits; train it in the ordinary way")
-    command = f"lectern train {shlex.quote(name)} --seed {seed}"
-    command += (" --fast" if fast else "") + (" --requantize" if requantize else "")
+    make: Make = recipe.train
+    command = f"lectern train {shlex.quote(name)} --seed {seed}" + (" --fast" if fast else "")
+    if requantize:
+        make, command = _other_way(name, recipe, "requantize", "does not compute in 8 bits"), f"{command} --requantize"
+    elif further:
+        make, command = _other_way(name, recipe, "train_further", "cannot be trained further"), f"{command} --further"
     try:
         trained = make(run)
         versions = trained if isinstance(trained, tuple) else (trained,)
@@ -94,6 +102,14 @@ def train(
             )
         console.print(outcome, highlight=False, soft_wrap=True)
     return cards
+
+
+def _other_way(name: str, recipe: Recipe, function: str, problem: str) -> Make:
+    """A function that some recipes have in place of `train`."""
+    make: Make | None = getattr(recipe, function, None)
+    if make is None:
+        raise TrainingError(f"{name} {problem}; train it in the ordinary way")
+    return make
 
 
 def _meet_needs(recipe: Recipe, run: Run) -> None:

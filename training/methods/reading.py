@@ -14,12 +14,13 @@ from torch import Tensor
 from artifacts.windows import CLS, SEP, padded
 from training.data.entailment import Pairs
 from training.data.labelled_texts import Split
+from training.data.qamr import Retrieval
 from training.data.questions import Question
 from training.data.tags import IGNORED, tags_of
 from training.data.web_treebank import Sentence
 
 # Tasks; the last three have a class for each row.
-QUESTION, TAGS, SENTENCE = "question", "part_of_speech", "sentence"
+QUESTION, TAGS, SENTENCE, SEARCH = "question", "part_of_speech", "sentence", "search"
 ENTAILMENT, SENTIMENT, SPAM = "entailment", "sentiment", "spam"
 
 
@@ -29,7 +30,8 @@ class Example:
 
     Args:
         answer: of a question, the tokens where the answer may start and those where it may end; of words to tag, the
-            tag of each token or `IGNORED`; of a sentence, nothing; else a class.
+            tag of each token or `IGNORED`; of a sentence, nothing; of a sentence to find, the ids of a question that it
+            answers and its number; else a class.
     """
 
     task: str
@@ -39,7 +41,10 @@ class Example:
 
 
 class Batch(NamedTuple):
-    """Rows of one task. `answers` are bool [N, 2, T] of questions, int64 [N, T] of tags, else int64 [N]."""
+    """Rows of one task. `answers` are bool [N, 2, T] of questions, int64 [N, T] of tags, else int64 [N].
+
+    Of a search there are 2 N rows: N sentences, then a question to each.
+    """
 
     task: str
     ids: Tensor
@@ -162,6 +167,24 @@ class SentenceExamples:
             yield Example(SENTENCE, ids, [0] * len(ids), 0)
 
 
+class SearchExamples:
+    """Sentences as rows of at most `window` tokens, each with a question that it answers."""
+
+    def __init__(self, tokenizer: Tokenizer, search: Retrieval, window: int) -> None:
+        def rows(texts: Sequence[str]) -> list[list[int]]:
+            encodings = tokenizer.encode_batch(list(texts), add_special_tokens=False)
+            return [[CLS, *encoding.ids[: window - 2], SEP] for encoding in encodings]
+
+        self._sentences, self._questions = rows(search.sentences), rows(search.questions)
+        self._answers = search.answers.tolist()
+
+    def draw(self, random: np.random.Generator) -> Iterator[Example]:
+        """Each question once."""
+        for question, number in zip(self._questions, self._answers, strict=True):
+            ids = self._sentences[number]
+            yield Example(SEARCH, ids, [0] * len(ids), (question, number))
+
+
 @dataclass(frozen=True)
 class Some:
     """A share of a data set's examples, others each time."""
@@ -204,6 +227,8 @@ def batches(examples: Sequence[Example], tokens: int, random: np.random.Generato
 
 def batch_of(examples: Sequence[Example]) -> Batch:
     """Examples of one task, padded."""
+    if examples[0].task == SEARCH:
+        return search_batch_of(examples)
     ids, segments = (
         torch.from_numpy(padded(rows)) for rows in zip(*((e.ids, e.segments) for e in examples), strict=True)
     )
@@ -220,3 +245,10 @@ def batch_of(examples: Sequence[Example]) -> Batch:
         for part, places in zip(row, example.answer, strict=True):
             part[list(places)] = True
     return Batch(task, ids, segments, answers)
+
+
+def search_batch_of(examples: Sequence[Example]) -> Batch:
+    """Sentences and questions, padded."""
+    questions, numbers = zip(*(example.answer for example in examples), strict=True)
+    ids = torch.from_numpy(padded([*(example.ids for example in examples), *questions]))
+    return Batch(SEARCH, ids, torch.zeros_like(ids), torch.tensor(numbers))

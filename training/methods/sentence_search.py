@@ -75,6 +75,18 @@ def fit_layer(
     layer.load_state_dict(best[1])
 
 
+def told_apart(sentences: Tensor, questions: Tensor, numbers: Tensor) -> Tensor:
+    """How improbable it is that each question finds its sentence among all, which may be there several times.
+
+    Args:
+        sentences: [N, width], of length 1; questions: likewise.
+        numbers: which sentence each row is, int64 [N].
+    """
+    scores = questions @ sentences.T / TEMPERATURE
+    same = numbers[:, None] == numbers[None]
+    return (scores.logsumexp(1) - scores.masked_fill(~same, -torch.inf).logsumexp(1)).mean()
+
+
 @torch.no_grad()
 def mean_vectors(run: Run, encoder: TextEncoder, tokenizer: Tokenizer, texts: Sequence[str], what: str) -> Tensor:
     """The mean vector of each text [N, width], of its first window."""

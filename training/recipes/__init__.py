@@ -36,7 +36,7 @@ class Recipe(Protocol):
     LIMITS: what the model is for, and where it fails.
 
     Some have more: `unserved` measures what no server can; `evaluate_fresh` measures as `evaluate` does, on fresh
-    texts; `requantize` rounds the served weights to 8 bits anew;
+    texts; `requantize` rounds the served weights to 8 bits anew; `train_further` trains them on;
     `full_data`, `restore`, `forward` and `explain` explain an exported network; `clean_photos` are what a detector of
     attacks is calibrated on.
     """

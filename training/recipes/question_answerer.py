@@ -49,10 +49,9 @@ WORDS = re.compile(r"\w+")
 LIMITS = Limits(
     intended="Short answers that stand in an English text, to questions about it.",
     failures=(
-        "Of XQuAD's questions on articles that it has not seen, version 3 answers 0.455 exactly (F1 0.617, short of "
+        "Of XQuAD's questions on articles that it has not seen, version 4 answers 0.464 exactly (F1 0.633, short of "
         "the target of 0.70); of 39 new questions 0.872.",
-        "Of 15 new questions that their passage does not answer it refuses 11, short of the target of 0.80; of those "
-        "that are answered it refused none.",
+        "Of 15 new questions that their passage does not answer it answers one all the same.",
         "It may refuse a question in other words than the text's: that FitzRoy was captain it finds, but not who "
         '"commanded the ship".',
     ),

@@ -32,8 +32,8 @@ TARGET_FRESH = 0.88
 LIMITS = Limits(
     intended="Whether an English tweet, review or news sentence speaks well or ill of its subject, or neither.",
     failures=(
-        'It reads over negations: of 9 new texts such as "You can\'t go wrong with this recipe.", 5 are classified '
-        "correctly; of 42 new texts of all kinds 38.",
+        'It reads over negations: of 9 new texts such as "You can\'t go wrong with this recipe.", 4 are classified '
+        "correctly; of 42 new texts of all kinds 37.",
         "It was taught English alone: of a text in another language it says something all the same, with a notice.",
     ),
 )

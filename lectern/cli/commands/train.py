@@ -60,6 +60,9 @@ def train(
         bool,
         typer.Option("--requantize", help="Instead of training, round the served weights to 8 bits again."),
     ] = False,
+    further: Annotated[
+        bool, typer.Option("--further", help="Train the served version's weights on, where the recipe can.")
+    ] = False,
 ) -> None:
     """Train a model and export it to ONNX as its next version; running servers load it without a restart.
 
@@ -93,6 +96,7 @@ def train(
         restart=restart,
         promote=promote,
         requantize=requantize,
+        further=further,
     )
     try:
         if name is None:

@@ -88,6 +88,17 @@ def test_same_seed_gives_the_same_graph_and_a_second_run_the_next_version(tmp_pa
     assert first.metrics == second.metrics
 
 
+def test_what_is_trained_is_trained_further(tmp_path: Path, trained: Callable[[str], Path]) -> None:
+    output = shutil.copytree(trained("text_encoder"), tmp_path / "models")
+    train("text_encoder", "--fast", "--further", "--promote", "--output", str(output))
+    first, second = (Card.read(output / "text_encoder" / version / "card.json").training for version in "12")
+    assert first and second and second.seconds > first.seconds
+    assert second.command == f"{first.command} --further"
+    refused = train(QUICK, "--fast", "--further", "--output", str(output), check=False)
+    assert refused.returncode == 1
+    assert f"{QUICK} cannot be trained further" in refused.stderr
+
+
 def test_an_interrupted_run_resumes(tmp_path: Path) -> None:
     output = tmp_path / "exported"
     command = [sys.executable, "-m", "lectern", "train", QUICK, "--fast", "--output", str(output)]
