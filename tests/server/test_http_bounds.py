@@ -257,13 +257,13 @@ def test_many_tiny_parts_leave_others_their_turn(server: Server) -> None:
 
 @pytest.mark.unit
 async def test_a_line_in_a_million_parts_costs_no_more_than_a_whole_one() -> None:
-    held = budget.messages.total
+    held = budget.arriving.total
     line = Line(most=2_000_000, seconds=WAIT)
     for _ in range(1_000_000):
         await line.grow(b"x")  # read again from its beginning for each part, it would take minutes
     assert line.ended(b"y") == b"x" * 1_000_000 + b"y"
-    assert budget.messages.try_take(held)  # nothing is held any more
-    budget.messages.give_back(held)
+    assert budget.arriving.try_take(held)  # nothing is held any more
+    budget.arriving.give_back(held)
 
 
 @pytest.mark.unit

@@ -17,7 +17,7 @@ from services.server.compression import inflated
 from services.server.door import replies
 from services.server.door.connection import Connection
 from services.server.door.replies import Headers
-from services.server.pipeline import MESSAGE_COPIES, Arriving, Endpoint, StatusError
+from services.server.pipeline import Arriving, Endpoint, StatusError
 from services.server.settings import Settings
 
 INFERENCE = "/v2"
@@ -117,7 +117,7 @@ class Exchange:
         if length > most:
             return Arriving(0, lambda: self._read(length, most))
         if given is None or self._encoding:  # nobody knows how much it becomes
-            most = length = min(most, budget.messages.total // MESSAGE_COPIES)
+            most = length = min(most, budget.arriving.total)
         return Arriving(length, lambda: self._read(length, most))
 
     async def _nothing(self) -> bytes:
