@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from dataclasses import dataclass
+from collections import Counter
+from dataclasses import dataclass, field
 from typing import Any
 
 import h11
@@ -13,6 +14,7 @@ from uvicorn import Config
 from uvicorn.protocols.http.h11_impl import H11Protocol
 from uvicorn.server import ServerState
 
+from services.server.addresses import network
 from services.server.door.replies import JSON_TYPE, error_body
 
 MOST_PARTS = 1000  # lines or chunks that are read at once, at some 20 us each
@@ -25,10 +27,12 @@ class Bounds:
 
     Args:
         connections: the most at once; a further one is closed.
+        address_connections: the same of one network.
         header_seconds: time for the header of a request to arrive.
         reader_seconds: time in which a caller takes at least something of a response.
         age_seconds: age after which a response is a connection's last; 0 = no bound.
         leaving: whether every response is its connection's last.
+        counts: connections by network.
     """
 
     connections: int
@@ -37,6 +41,7 @@ class Bounds:
     age_seconds: float
     leaving: bool = False
 
+    counts: Counter[str] = field(default_factory=Counter)
 
 class Connection(H11Protocol):
     """Serves the requests of one connection, who find it in `scope["state"]["connection"]`.
@@ -50,6 +55,7 @@ class Connection(H11Protocol):
 
     peer = subject = ""
     call: asyncio.Task[Any] | None = None
+    _network = ""
     lost = False
 
     def __init__(self, bounds: Bounds, config: Config, state: ServerState) -> None:
@@ -62,11 +68,14 @@ class Connection(H11Protocol):
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
-        if len(self.connections) > self._bounds.connections:
+        self.made = self.loop.time()
+            self._network = network(host)
+        if self.client is not None:
+        bounds = self._bounds
+        bounds.counts[self._network] += 1
+        if len(self.connections) > bounds.connections or bounds.counts[self._network] > bounds.address_connections:
             transport.abort()
             return
-        self.made = self.loop.time()
-        if self.client is not None:
             host, port = self.client
             self.peer = f"ipv6:[{host}]:{port}" if ":" in host else f"ipv4:{host}:{port}"
         if (tls := transport.get_extra_info("ssl_object")) and (certificate := tls.getpeercert(binary_form=True)):
@@ -101,6 +110,9 @@ class Connection(H11Protocol):
         elif not self.flow.read_paused:
             self.transport.resume_reading()
 
+        self._bounds.counts[self._network] -= 1
+        if not self._bounds.counts[self._network]:
+            del self._bounds.counts[self._network]
     def connection_lost(self, exc: Exception | None) -> None:
         self.lost = True
         for timer in (self._header_timer, self._reader_timer, self.timeout_keep_alive_task):
