@@ -75,7 +75,7 @@ class _Application:
                 exchange.connection.call = None
 
     async def _answer(self, exchange: Exchange, scope: Scope, receive: Receive) -> None:
-        exchange.check_length()
+        exchange.check_form()
         self._guard.check(exchange.headers, scope["scheme"])
         if exchange.is_inference:
             await self._inference.answer(exchange)
