@@ -81,7 +81,9 @@ class _Application:
             await self._inference.answer(exchange)
             return
         if endpoint := self._calls.endpoint(exchange.path):
-            exchange.headers = self._page.authorised(exchange.headers)
+            if self._page.calls(exchange.headers):
+                self._guard.check_name(exchange.headers, scope["scheme"])
+                exchange.headers = self._page.authorised(exchange.headers)
             await self._calls.answer(exchange, endpoint)
             return
         try:
