@@ -19,6 +19,7 @@ RETRY_AFTER_SECONDS = 0.5
 UNLIMITED = 2**62
 EARLIER = 0.9  # share of the time to the deadline after which waiting ends
 LEAST_BYTES = 32 * 2**20
+MESSAGE_COPIES = 3  # a message exists as bytes, parsed and as arrays
 SHARE_OF_LIMIT, SHARE_OF_FREE = 2, 4  # the budget is the remaining memory divided by this
 
 
@@ -146,8 +147,9 @@ def _expire(waiter: _Waiter) -> None:
 deadline: ContextVar[float] = ContextVar("deadline", default=float("inf"))
 """The deadline of the call that this task works for, in `time.monotonic()` seconds."""
 
-# The budgets of this process. A request takes from `messages` first and from `decoding` second, never the other way
-# round, so that no two requests wait for each other.
+# The budgets of this process. A request takes from `arriving` first, from `messages` second and from `decoding` third,
+# never the other way round, so that no two requests wait for each other.
+arriving = Budget("arriving", UNLIMITED)
 messages = Budget("messages", UNLIMITED)
 decoding = Budget("decoding", UNLIMITED)
 
@@ -155,7 +157,8 @@ decoding = Budget("decoding", UNLIMITED)
 def set_total(total: int) -> None:
     """Divide the bytes that all requests of this process may hold between the budgets."""
     messages.resize(total // 3)
-    decoding.resize(total - total // 3)
+    arriving.resize(messages.total // MESSAGE_COPIES)
+    decoding.resize(total - messages.total - arriving.total)
 
 
 def default_total(workers: int) -> int:

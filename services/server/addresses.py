@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 import socket
 from contextlib import closing
 
@@ -13,6 +14,14 @@ Address = tuple[socket.AddressFamily, tuple[str, int]]
 def authority(host: str, port: int) -> str:
     """`host:port` as in a URL, an IPv6 address in brackets."""
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+def network(host: str) -> str:
+    """What one caller has: an IPv4 address, or 64 bits of IPv6, within which a caller may choose its address."""
+    address = ipaddress.ip_address(host.partition("%")[0])
+    if isinstance(address, ipaddress.IPv4Address):
+        return str(address)
+    return str(address.ipv4_mapped or ipaddress.ip_network((address.packed[:8] + bytes(8), 64)))
 
 
 def addresses(host: str, port: int) -> list[Address]:

@@ -34,7 +34,6 @@ from services.wire import TooManyFieldsError, check_fields
 
 # Larger messages are checked and parsed off the event loop.
 INLINE_BYTES = 64 * 1024
-MESSAGE_COPIES = 3
 
 NO_DEADLINE = nullcontext()
 
@@ -90,6 +89,8 @@ PROTOBUF: Wire = _Protobuf()
 @dataclass(frozen=True, slots=True)
 class Arriving:
     """A request that its caller still sends, which is read once the call is admitted and has the memory for it.
+
+    What never arrives holds `budget.arriving` alone, so that requests which have arrived do not wait for it.
 
     Args:
         length: the most bytes that it may have.
@@ -159,9 +160,9 @@ class Endpoint:
         return self._loop.run(answer) if self._loop else answer
 
     async def _answer_large(self, request: bytes | Arriving, call: Call, wire: Wire) -> Any:
-        held = await self._hold(request)
+        content, held = await self._receive(request)
         try:
-            return await self._answer(await self._parse(request, wire), call)
+            return await self._answer(await self._parse(content, wire), call)
         finally:
             budget.messages.give_back(held)
 
@@ -170,9 +171,9 @@ class Endpoint:
     ) -> AsyncGenerator[bytes, None]:
         """Answer one request with many responses. The consumer must close the generator, however the call ends."""
         with self._observed(call) as observed:
-            held = await self._hold(request)
+            content, held = await self._receive(request)
             try:
-                answers = self.method.function(await self._parse(request, wire), call)
+                answers = self.method.function(await self._parse(content, wire), call)
                 async with (
                     aclosing(self._loop.iterate(answers) if self._loop else answers) as made,
                     aclosing(observed.trace.messages(made)) as responses,
@@ -210,18 +211,26 @@ class Endpoint:
             held.append(await self._hold(request))
             yield await self._parse(request, wire)
 
-    async def _hold(self, request: bytes | Arriving) -> int:
-        """Wait for the memory of a large message, which exists as bytes, parsed and as arrays; returns the amount."""
-        length = len(request) if isinstance(request, bytes) else request.length
-        if length <= INLINE_BYTES:  # bounded by the number of RPCs, and must never wait behind a large message
+    async def _receive(self, request: bytes | Arriving) -> tuple[bytes, int]:
+        """The bytes of a request, and how much memory is held for it."""
+        if isinstance(request, bytes):
+            return request, await self._hold(request)
+        if request.length <= INLINE_BYTES:
+            return await request.read(), 0
+        async with budget.arriving.hold(request.length, "request"):
+            content = await request.read()
+            return content, await self._hold(content)
+
+    async def _hold(self, request: bytes) -> int:
+        """Wait for the memory of a large message; returns the amount."""
+        if len(request) <= INLINE_BYTES:  # bounded by the number of RPCs, and must never wait behind a large message
             return 0
-        amount = MESSAGE_COPIES * length
+        amount = budget.MESSAGE_COPIES * len(request)
         if not budget.messages.try_take(amount):
             await budget.messages.take(amount, "request")
         return amount
 
-    async def _parse(self, request: bytes | Arriving, wire: Wire) -> Any:
-        content = request if isinstance(request, bytes) else await request.read()
+    async def _parse(self, content: bytes, wire: Wire) -> Any:
         if len(content) > wire.inline_bytes and self._limits is not None:
             return await pools.codecs.run(self._parse_now, content, wire)
         return self._parse_now(content, wire)

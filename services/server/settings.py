@@ -69,6 +69,11 @@ class Settings(BaseSettings):
         (), description="Origins whose web pages may call this server beside its own, e.g. https://page.example.com."
     )
     http_connections: PositiveInt = Field(1024, description="HTTP connections of one process; a further one is closed.")
+    http_address_connections: PositiveInt = Field(
+        512,
+        description="The same of one address, or of one network of 64 bits of IPv6, so that one caller leaves some to "
+        "others; more where all callers come through one proxy.",
+    )
     http_header_bytes: PositiveInt = Field(16 * 1024, description="Bytes of an HTTP request's line and headers.")
     http_header_seconds: PositiveFloat = Field(10.0, description="Time for an HTTP request's headers to arrive.")
     http_body_seconds: PositiveFloat = Field(

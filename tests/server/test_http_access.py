@@ -6,6 +6,7 @@ import json
 import socket
 import ssl
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from http.client import HTTPConnection, HTTPSConnection
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -13,12 +14,13 @@ from urllib.parse import urlsplit
 import pytest
 from google.rpc import code_pb2
 
+from lectern import Client, LecternError
 from tests.conftest import Server, serving
 from tests.graphs import add_graph, burn, burn_config
 from tests.server.pki import Pki, make_token
 from tests.server.test_addresses import needs_ipv6, start
 from tests.server.test_http import MODELS, connect, post
-from tests.server.test_http_bounds import PREDICT, started
+from tests.server.test_http_bounds import PREDICT, everything, header, raw, started
 from tests.waiting import WAIT, wait_until
 
 
@@ -59,6 +61,26 @@ def test_limits_of_clients_hold(tmp_path: Path) -> None:
         assert (codes, code, json.loads(body)["code"]) == ([200, 200], 429, code_pb2.RESOURCE_EXHAUSTED)
         assert int(headers["retry-after"]) > 1
         connection.close()
+
+
+@pytest.mark.parametrize("transport", ["grpc", "auto"])
+@pytest.mark.parametrize("named", [True, False])
+def test_both_doors_have_one_budget(tmp_path: Path, transport: str, named: bool) -> None:
+    limits = {"LECTERN_CLIENT_LIMITS__REQUESTS_PER_SECOND": "0.001", "LECTERN_CLIENT_LIMITS__BURST": "2"}
+    token = make_token(tmp_path / "tokens.json", "alice", "--scope", "models") if named else None
+    if named:
+        limits["LECTERN_TOKENS"] = str(tmp_path / "tokens.json")
+    with (
+        serving(tmp_path, "predict", LECTERN_TRANSPORT=transport, **limits) as server,
+        Client(server.target, timeout=WAIT, token=token) as client,
+        closing(connect(server)) as connection,
+    ):
+        headers = {"authorization": f"Bearer {token}"} if token else {}
+        assert post(connection, MODELS, **headers)[0] == 200
+        assert client.list_models().models
+        assert post(connection, MODELS, **headers)[0] == 429
+        with pytest.raises(LecternError, match="RESOURCE_EXHAUSTED"):
+            client.list_models()
 
 
 def over_tls(server: Server, pki: Pki, certificate: bool = False) -> HTTPSConnection:
@@ -154,6 +176,20 @@ def test_a_stopping_server_finishes_what_it_accepted(tmp_path: Path) -> None:
         wait_until(lambda: started(server, "Predict") == 1)
         server.process.terminate()
         assert answer.result(WAIT)[0] == 200
+        assert server.process.wait(WAIT) == 0
+
+
+@pytest.mark.parametrize("transport", ["grpc", "auto"])
+@pytest.mark.parametrize("workers", ["1", "2"])
+def test_a_stopping_server_reads_what_is_on_its_way(tmp_path: Path, workers: str, transport: str) -> None:
+    options = ("--workers", workers, "--transport", transport)
+    with serving(tmp_path, "predict", *options) as server, raw(server) as connection:
+        connection.sendall(header(MODELS, "content-type: application/json", "content-length: 100000") + b"{")
+        wait_until(lambda: started(server, "ListModels") == 1)
+        server.process.terminate()
+        wait_until(lambda: "draining" in server.log.read_text())
+        connection.sendall(b"}".rjust(99_999))
+        assert everything(connection).startswith(b"HTTP/1.1 200")
         assert server.process.wait(WAIT) == 0
 
 

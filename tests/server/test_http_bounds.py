@@ -6,21 +6,25 @@ import json
 import socket
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
+from http.client import HTTPConnection, RemoteDisconnected
 from pathlib import Path
+from urllib.parse import urlsplit
 from urllib.request import urlopen
 
 import pytest
 from google.rpc import code_pb2
 
+from lectern import Client, LecternError
 from services import budget
 from services.errors import DeadlineExceeded
+from services.server.addresses import network
 from services.server.door.calls import Line
 from services.server.door.exchange import TooLarge
 from services.server.pipeline import INLINE_BYTES
 from tests.conftest import Server, serving
 from tests.graphs import add_graph, burn, burn_config
-from tests.server.test_http import MODELS, connect, post
+from tests.server.test_http import EPISODE, MODELS, connect, post
 from tests.waiting import WAIT, wait_until
 
 PREDICT = "/lectern.v1.PredictService/Predict"
@@ -131,6 +135,52 @@ def test_a_connection_too_many_is_closed(small: Server) -> None:
             connection.close()
 
 
+def served(server: Server, address: str = "127.0.0.1") -> bool:
+    """Whether a new connection from this address gets an answer."""
+    connection = HTTPConnection(urlsplit(server.http_url).netloc, timeout=WAIT, source_address=(address, 0))
+    try:
+        return post(connection, MODELS)[0] == 200
+    except (RemoteDisconnected, ConnectionError):
+        return False
+    finally:
+        connection.close()
+
+
+def test_one_caller_leaves_connections_to_others(tmp_path: Path) -> None:
+    bounds = {"LECTERN_HTTP_CONNECTIONS": "8", "LECTERN_HTTP_ADDRESS_CONNECTIONS": "4"}
+    with serving(tmp_path, "predict", **bounds) as server:
+        with ExitStack() as held:
+            for _ in range(4):
+                held.enter_context(raw(server))
+            assert not served(server)
+            assert served(server, "127.0.0.2")
+        wait_until(lambda: served(server))
+
+
+@pytest.mark.unit
+@pytest.mark.parametrize(
+    ("address", "caller"),
+    [
+        ("192.0.2.7", "192.0.2.7"),
+        ("::ffff:192.0.2.7", "192.0.2.7"),
+        ("2001:db8:1:2:3:4:5:6", "2001:db8:1:2::/64"),
+        ("fe80::1%eth0", "fe80::/64"),
+    ],
+)
+def test_whoever_chooses_addresses_is_one_caller(address: str, caller: str) -> None:
+    assert network(address) == caller
+
+
+def test_bodies_that_never_come_keep_nobody_else_waiting(tmp_path: Path) -> None:
+    never = {"LECTERN_HTTP_BODY_SECONDS": str(10 * WAIT), "LECTERN_MEMORY_BYTES": "200000000"}
+    with serving(tmp_path, "predict", **never) as server, ExitStack() as held:
+        for lines in (["content-length: 20000000"], ["transfer-encoding: chunked"]) * 4:
+            held.enter_context(raw(server)).sendall(header(MODELS, "content-type: application/json", *lines))
+        wait_until(lambda: started(server, "ListModels") == 8)
+        with Client(server.target, timeout=WAIT) as client, pytest.raises(LecternError, match="INVALID_ARGUMENT"):
+            client.predict([[0.0] * 50_000])  # large enough to need memory
+
+
 @pytest.mark.parametrize("request_line", [b"GARBAGE\r\n\r\n", b"\x16\x03\x01\x02\x00", b"PRI * HTTP/2.0\r\n\r\n"])
 def test_what_is_no_http_is_refused(small: Server, request_line: bytes) -> None:
     with raw(small) as connection:
@@ -150,6 +200,14 @@ def test_two_lengths_are_one_too_many(small: Server) -> None:
     assert b"send one of them" in answer
 
 
+def test_an_encoded_slash_is_refused(small: Server) -> None:
+    """A proxy that keeps some paths from its callers might not take it for a slash."""
+    for path in (MODELS.replace("/L", "%2fL"), "/v2%2Fmodels", "/%2e%2e%2f"):
+        with raw(small) as connection:
+            connection.sendall(header(path, "content-length: 0", "connection: close"))
+            assert everything(connection).startswith(b"HTTP/1.1 400")
+
+
 def ended(server: Server, method: str) -> list[str]:
     return [str(r["code"]) for r in server.log_records() if str(r.get("rpc", "")).endswith(method)]
 
@@ -165,6 +223,17 @@ def test_a_caller_who_goes_away_ends_the_call(small: Server) -> None:
     with raw(small) as connection:
         body = json.dumps(LONG).encode()
         connection.sendall(header(PREDICT, "content-type: application/json", f"content-length: {len(body)}") + body)
+        wait_until(lambda: started(small, "Predict") > calls)
+    wait_until(lambda: ended(small, "/Predict").count("CANCELLED") == before + 1)
+
+
+def test_a_call_behind_a_page_ends_with_its_caller_too(small: Server) -> None:
+    before, calls = ended(small, "/Predict").count("CANCELLED"), started(small, "Predict")
+    with raw(small) as connection:
+        body = json.dumps(LONG).encode()
+        page = b"GET /docs/reference.js HTTP/1.1\r\nhost: localhost\r\n\r\n"
+        lines = ("content-type: application/json", f"content-length: {len(body)}")
+        connection.sendall(page + header(PREDICT, *lines) + body)
         wait_until(lambda: started(small, "Predict") > calls)
     wait_until(lambda: ended(small, "/Predict").count("CANCELLED") == before + 1)
 
@@ -237,6 +306,39 @@ def test_a_response_that_nobody_reads_is_given_up(tmp_path: Path) -> None:
             connection.sendall(request * 1_000_000)
 
 
+def test_a_stream_that_nobody_reads_ends(tmp_path: Path) -> None:
+    with serving(tmp_path, "act", LECTERN_READER_TIMEOUT_SECONDS="1") as server, raw(server) as connection:
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        body = b'{"frameEvery": 1}'
+        lines = ("accept: text/event-stream", "content-type: application/json", f"content-length: {len(body)}")
+        connection.sendall((header(EPISODE, *lines) + body) * 20)  # more pictures than the system keeps for a reader
+        wait_until(lambda: "CANCELLED" in ended(server, "/RunEpisode"))
+
+
+def unsent(connection: socket.socket) -> int:
+    """Bytes that the server's side of a connection has not got rid of; -1 = the server has closed it."""
+    ends = [f"{port:04X}" for port in (connection.getpeername()[1], connection.getsockname()[1])]
+    for line in Path("/proc/net/tcp").read_text().splitlines()[1:]:
+        _, local, remote, _, queues, _, _, _, _, inode, *_ = line.split()
+        if [local.rpartition(":")[2], remote.rpartition(":")[2]] == ends and inode != "0":
+            return int(queues.partition(":")[0], 16)
+    return -1
+
+
+@pytest.mark.skipif(not Path("/proc/net/tcp").exists(), reason="only Linux lists sockets")
+def test_the_rest_of_a_response_that_nobody_reads_is_given_up(tmp_path: Path) -> None:
+    bounds = {"LECTERN_READER_TIMEOUT_SECONDS": "1", "LECTERN_HTTP_IDLE_SECONDS": "5"}
+    with serving(tmp_path, "predict", **bounds) as server, socket.socket() as connection:
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        connection.connect(("127.0.0.1", urlsplit(server.http_url).port))
+        request, before = b"GET /docs/swagger-ui/LICENSE HTTP/1.1\r\nhost: localhost\r\n\r\n", -1
+        # Until the system takes no more; what is left is less than makes the server wait for its reader.
+        while any(unsent(connection) > before for _ in range(50) if served(server)):
+            before = unsent(connection) or -1
+            connection.sendall(request)
+        wait_until(lambda: unsent(connection) == -1)
+
+
 def test_many_tiny_parts_leave_others_their_turn(server: Server) -> None:
     tiny = b"1\r\n \r\n" * 150_000
     lines = ("content-type: application/json", "transfer-encoding: chunked", "connection: close")
@@ -257,13 +359,13 @@ def test_many_tiny_parts_leave_others_their_turn(server: Server) -> None:
 
 @pytest.mark.unit
 async def test_a_line_in_a_million_parts_costs_no_more_than_a_whole_one() -> None:
-    held = budget.messages.total
+    held = budget.arriving.total
     line = Line(most=2_000_000, seconds=WAIT)
     for _ in range(1_000_000):
         await line.grow(b"x")  # read again from its beginning for each part, it would take minutes
     assert line.ended(b"y") == b"x" * 1_000_000 + b"y"
-    assert budget.messages.try_take(held)  # nothing is held any more
-    budget.messages.give_back(held)
+    assert budget.arriving.try_take(held)  # nothing is held any more
+    budget.arriving.give_back(held)
 
 
 @pytest.mark.unit

@@ -20,7 +20,7 @@ import pytest
 from PIL import Image
 from playwright.sync_api import Browser, ConsoleMessage, Locator, Page, Route, ViewportSize, expect, sync_playwright
 
-from tests.conftest import ROOT, Server, serving
+from tests.conftest import EXPORTED, ROOT, Server, serving
 from tests.interoperability.environments import node_modules_with
 from tests.programs import needs
 from tests.waiting import WAIT
@@ -564,6 +564,27 @@ def test_pixels_of_a_map_lie_over_the_picture(visiting: Visiting) -> None:
     assert picture is not None
     assert cover is not None
     assert [*picture.values()] == pytest.approx([*cover.values()], abs=1)
+
+
+def test_what_a_model_and_a_file_say_becomes_no_markup(visiting: Visiting, tmp_path: Path) -> None:
+    for model in EXPORTED.glob("image_classifier*"):
+        shutil.copytree(model, tmp_path / "exported" / model.name)
+    path = tmp_path / "exported" / "image_classifier" / "1" / "card.json"
+    card = json.loads(path.read_text())
+    hostile = "<img src=x onerror=document.title='taken'>"
+    card |= {"title": hostile, "description": hostile, "labels": [label + hostile for label in card["labels"]]}
+    path.write_text(json.dumps(card))
+    shutil.copy(ROOT / "docs" / "examples" / "ship.png", picture := tmp_path / f"{hostile}.png")
+    with serving(tmp_path, "classify", "explain", repository=tmp_path / "exported") as server:
+        visit = visiting(server.http_url)
+        visit.open("hw3")
+        visit.page.locator("input[type=file]").first.set_input_files(picture)
+        expect(visit.answer()).to_contain_text(hostile)
+        visit.open("models/image_classifier")
+        expect(visit.page.locator("#main .lead").last).to_have_text(hostile)
+        assert visit.page.title() != "taken"
+        assert visit.page.locator("img[src=x]").count() == 0
+        assert visit.said == []
 
 
 def get(url: str, **headers: str) -> tuple[dict[str, str], bytes]:

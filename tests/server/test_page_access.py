@@ -91,6 +91,29 @@ def test_calls_of_the_page_have_its_token_and_scopes(tmp_path: Path) -> None:
     assert secret not in log
 
 
+def test_the_pages_token_is_for_no_strangers_name(tmp_path: Path) -> None:
+    """Its owner may let it mean this server, and a browser then takes the owner's page for one of this server."""
+    tokens, own = token(tmp_path, "models")
+    options = ("--host", "0.0.0.0", "--tokens", str(tokens), "--ui-token-file", str(own))  # noqa: S104
+    with serving(tmp_path, "predict", *options) as server:
+        url = f"{server.http_url}{MODELS}"
+        for host in ("127.0.0.1:8000", "[2001:db8::1]:8000", "localhost"):
+            assert fetch(url, {}, host=host, **FROM_THE_PAGE)[0] == 200
+        code, body = fetch(url, {}, host="evil.example.com", **FROM_THE_PAGE)
+        assert (code, b"LECTERN_HTTP_HOSTS" in body) == (403, True)
+        bearer = f"Bearer {own.read_text()}"
+        assert fetch(url, {}, host="models.example.com", authorization=bearer, **FROM_THE_PAGE)[0] == 200
+    with serving(tmp_path, "predict", *options, LECTERN_HTTP_HOSTS="Models.example.com") as server:
+        url = f"{server.http_url}{MODELS}"
+        assert fetch(url, {}, host="models.example.com:8000", **FROM_THE_PAGE)[0] == 200
+
+
+def test_without_a_page_nobody_gets_its_token(tmp_path: Path) -> None:
+    tokens, own = token(tmp_path, "models")
+    with serving(tmp_path, "predict", "--no-ui", "--tokens", str(tokens), "--ui-token-file", str(own)) as server:
+        assert fetch(f"{server.http_url}{MODELS}", {}, **FROM_THE_PAGE)[0] == 401
+
+
 @pytest.mark.parametrize(
     ("scopes", "options", "says"),
     [

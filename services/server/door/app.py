@@ -55,7 +55,7 @@ class _Application:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         exchange = Exchange(scope, receive, send, self._settings)
-        exchange.connection.call = asyncio.current_task()
+        exchange.connection.call = own = asyncio.current_task()
         try:
             await self._answer(exchange, scope, receive)
         except asyncio.CancelledError:  # nobody waits for this task
@@ -71,16 +71,19 @@ class _Application:
             else:
                 await exchange.reply_error(_to_service_error(error, exchange))
         finally:
-            exchange.connection.call = None
+            if exchange.connection.call is own:  # and not that of the next request, which the response let begin
+                exchange.connection.call = None
 
     async def _answer(self, exchange: Exchange, scope: Scope, receive: Receive) -> None:
-        exchange.check_length()
+        exchange.check_form()
         self._guard.check(exchange.headers, scope["scheme"])
         if exchange.is_inference:
             await self._inference.answer(exchange)
             return
         if endpoint := self._calls.endpoint(exchange.path):
-            exchange.headers = self._page.authorised(exchange.headers)
+            if self._page.calls(exchange.headers):
+                self._guard.check_name(exchange.headers, scope["scheme"])
+                exchange.headers = self._page.authorised(exchange.headers)
             await self._calls.answer(exchange, endpoint)
             return
         try:

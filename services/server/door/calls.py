@@ -129,15 +129,15 @@ class Line:
             if time.monotonic() > self._end:
                 raise DeadlineExceeded(f"a line did not arrive within {self._seconds:g} s (LECTERN_HTTP_BODY_SECONDS)")
         elif len(self._content) > INLINE_BYTES:
-            amount = min(self._most, budget.messages.total)
-            await budget.messages.take(amount, "line")
+            amount = min(self._most, budget.arriving.total)
+            await budget.arriving.take(amount, "line")
             self._held, self._end = amount, time.monotonic() + self._seconds
 
     def ended(self, part: bytes) -> bytes:
         """The whole line, of which this is the last part; the next one begins, and nothing is held."""
         whole = bytes(self._content + part)
         self._content.clear()
-        budget.messages.give_back(self._held)
+        budget.arriving.give_back(self._held)
         self._held = 0
         return whole
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from dataclasses import dataclass
+from collections import Counter
+from dataclasses import dataclass, field
 from typing import Any
 
 import h11
@@ -13,6 +14,7 @@ from uvicorn import Config
 from uvicorn.protocols.http.h11_impl import H11Protocol
 from uvicorn.server import ServerState
 
+from services.server.addresses import network
 from services.server.door.replies import JSON_TYPE, error_body
 
 MOST_PARTS = 1000  # lines or chunks that are read at once, at some 20 us each
@@ -25,17 +27,21 @@ class Bounds:
 
     Args:
         connections: the most at once; a further one is closed.
+        address_connections: the same of one network.
         header_seconds: time for the header of a request to arrive.
         reader_seconds: time in which a caller takes at least something of a response.
         age_seconds: age after which a response is a connection's last; 0 = no bound.
         leaving: whether every response is its connection's last.
+        counts: connections by network.
     """
 
     connections: int
+    address_connections: int
     header_seconds: float
     reader_seconds: float
     age_seconds: float
     leaving: bool = False
+    counts: Counter[str] = field(default_factory=Counter)
 
 
 class Connection(H11Protocol):
@@ -49,6 +55,7 @@ class Connection(H11Protocol):
     """
 
     peer = subject = ""
+    _network = ""
     call: asyncio.Task[Any] | None = None
     lost = False
 
@@ -62,13 +69,16 @@ class Connection(H11Protocol):
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
-        if len(self.connections) > self._bounds.connections:
-            transport.abort()
-            return
         self.made = self.loop.time()
         if self.client is not None:
             host, port = self.client
+            self._network = network(host)
             self.peer = f"ipv6:[{host}]:{port}" if ":" in host else f"ipv4:{host}:{port}"
+        bounds = self._bounds
+        bounds.counts[self._network] += 1
+        if len(self.connections) > bounds.connections or bounds.counts[self._network] > bounds.address_connections:
+            transport.abort()
+            return
         if (tls := transport.get_extra_info("ssl_object")) and (certificate := tls.getpeercert(binary_form=True)):
             self.subject = _name(x509.load_der_x509_certificate(certificate))
         self._watch_header()
@@ -103,6 +113,9 @@ class Connection(H11Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self.lost = True
+        self._bounds.counts[self._network] -= 1
+        if not self._bounds.counts[self._network]:
+            del self._bounds.counts[self._network]
         for timer in (self._header_timer, self._reader_timer, self.timeout_keep_alive_task):
             if timer is not None:
                 timer.cancel()
@@ -119,10 +132,21 @@ class Connection(H11Protocol):
         super().resume_writing()
         if self._reader_timer is not None:
             self._reader_timer.cancel()
+            self._reader_timer = None
+        self._watch_last()
 
     def on_response_complete(self) -> None:
         super().on_response_complete()
         self._watch_header()
+        self._watch_last()
+
+    def timeout_keep_alive_handler(self) -> None:
+        super().timeout_keep_alive_handler()
+        self._watch_last()
+
+    def shutdown(self) -> None:
+        super().shutdown()
+        self._watch_last()
 
     def send_400_response(self, msg: str) -> None:
         """Replaces uvicorn's text, of what is no HTTP or has too large headers, by a status."""
@@ -146,6 +170,7 @@ class Connection(H11Protocol):
             ):
                 self.transport.write(self.conn.send(event) or b"")
         self.transport.close()
+        self._watch_last()
 
     @property
     def ends(self) -> bool:
@@ -163,6 +188,11 @@ class Connection(H11Protocol):
                 self._header_timer = None
         elif self._header_timer is None and not self.transport.is_closing():
             self._header_timer = self.loop.call_later(self._bounds.header_seconds, self.transport.abort)
+
+    def _watch_last(self) -> None:
+        """Watch the reader of what is left on a connection that closes, which stays open until that is sent."""
+        if self.transport.is_closing() and self._reader_timer is None and not self.lost:
+            self._watch_reader(self.transport.get_write_buffer_size())
 
     def _watch_reader(self, unsent: int) -> None:
         """Give up a caller who takes nothing of a response for some time."""

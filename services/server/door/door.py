@@ -47,6 +47,7 @@ class Door:
         )
         self._bounds = Bounds(
             settings.http_connections,
+            settings.http_address_connections,
             settings.http_header_seconds,
             settings.reader_timeout_seconds,
             settings.max_connection_age_seconds,

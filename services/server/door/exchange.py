@@ -17,7 +17,7 @@ from services.server.compression import inflated
 from services.server.door import replies
 from services.server.door.connection import Connection
 from services.server.door.replies import Headers
-from services.server.pipeline import MESSAGE_COPIES, Arriving, Endpoint, StatusError
+from services.server.pipeline import Arriving, Endpoint, StatusError
 from services.server.settings import Settings
 
 INFERENCE = "/v2"
@@ -70,15 +70,18 @@ class Exchange:
         self._encoding = self.headers.get("content-encoding", "").lower().removeprefix("identity")
         self.request_id = accepted_request_id(self.headers.get(REQUEST_ID, ""))
         self.is_inference = self.path == INFERENCE or self.path.startswith(f"{INFERENCE}/")
+        self._has_encoded_slash = b"%2f" in scope["raw_path"].lower()
         self._has_two_lengths = {"content-length", "transfer-encoding"} <= self.headers.keys()
         self.began = False
 
-    def check_length(self) -> None:
-        """Check that the body has one length: a proxy might have gone by the other, and sent on what follows.
+    def check_form(self) -> None:
+        """Check that a proxy in front reads the request as this server does: where its path and its body end.
 
         Raises:
-            InvalidArgument: it has two.
+            InvalidArgument: the body has two lengths, or the path an encoded slash.
         """
+        if self._has_encoded_slash:
+            raise InvalidArgument("the path has an encoded slash, %2F; send /")
         if self._has_two_lengths:
             raise InvalidArgument("the request has both content-length and transfer-encoding; send one of them")
 
@@ -117,7 +120,7 @@ class Exchange:
         if length > most:
             return Arriving(0, lambda: self._read(length, most))
         if given is None or self._encoding:  # nobody knows how much it becomes
-            most = length = min(most, budget.messages.total // MESSAGE_COPIES)
+            most = length = min(most, budget.arriving.total)
         return Arriving(length, lambda: self._read(length, most))
 
     async def _nothing(self) -> bytes:

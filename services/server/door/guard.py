@@ -6,6 +6,7 @@ leave (https://fetch.spec.whatwg.org/#cors-safelisted-request-header).
 
 from __future__ import annotations
 
+import ipaddress
 from collections.abc import Mapping
 
 from services.errors import PermissionDenied
@@ -21,6 +22,7 @@ class Guard:
     def __init__(self, settings: Settings) -> None:
         own = OF_LOOPBACK if settings.host in LOOPBACK else ()
         self._hosts = {host.lower() for host in (*own, *settings.http_hosts)}
+        self._own_names = {*OF_LOOPBACK, *map(str.lower, settings.http_hosts)}
         self._origins = set(settings.http_origins)
 
     def check(self, headers: Mapping[str, str], scheme: str) -> None:
@@ -40,6 +42,29 @@ class Guard:
             raise PermissionDenied(
                 f"pages of {origin} may not call this server; the operator may add the origin to LECTERN_HTTP_ORIGINS"
             )
+
+    def check_name(self, headers: Mapping[str, str], scheme: str) -> None:
+        """Check that no page of a stranger makes the call, whose name has come to mean this server (DNS rebinding).
+
+        An address is nobody's to give, and a name has no certificate but its owner's.
+
+        Raises:
+            PermissionDenied: the name may be anybody's.
+        """
+        name = _without_port(headers.get("host", ""))
+        if scheme != "https" and name not in self._own_names and not _is_address(name):
+            raise PermissionDenied(
+                f"the page at {name!r} gets no token, since the name may be anybody's: the operator may add it to "
+                "LECTERN_HTTP_HOSTS"
+            )
+
+
+def _is_address(name: str) -> bool:
+    try:
+        ipaddress.ip_address(name.removeprefix("[").removesuffix("]"))
+    except ValueError:
+        return False
+    return True
 
 
 def _without_port(host: str) -> str:

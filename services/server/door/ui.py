@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from starlette.requests import Request
@@ -37,20 +37,22 @@ class Page:
         if settings.ui and settings.tokens and not settings.ui_token_file:
             raise StartError("--ui with --tokens: name a file with a token for the page's calls, --ui-token-file")
         self.is_on = settings.serves_page
-        self._token = _token(settings)
+        self._token = _token(settings) if self.is_on else ""
         self._about = {"version": version(), "services": sorted(set(services)), "attacks": settings.allow_attacks}
 
     async def tell(self, _: Request) -> JSONResponse:
         """What the page has to know: {version, services, attacks}."""
         return JSONResponse(self._about)
 
-    def authorised(self, headers: dict[str, str]) -> dict[str, str]:
-        """The headers of a call, with the page's token if a browser says that a page of this server makes the call.
+    def calls(self, headers: Mapping[str, str]) -> bool:
+        """Whether a browser says that a page of this server makes the call, which needs the page's token."""
+        return bool(self._token) and "authorization" not in headers and headers.get("sec-fetch-site") == SAME_ORIGIN
+
+    def authorised(self, headers: Mapping[str, str]) -> dict[str, str]:
+        """The headers of a call of the page, with its token.
 
         So the token never leaves the server. Whoever can open the page can make the same calls.
         """
-        if not self._token or "authorization" in headers or headers.get("sec-fetch-site") != SAME_ORIGIN:
-            return headers
         return {**headers, "authorization": f"Bearer {self._token}"}
 
 
