@@ -88,7 +88,7 @@ from training.served import Track
 from training.trained import FLOAT32, INT8, Graph, Tolerance, Trained
 
 NEEDS: dict[str, str] = {}
-MEMORY = 4
+MEMORY = 10
 SHIPPED = True
 MAX_TOKENS = 256
 RECALL, BEFORE = f"recall_at_{FOUND}", "MiniLM as it was"
