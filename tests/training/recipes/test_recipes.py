@@ -92,7 +92,9 @@ def test_what_is_trained_is_trained_further(tmp_path: Path, trained: Callable[[s
     output = shutil.copytree(trained("text_encoder"), tmp_path / "models")
     train("text_encoder", "--fast", "--further", "--promote", "--output", str(output))
     first, second = (Card.read(output / "text_encoder" / version / "card.json").training for version in "12")
-    assert first and second and second.seconds > first.seconds
+    assert first is not None
+    assert second is not None
+    assert second.seconds > first.seconds
     assert second.command == f"{first.command} --further"
     refused = train(QUICK, "--fast", "--further", "--output", str(output), check=False)
     assert refused.returncode == 1
