@@ -33,11 +33,28 @@ class ImagePreprocessing(_Strict):
 
 
 class TabularPreprocessing(_Strict):
-    """The graph takes float32 `[N, len(features)]` and gives float32 `[N, len(targets)]`."""
+    """The graph takes float32 `[N, len(features)]` and gives float32 `[N, len(targets)]`.
+
+    Training saw each feature within `bounds`, its least and its greatest value, and of the features from the first to
+    before the second of each pair of `one_of` one was 1 and the others 0. A target can be no less and no more than
+    `target_bounds` say.
+    """
 
     kind: Literal["tabular"] = "tabular"
     features: tuple[str, ...]
     targets: tuple[str, ...]
+    bounds: tuple[tuple[float, float], ...] | None = None
+    one_of: tuple[tuple[NonNegativeInt, PositiveInt], ...] = ()
+    target_bounds: tuple[tuple[float, float], ...] | None = None
+
+    @model_validator(mode="after")
+    def _fits(self) -> TabularPreprocessing:
+        for bounds, names in ((self.bounds, self.features), (self.target_bounds, self.targets)):
+            if bounds is not None and (len(bounds) != len(names) or any(low > high for low, high in bounds)):
+                raise ValueError(f"there must be a least and a greatest value of each of {len(names)} columns")
+        if any(not first < end <= len(self.features) for first, end in self.one_of):
+            raise ValueError(f"one_of must name ranges of the {len(self.features)} features")
+        return self
 
 
 class ExamplesPreprocessing(_Strict):

@@ -85,6 +85,12 @@ def out_of_range(columns: Sequence[str], field: str) -> list[pb.Notice]:
     return [pb.Notice(code=pb.NOTICE_CODE_OUT_OF_RANGE, text=text, field=field)]
 
 
+def unlike_training(how: str, field: str) -> pb.Notice:
+    """The notice that a row is unlike those that a model learned from."""
+    text = f"is unlike the rows that the model learned from: {excerpt(how, WORDS_BYTES)}"
+    return pb.Notice(code=pb.NOTICE_CODE_OUT_OF_RANGE, text=text, field=field)
+
+
 def form_not_kept(form: str) -> pb.Notice:
     """The notice that a text is not in the form that was asked for."""
     return pb.Notice(code=pb.NOTICE_CODE_FORM_NOT_KEPT, text=f"the lines are not those of {form}", field="form")

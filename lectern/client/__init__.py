@@ -161,10 +161,20 @@ class Client(ClassifyMethods, DefendMethods, DetectAnomalyMethods, EmbedMethods,
         return self._call(request, answer_pb2.AnswerStoryResponse, timeout)
 
     def predict(
-        self, rows: ArrayLike, model: str = "", version: int = 0, *, timeout: float | None = None
+        self,
+        rows: ArrayLike,
+        model: str = "",
+        version: int = 0,
+        strict: bool = False,
+        *,
+        timeout: float | None = None,
     ) -> predict_pb2.PredictResponse:
-        """Predict numbers from one row `[F]` or rows `[N, F]`, features as in the card; `results` has one per row."""
-        request = predict_pb2.PredictRequest(model=model, version=version, rows=feature_rows(rows))
+        """Predict numbers from one row `[F]` or rows `[N, F]`, features as in the card; `results` has one per row.
+
+        Args:
+            strict: refuse rows unlike those that the model learned from, in place of a notice.
+        """
+        request = predict_pb2.PredictRequest(model=model, version=version, rows=feature_rows(rows), strict=strict)
         return self._call(request, predict_pb2.PredictResponse, timeout)
 
     def predict_from_examples(

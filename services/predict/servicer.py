@@ -18,6 +18,7 @@ from services.codecs.tensors import INLINE_ROWS, matrix_of, softmax
 from services.limits import Limits
 from services.predict import CAPABILITY
 from services.predict.examples import LearnedFrom, learned_from, notices_of, queries_of
+from services.predict.seen import refuse, seen
 from services.probabilities import best_first
 from services.rpc import Call
 from services.runtime.repository import Repository
@@ -39,8 +40,12 @@ class PredictServicer:
     async def Predict(self, request: pb.PredictRequest, call: Call) -> pb.PredictResponse:
         model, table = answering(self._repository, call, request, CAPABILITY, TabularPreprocessing, rpcs=RPCS)
         features = await matrix_of(request.rows, table.features, self._limits)
+        known, inline = seen(table), len(features) <= INLINE_ROWS
+        doubts = await pools.inline_or_codecs(inline, known.doubts, features)
+        if request.strict:
+            refuse(doubts)
         outputs = await model.graphs["forward"].infer({"features": features}, call.deadline, call.priority)
-        results = await pools.inline_or_codecs(len(features) <= INLINE_ROWS, _predictions, outputs["prediction"])
+        results = await pools.inline_or_codecs(inline, known.predictions, outputs["prediction"], doubts)
         return pb.PredictResponse(model=model.card.name, version=model.card.version, results=results)
 
     async def PredictFromExamples(
@@ -76,7 +81,3 @@ def _classifications(
         Classification(classes=own, notices=notices_of(table, queries[i], i, own[0].probability, unsure))
         for i, own in enumerate(classes)
     ]
-
-
-def _predictions(values: NDArray[np.float32]) -> list[pb.Prediction]:
-    return [pb.Prediction(values=row) for row in values.tolist()]

@@ -71,13 +71,20 @@ def solar_anomaly_detector() -> None:
 
 
 def covid_regressor(rows: int = 120) -> None:
-    """Made-up rows of the survey's schema: smooth random walks, of which the target is the last. Nothing is real."""
+    """Made-up rows of the survey's schema: smooth random walks, of which the target is the last. Nothing is real; those
+    of the example are about as large as real answers."""
     random = np.random.default_rng(0)
     states = random.integers(0, covid.STATES, rows)
-    walks = 20 + np.cumsum(random.normal(0, 1, (rows, covid.DAYS, covid.DAILY)), axis=1)
+    steps = np.cumsum(random.normal(0, 1, (rows, covid.DAYS, covid.DAILY)), axis=1)
     table = covid.load()
+    known = table.train
+    real = np.column_stack([known.features[:, covid.STATES :], known.targets]).reshape(-1, covid.DAYS, covid.DAILY)
+    likely = real.mean((0, 1)) + 0.1 * real.std((0, 1)) * steps
     columns = [re.sub(r"\.\d$", "", name) for name in (*table.names, table.target)]
-    for path, count in ((SLIVERS / "covid_regressor.csv", rows), (ROOT / "docs/examples/survey.csv", 3)):
+    for path, walks, count in (
+        (SLIVERS / "covid_regressor.csv", 20 + steps, rows),
+        (ROOT / "docs/examples/survey.csv", likely, 3),
+    ):
         with path.open("w", newline="") as file:
             writer = csv.writer(file)
             writer.writerow(["id", *columns])

@@ -54,8 +54,8 @@ LIMITS = Limits(
         "that its MSE of 0.930 says little; on eight states that it never saw, the MSE is 1.134 (ridge regression "
         "1.230, previous day 1.303).",
         "It needs the fifth day's survey, so it forecasts nothing.",
-        "It does not check its input: a row of nothing but 200 gives 254 %, and a row of no state, or of all, is "
-        "accepted.",
+        "Of a row unlike those that it learned from, of no state or with an answer that nobody gave, it says something "
+        "all the same, with a notice; `strict` refuses such rows.",
     ),
 )
 
@@ -199,7 +199,7 @@ def train(run: Run) -> Trained:
             **explained.graphs,
         },
         explanation=explained.explanation,
-        preprocessing=TabularPreprocessing(features=data.names, targets=(data.target,)),
+        preprocessing=preprocessing(data),
         limits=LIMITS,
         metrics=(by_state, random_mse(predict(model, data.test), data.test), validation),
         baselines=baselines(data),
@@ -212,6 +212,19 @@ def train(run: Run) -> Trained:
 def forward(model: CovidRegressor, data: Covid) -> Graph:
     """The graph that answers."""
     return Graph(model, {"features": torch.from_numpy(data.test.features[:16])}, ("prediction",), max_batch_size=256)
+
+
+def preprocessing(data: Covid) -> TabularPreprocessing:
+    """Its columns, with what training saw of them; a share in percent is 0 to 100."""
+    known = (data.train + data.validation).features
+    bounds = zip(known.min(0).tolist(), known.max(0).tolist(), strict=True)
+    return TabularPreprocessing(
+        features=data.names,
+        targets=(data.target,),
+        bounds=tuple(bounds),
+        one_of=((0, STATES),),
+        target_bounds=((0, 100),),
+    )
 
 
 def full_data() -> Covid:

@@ -12,14 +12,15 @@ from lectern.cli.app import ASK, command
 from lectern.cli.cards import tabular_card
 from lectern.cli.connection import Connection, chunks, in_requests
 from lectern.cli.files import STDIN, check_files
-from lectern.cli.labelled_rows import Queries, read_examples, read_queries
+from lectern.cli.labelled_rows import read_examples, read_queries
 from lectern.cli.options import AsJson, Version, default_model
 from lectern.cli.output import WRONG_USAGE, as_document, fail, print_json, print_rows, show_notices
 from lectern.cli.rows import ROWS_PER_REQUEST, read_table
 
 if TYPE_CHECKING:
     from lectern.client import Client
-    from lectern.v1.predict_pb2 import PredictFromExamplesResponse
+    from lectern.v1.classify_pb2 import Classification
+    from lectern.v1.predict_pb2 import Prediction
 
 MODEL, LEARNER = "covid_regressor", "table_learner"
 MOST_NOTES = 5  # about single rows
@@ -48,6 +49,9 @@ def predict(
             show_default="the last one",
         ),
     ] = None,
+    strict: Annotated[
+        bool, typer.Option("--strict", help="Refuse rows unlike those that the model learned from, not just say so.")
+    ] = False,
     model: Annotated[str, default_model(f"{MODEL}; with --examples {LEARNER}")] = "",
     version: Version = 0,
     as_json: AsJson = False,
@@ -73,20 +77,23 @@ def predict(
         if examples is None:
             if label is not None:
                 fail("--label says which column of --examples has the class: give --examples too", WRONG_USAGE)
-            _numbers(client, file, model or MODEL, version, as_json)
+            _numbers(client, file, model or MODEL, version, strict, as_json)
         elif file == examples == STDIN:
             fail("only one of the two files can be standard input", WRONG_USAGE)
         else:
             _classes(client, file, examples, label, model or LEARNER, version, as_json)
 
 
-def _numbers(client: Client, file: Path, model: str, version: int, as_json: bool) -> None:
+def _numbers(client: Client, file: Path, model: str, version: int, strict: bool, as_json: bool) -> None:
     """Print what a model predicts for the rows of a file."""
     card = tabular_card(client, model, version)
     rows = read_table(file, card["preprocessing"]["features"])
     response = in_requests(
-        lambda part, version: client.predict(part, model, version), chunks(rows, ROWS_PER_REQUEST), card["version"]
+        lambda part, version: client.predict(part, model, version, strict),
+        chunks(rows, ROWS_PER_REQUEST),
+        card["version"],
     )
+    _note_rows(f"{file}, data row", range(1, len(rows) + 1), response.results)
     document, targets = as_document(response), card["preprocessing"]["targets"]
     if as_json:
         print_json({**document, "targets": targets})
@@ -112,7 +119,7 @@ def _classes(
     _note(f"{examples}: {text}" for text in known.notes)
     _note(f"{file}: {text}" for text in asked.notes)
     show_notices(response.notices, str(examples))
-    _note_rows(file, asked, response)
+    _note_rows(f"{file}, row", asked.numbers, response.results)
     if as_json:
         print_json(as_document(response))
     else:
@@ -128,14 +135,10 @@ def _note(texts: Iterable[str]) -> None:
         typer.echo(f"note: {text}", err=True)
 
 
-def _note_rows(file: Path, asked: Queries, response: PredictFromExamplesResponse) -> None:
+def _note_rows(place: str, numbers: Iterable[int], results: Iterable[Prediction | Classification]) -> None:
     """Print the notices of the first rows that have any, and how many others there are; on standard error."""
-    doubtful = [
-        (number, notice)
-        for number, result in zip(asked.numbers, response.results, strict=True)
-        for notice in result.notices
-    ]
+    doubtful = [(number, notice) for number, result in zip(numbers, results, strict=True) for notice in result.notices]
     for number, notice in doubtful[:MOST_NOTES]:
-        show_notices([notice], f"{file}, row {number}")
+        show_notices([notice], f"{place} {number}")
     if len(doubtful) > MOST_NOTES:
-        _note([f"{file}: {len(doubtful) - MOST_NOTES} more such notes; --json has all"])
+        _note([f"{len(doubtful) - MOST_NOTES} more such notes; --json has all"])

@@ -1,11 +1,13 @@
 // A table model of one's own: rows of its features in, a value for each of its targets out.
 
 import { call, cardOf } from "../lib/api.js";
-import { bench, foot, table } from "../lib/bench.js";
+import { bench, foot, notices, table } from "../lib/bench.js";
 import { featureRows } from "../lib/csv.js";
 import { figure, h } from "../lib/dom.js";
 import { button, dropZone, textField, textIn } from "../lib/inputs.js";
 import { t } from "../lib/words.js";
+
+const MOST_NOTICES = 5;
 
 export default async function rows(context) {
   const [model] = context.part.models;
@@ -22,6 +24,6 @@ export default async function rows(context) {
       const asked = featureRows(textIn(text), features);
       const reply = await call("PredictService.Predict", { model, rows: asked.map((row) => ({ features: row })) }, signal);
       const predicted = reply.answer.results.map((one, i) => [t("row", { n: i + 1 }), ...one.values.map(figure)]);
-      return [table(t("rows.result"), [t("survey.row"), ...targets], predicted), foot(reply)];
+      return [notices(reply.answer.results.flatMap((one) => one.notices ?? []).slice(0, MOST_NOTICES)), table(t("rows.result"), [t("survey.row"), ...targets], predicted), foot(reply)];
     });
 }

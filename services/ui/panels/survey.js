@@ -1,7 +1,7 @@
 // HW1: the fifth day of a survey, from the four before; and which of its answers led to the number.
 
 import { call, cardOf, explains } from "../lib/api.js";
-import { asker, bench, foot, table } from "../lib/bench.js";
+import { asker, bench, foot, notices, table } from "../lib/bench.js";
 import { featureRows } from "../lib/csv.js";
 import { figure, h, settled, show } from "../lib/dom.js";
 import { lineChart, signedBars } from "../lib/heat.js";
@@ -57,7 +57,7 @@ export default async function survey(context) {
       const question = { model, rows: [{ features: row }] };
       const reply = await call("PredictService.Predict", question, signal);
       const why = (await explains(model)) && (await reasons(row, signal));
-      return [whatIf(row, reply.answer.results[0].values[0], signal), why, foot(reply)];
+      return [whatIf(row, reply.answer.results[0], signal), why, foot(reply)];
     });
 
   async function reasons(row, signal) {
@@ -69,16 +69,17 @@ export default async function survey(context) {
   // The chart, with a slider that changes the fourth day and asks again.
   function whatIf(row, predicted, signal) {
     const days = POSITIVE.map((name) => features.indexOf(name));
-    const drawn = (values, next) => {
+    const drawn = (values, result) => {
+      const [next] = result.values;
       const verdict = t("survey.verdict", { value: figure(next) });
-      return [h("p", { class: "verdict" }, verdict), lineChart(verdict, days.map((i) => values[i]), { next, names: [1, 2, 3, 4, 5].map((n) => t("survey.day", { n })), unit: " %" })];
+      return [h("p", { class: "verdict" }, verdict), notices(result.notices), lineChart(verdict, days.map((i) => values[i]), { next, names: [1, 2, 3, 4, 5].map((n) => t("survey.day", { n })), unit: " %" })];
     };
     const shown = h("div", {}, drawn(row, predicted));
     const redraw = asker(shown, signal);
     const predict = async (value, until) => {
       const changed = row.with(days[3], value);
       const { answer } = await call("PredictService.Predict", { model, rows: [{ features: changed }] }, until);
-      return drawn(changed, answer.results[0].values[0]);
+      return drawn(changed, answer.results[0]);
     };
     const again = settled((value) => redraw((until) => predict(value, until)), 60);
     const what = slider(t("survey.whatIf"), { min: 0, max: 60, step: 0.5, value: row[days[3]], text: (n) => `${n.toFixed(1)} %`, on: again });
