@@ -33,12 +33,14 @@ class AudioKind:
     Args:
         start, end: seconds of the frames that the answer is about.
         frame_seconds: from one frame to the next.
+        reach: the frames on which that answer depends.
     """
 
     x: Floats
     start: float
     end: float
     frame_seconds: float
+    reach: slice
 
     @property
     def pixels(self) -> tuple[int, ...]:
@@ -66,14 +68,22 @@ class AudioKind:
 
     def groups(self, cells: int) -> NDArray[np.int64]:
         frames, bands = self.x.shape
-        rows, columns = np.arange(frames) * cells // frames, np.arange(bands) // BANDS
+        rows, columns = np.full(frames, -1), np.arange(bands) // BANDS
+        count = self.reach.stop - self.reach.start
+        rows[self.reach] = np.arange(count) * cells // count
         cell_of = rows[:, None] * (columns[-1] + 1) + columns
         return np.unique(cell_of, return_inverse=True)[1].reshape(cell_of.shape)  # none is empty in a short clip
 
     def windows(self, size: int, stride: int) -> list[tuple[slice, ...]]:
+        return [window for slab in self.slabs() for window in slab]
+
+    def slabs(self) -> list[list[tuple[slice, ...]]]:
+        """The windows, those of the same frames together."""
         frames, bands = self.x.shape
-        starts = range(0, max(frames - WINDOW // 2, 1), WINDOW // 2), range(0, bands - BANDS // 2, BANDS // 2)
-        return [(slice(i, i + WINDOW), slice(j, j + BANDS)) for i in starts[0] for j in starts[1]]
+        times = range(0, max(frames - WINDOW // 2, 1), WINDOW // 2)
+        reached = [i for i in times if i < self.reach.stop and i + WINDOW > self.reach.start]
+        lowest = range(0, bands - BANDS // 2, BANDS // 2)
+        return [[(slice(i, i + WINDOW), slice(j, j + BANDS)) for j in lowest] for i in reached]
 
     def spread(self, values: Floats) -> Floats:
         return values
@@ -101,11 +111,23 @@ async def read_audio(
         raise InvalidArgument.field(END, f"is {end:g}; it must be after {start:g}, and at most {seconds:.3g}")
     graph = model.graphs[ENERGIES]
     energies = (await graph.infer({"samples": samples[None]}, call.deadline, call.priority))[ENERGIES][0]
-    kind = AudioKind(energies, start, end, (preprocessing.hop or preprocessing.step) / preprocessing.sample_rate)
-    first = int(start / kind.frame_seconds)
+    hop = preprocessing.hop or preprocessing.step
+    frame_seconds = hop / preprocessing.sample_rate
+    first = int(start / frame_seconds)
+    last = max(first + 1, round(end / frame_seconds))
     counted = np.zeros((len(energies), 1), np.float32)
-    counted[first : max(first + 1, round(end / kind.frame_seconds))] = 1
-    network = Network(model, call, None, explanation, {FRAMES: counted})
+    counted[first:last] = 1
+    reach = _reach(first, last, len(energies), preprocessing)
+    kind = AudioKind(energies, start, end, frame_seconds, reach)
+    network = Network(model, call, None, explanation, {FRAMES: counted[reach]}, reach=reach)
     (outputs,) = await network.outputs(kind.x[None])
     labels = model.card.labels
     return Subject(network, kind, labels, outputs, read_target(request, labels, outputs, model.card))
+
+
+def _reach(first: int, last: int, frames: int, preprocessing: AudioPreprocessing) -> slice:
+    """The frames on which the answer for those from `first` to before `last` depends, in whole steps."""
+    if not preprocessing.hop:
+        return slice(0, frames)
+    context, step = preprocessing.context // preprocessing.hop, preprocessing.step // preprocessing.hop
+    return slice(max(first - context, 0) // step * step, min(-(-(last + context) // step) * step, frames))

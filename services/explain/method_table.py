@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from lectern.v1 import explain_pb2 as pb
 from services.errors import InvalidArgument
 from services.explain.attribution import Attribution
+from services.explain.audio_input import AudioKind
 from services.explain.fields import field_of, number, whole
 from services.explain.image_input import ImageKind
 from services.explain.methods.grad_cam import grad_cam
@@ -18,7 +19,7 @@ from services.explain.methods.gradient_times_input import gradient_times_input
 from services.explain.methods.integrated_gradients import integrated_gradients
 from services.explain.methods.kernel_shap import kernel_shap
 from services.explain.methods.lime import lime
-from services.explain.methods.occlusion import occlusion
+from services.explain.methods.occlusion import occlusion, occlusion_closer
 from services.explain.methods.rise import rise
 from services.explain.methods.saliency import saliency
 from services.explain.methods.sentences_first import LongText, kernel_shap_of_text, lime_of_text, occlusion_of_text
@@ -33,6 +34,8 @@ SAMPLES = 256
 # A text of more words is explained by sentences first, then by words in those whose value is at least this share of the
 # largest.
 SHORT_TEXT, MATTERS = 40, 0.25
+# Of speech, slabs of time are taken away first, then the windows of those that change at least this share of the most.
+SLAB_MATTERS = 0.02
 
 
 async def explain(subject: Subject, method: pb.ExplanationMethod, seed: int, limits: Limits) -> Attribution:
@@ -134,6 +137,8 @@ async def _occlusion(subject: Subject, method: pb.Occlusion, seed: int, limits: 
     remaining = subject.remaining(subject.baseline(method, pb.BASELINE_MEAN))
     if long := _long_text(subject, limits):
         return _spread(subject, await occlusion_of_text(long, remaining))
+    if isinstance(subject.kind, AudioKind):
+        return _spread(subject, await occlusion_closer(pixels, subject.kind.slabs(), remaining, share=SLAB_MATTERS))
     return _spread(subject, await occlusion(pixels, windows, remaining))
 
 

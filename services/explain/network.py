@@ -46,6 +46,7 @@ class Network:
         explanation: what its gradient graph is of.
         constants: further inputs of the gradient graph, the same for each x.
         random: ask the network with random weights in place of the model.
+        reach: the part of x, by its first axis, on which outputs depend; None = all.
     """
 
     model: Model
@@ -54,6 +55,7 @@ class Network:
     explanation: Explanation
     constants: Mapping[str, Floats] = field(default_factory=dict)
     random: bool = False
+    reach: slice | None = None
 
     @property
     def card(self) -> Card:
@@ -99,10 +101,15 @@ class Network:
         gradient_graph = GradientGraph(graph, self.call.deadline, self.call.priority, self.constants)
         weights = None if outputs is None else gradient_graph.one_hot(outputs, len(xs))
         maps = [(f"{MAP}{i}", layer.name) for i, layer in enumerate(self.explanation.layers) if layer.map]
-        async for part in gradient_graph.run(xs, weights, units=units):
+        reached = xs if self.reach is None else xs[:, self.reach]
+        async for part in gradient_graph.run(reached, weights, units=units):
+            gradients = part[GRADIENT]
+            if self.reach is not None:
+                gradients = np.zeros((len(gradients), *xs.shape[1:]), np.float32)
+                gradients[:, self.reach] = part[GRADIENT]
             yield Batch(
                 outputs=part[self.explanation.output],
-                gradients=part[GRADIENT],
+                gradients=gradients,
                 activations=part.get(ACTIVATIONS, np.zeros((len(part[GRADIENT]), 0), np.float32)),
                 maps={layer: part[name] for name, layer in maps},
             )

@@ -73,6 +73,18 @@ def test_values_of_integrated_gradients_add_up(client: lectern.Client, clip, vow
     assert client.explain(audio=clip, span=span).completeness_gap < 0.01
 
 
+@pytest.mark.parametrize("name", ["integrated_gradients", "occlusion"])
+def test_what_is_far_away_changes_nothing(client: lectern.Client, name: str) -> None:
+    samples, rate = soundfile.read(SENTENCE, dtype="int16")
+    whole, cut = (
+        client.explain(audio=(part, rate), method=name, span=(0.5, 0.6), baseline="black")
+        for part in (samples, samples[: 2 * rate])
+    )
+    near, far = np.split(values(whole.attribution), [200])
+    np.testing.assert_allclose(near[:180], values(cut.attribution)[:180], atol=0.02 * np.abs(near).max())
+    assert not far.any()
+
+
 def test_methods_are_compared_with_a_random_order(client: lectern.Client, clip, vowel) -> None:
     chosen = [explanation_method(name, **FEW.get(name, {})) for name in ("integrated_gradients", "occlusion")]
     span = (vowel.start_seconds, vowel.end_seconds)

@@ -25,7 +25,7 @@ from services.explain.methods.gradient_times_input import gradient_times_input
 from services.explain.methods.integrated_gradients import integrated_gradients
 from services.explain.methods.kernel_shap import kernel_shap
 from services.explain.methods.lime import lime
-from services.explain.methods.occlusion import occlusion
+from services.explain.methods.occlusion import occlusion, occlusion_closer
 from services.explain.methods.preferred_inputs import evolve
 from services.explain.methods.rank_correlation import rank_correlation
 from services.explain.methods.saliency import saliency
@@ -75,6 +75,27 @@ async def test_what_takes_parts_away_gives_each_its_share() -> None:
     assert difference == pytest.approx(SHARES.sum())
     weights = await lime(each, remaining, samples=2000, seed=1)
     assert rank_correlation(weights.astype(np.float32), SHARES) > 0.9
+
+
+async def test_slabs_that_matter_are_taken_apart_and_others_are_not() -> None:
+    """A map of 6 x 4, of which the output knows one cell, and a little of another."""
+    weights = np.zeros((6, 4), np.float32)
+    weights[1, 2], weights[4, 0] = 5, 0.01
+    asked: list[int] = []
+
+    async def of_map(kept: np.ndarray) -> Floats:
+        asked.append(len(kept))
+        return np.asarray((kept * weights).sum((1, 2)), np.float32)
+
+    cells = [[(slice(i, i + 1), slice(j, j + 1)) for j in range(4)] for i in range(6)]
+    every = await occlusion(weights.shape, [cell for slab in cells for cell in slab], of_map)
+    np.testing.assert_allclose(every, weights, atol=1e-5)
+    np.testing.assert_allclose(await occlusion_closer(weights.shape, cells, of_map, share=0.001), weights, atol=1e-5)
+    asked.clear()
+    closer = await occlusion_closer(weights.shape, cells, of_map, share=0.1)
+    np.testing.assert_allclose(closer[1], weights[1], atol=1e-5)
+    np.testing.assert_allclose(closer[4], weights[4].mean(), atol=1e-5)
+    assert asked == [6 + 1, 4 + 1]
 
 
 async def test_players_of_one_group_share_its_value() -> None:
