@@ -27,6 +27,7 @@ from tests.waiting import WAIT
 
 AXE = "axe-core@4.10.3"
 MILLISECONDS = WAIT * 1000
+expect.set_options(timeout=MILLISECONDS)
 WIDE: ViewportSize = {"width": 1280, "height": 900}
 NARROW: ViewportSize = {"width": 400, "height": 800}
 # Chromium's sandbox needs more than a container gives; what is opened here is our own page. Its microphone beeps.
