@@ -75,8 +75,10 @@ def test_a_poem_begins_with_its_prompt_and_its_seed_repeats_it(run: Run) -> None
 
 
 def test_a_blank_line_stays_blank(run: Run) -> None:
-    done = run("translate", " ")
-    assert (done.returncode, done.stdout) == (0, b"\n")
+    done = run("translate", " ", SENTENCES[0])
+    assert done.returncode == 0
+    assert done.stdout.startswith(b"\n")
+    assert run("translate", " ").returncode == 2
 
 
 def test_what_is_wrong_is_named(run: Run) -> None:

@@ -18,6 +18,7 @@ from services.runtime.onnx_engine import OnnxEngine
 from tests.conftest import EXPORTED
 
 TOKENS = 1000  # ids below this are in every vocabulary
+IN_8_BITS = {"spam_classifier_encoder", "text_encoder"}
 LENGTHS = (1, 2, 3, 7, 8, 9, 31, 40, 64, 100, 255, 256)
 
 
@@ -62,6 +63,15 @@ def rows(graph: Graph, length: int, count: int = 1) -> dict[str, Array]:
     return inputs
 
 
+def assert_same(graph: Graph, name: str, given: Array, expected: Array) -> None:
+    """An output of a graph; in 8 bits a value between two levels may be rounded either way, by the order of a sum."""
+    assert given.shape == expected.shape
+    if graph.config.name in IN_8_BITS:
+        assert np.linalg.norm(given - expected) <= 0.05 * np.linalg.norm(expected), name
+    else:
+        np.testing.assert_allclose(given, expected, rtol=1e-4, atol=1e-4, err_msg=name)
+
+
 def test_texts_are_padded() -> None:
     assert set(PADDED) == {
         *("pos_tagger", "question_answerer", "slot_tagger", "spam_classifier_encoder"),
@@ -79,8 +89,7 @@ def test_a_padded_row_has_the_answer_that_it_has_alone(graph: Graph) -> None:
     sizes = [(len(of[0]), batching.length(of)) for of in arrays]
     for request, own in zip(requests, batching.parted(list(whole.values()), sizes), strict=True):
         for (name, alone), together in zip(graph.run(request).items(), own, strict=True):
-            assert together.shape == alone.shape
-            np.testing.assert_allclose(together, alone, rtol=1e-4, atol=1e-4, err_msg=name)
+            assert_same(graph, name, together, alone)
 
 
 def test_answers_are_those_of_a_row_alone_however_they_are_batched(graph: Graph) -> None:
@@ -91,7 +100,7 @@ def test_answers_are_those_of_a_row_alone_however_they_are_batched(graph: Graph)
 
     for request, answers in zip(requests, asyncio.run(infer()), strict=True):
         for name, expected in graph.run(request).items():
-            np.testing.assert_allclose(answers[name], expected, rtol=1e-4, atol=1e-4, err_msg=name)
+            assert_same(graph, name, answers[name], expected)
 
 
 @pytest.mark.parametrize(
