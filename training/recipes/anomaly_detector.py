@@ -63,7 +63,7 @@ from training.served import Track, png
 from training.trained import Graph, Trained
 
 NEEDS: dict[str, str] = {}
-MEMORY = 4
+MEMORY = 2
 SHIPPED = True
 SIZE = 28
 TARGET = 0.93

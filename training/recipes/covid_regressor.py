@@ -40,7 +40,7 @@ from training.served import Track
 from training.trained import Graph, Trained
 
 NEEDS: dict[str, str] = {}
-MEMORY = 4
+MEMORY = 3
 SHIPPED = True
 TARGET = 0.95
 PREVIOUS = STATES + DAILY * (DAYS - 2) + DAILY - 1  # column of the target's value on the fourth day

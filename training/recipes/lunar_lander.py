@@ -42,7 +42,7 @@ from training.served import Track
 from training.trained import Figure, Graph, Trained
 
 NEEDS: dict[str, str] = {}
-MEMORY = 4
+MEMORY = 2
 SHIPPED = True
 TARGET = 250.0
 SOLVED = 200.0  # the reward at which gymnasium counts an episode as solved

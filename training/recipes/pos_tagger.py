@@ -33,7 +33,7 @@ from training.served import Track
 from training.trained import Graph, Trained
 
 NEEDS = {"encoder": ENCODER}
-MEMORY = 4
+MEMORY = 2
 SHIPPED = True
 TARGET = 0.94
 SENTENCES_PER_REQUEST = 64

@@ -29,7 +29,7 @@ from training.served import Track, png
 from training.trained import Graph, Trained
 
 NEEDS: dict[str, str] = {}
-MEMORY = 4
+MEMORY = 2
 SHIPPED = False  # its data may not be used for gain, nor may what learned from them
 TARGET = 0.85
 COMPONENTS = 64

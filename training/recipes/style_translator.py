@@ -38,7 +38,7 @@ from training.served import Track, png
 from training.trained import IMAGE, Figure, Graph, Trained
 
 NEEDS: dict[str, str] = {}
-MEMORY = 4
+MEMORY = 2
 SHIPPED = True
 STYLES = ("printed", "handwritten")
 DIGITS = 10
