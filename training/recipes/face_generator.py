@@ -32,7 +32,7 @@ from training.served import Track
 from training.trained import IMAGE, Figure, Graph, Trained
 
 NEEDS = {"features": "image_classifier"}
-MEMORY = 3
+MEMORY = 4
 SHIPPED = True
 FULL = Settings(epochs=30, batch_size=16, widths=(256, 128, 64, 48, 24), discriminator_width=24)
 FAST = Settings(epochs=2, batch_size=8, widths=(16, 16, 16, 16, 16), discriminator_width=8)

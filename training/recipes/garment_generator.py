@@ -30,7 +30,7 @@ from training.served import Track
 from training.trained import IMAGE, Figure, Graph, Trained
 
 NEEDS = {"features": "image_classifier"}
-MEMORY = 2
+MEMORY = 4
 SHIPPED = True
 FULL = Settings(epochs=6, batch_size=32, widths=(128, 96, 48, 24), discriminator_width=24, augmented=False)
 FAST = Settings(epochs=2, batch_size=10, widths=(16, 16, 16, 16), discriminator_width=8, augmented=False)

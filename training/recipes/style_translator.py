@@ -38,7 +38,7 @@ from training.served import Track, png
 from training.trained import IMAGE, Figure, Graph, Trained
 
 NEEDS: dict[str, str] = {}
-MEMORY = 2
+MEMORY = 4
 SHIPPED = True
 STYLES = ("printed", "handwritten")
 DIGITS = 10
